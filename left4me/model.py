@@ -1,0 +1,234 @@
+"""What an operator may declare: a host's data, typed and validated.
+
+There are types and limits here and no defaults: every default stands, explained, in group_data/all.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+SERVER_ID = r"[a-z0-9][a-z0-9_-]{0,19}"
+"""What may follow the @ of a unit's name. With the prefix left4me- it fits a user name (32 characters)."""
+
+# What belongs to pyinfra in a host's data: its connectors' settings and its global arguments.
+_PYINFRA_KEY = re.compile(r"(ssh|local|docker|podman|chroot|vagrant)_\w+|_\w+")
+
+
+def _single_line(text: str) -> str:
+    if re.search(r'["\\\n\r\0;]|//', text):
+        raise ValueError('may not hold a newline, a quote ("), a backslash, ";" or "//"')
+    return text
+
+
+def _size(text: str) -> str:
+    if text != "infinity" and not re.fullmatch(r"[1-9][0-9]*[KMGT]?", text):
+        raise ValueError('must be a number of bytes with K, M, G or T, such as "2G", or "infinity"')
+    return text
+
+
+def _address(text: str) -> str:
+    try:
+        return str(IPv4Address(text))  # the game binds IPv4 only
+    except AddressValueError:
+        raise ValueError("must be an IPv4 address") from None
+
+
+def _absolute(text: str) -> str:
+    path = PurePosixPath(text)
+    if not path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w/.+@-]+", text):
+        raise ValueError("must be an absolute path of letters, digits and _ . + @ -, without ..")
+    return str(path)
+
+
+Id = Annotated[str, StringConstraints(pattern=f"^{SERVER_ID}$")]
+LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+MapName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Weight = Annotated[int, Field(ge=1, le=10000)]
+SystemId = Annotated[int, Field(ge=1, le=999)]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_single_line)]
+Size = Annotated[str, AfterValidator(_size)]
+Address = Annotated[str, AfterValidator(_address)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class GameOnHost(_Declared):
+    """An installation that is on the host already, such as another tool's serverfiles; only read."""
+
+    source: Literal["host"]
+    path: Address = Annotated[str, AfterValidator(_address)]
+AbsolutePath = Field(description="the directory that holds srcds_run")
+
+
+class GameOnControl(_Declared):
+    """A directory on the machine that runs pyinfra, sent to the host."""
+
+    source: Literal["control"]
+    path: str = Field(description="the directory that holds srcds_run; relative to where pyinfra is started")
+
+
+class Server(_Declared):
+    """One game server: left4me-server@<id>.service."""
+
+    port: Port = Field(description="UDP for the game and A2S, TCP for RCON")
+    hostname: Line = Field(description="the name that players see in the browser")
+    map: MapName = Field(description="the map it starts with; a lobby may change it")
+    max_players: int = Field(ge=1, le=32, description="player slots")
+    layers: tuple[LayerName, ...] = Field(description="names below overlays/, the topmost first")
+    memory_max: Size = Field(description="bytes, as systemd's MemoryMax=")
+    cpu_weight: Weight = Field(description="share of the CPU among the servers, as systemd's CPUWeight=")
+    nice: int = Field(ge=-20, le=19, description="as systemd's Nice=")
+
+
+class Host(_Declared):
+    """Everything that a host's data says."""
+
+    game: Annotated[GameOnHost | GameOnControl, Field(discriminator="source")]
+    address: Address = Field(description="what the servers bind; 0.0.0.0 is every IPv4 address")
+    uid: SystemId = Field(description="of the user left4me")
+    gid: SystemId = Field(description="of the group left4me")
+    memory_max: Size = Field(description="bytes, of all servers together: MemoryMax= of left4me.slice")
+    cpu_weight: Weight = Field(description="share of the CPU against the rest of the host: left4me.slice")
+    server_defaults: dict[str, Any] = Field(description="what every server has that does not say otherwise")
+    servers: dict[Id, Server]
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """One thing in the data that cannot be deployed."""
+
+    host: str
+    key: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        """One line: host, key, value, reason."""
+        return f"{self.host}: {self.key}: {self.value}: {self.reason}"
+
+
+class InvalidData(Exception):
+    """A host's data does not validate; `mistakes` has all of them."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("\n".join(map(str, mistakes)))
+        self.mistakes = mistakes
+
+
+_REASONS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known key",
+    "union_tag_not_found": "is missing",
+}
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    if error["type"] == "string_pattern_mismatch":
+        return f"must match {error['ctx']['pattern']}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return _REASONS.get(error["type"], message[0].lower() + message[1:])
+
+
+def _mistake(host: str, error: Mapping[str, Any]) -> Mistake:
+    # pydantic names the branch of a union (host, control) and marks a dictionary's key as [key].
+    parts = [str(part) for part in error["loc"] if part != "[key]"]
+    if parts[0] == "game" and len(parts) > 1:
+        parts = ["game", *parts[2:]]
+    value = "(nothing)" if error["type"] == "missing" else repr(error["input"])
+    return Mistake(host, ".".join(parts), value[:60], _reason(error))
+
+
+def _merged(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The host's data with server_defaults under each of its servers."""
+    merged = {key: value for key, value in data.items() if not _PYINFRA_KEY.fullmatch(key)}
+    defaults, servers = merged.get("server_defaults"), merged.get("servers")
+    if isinstance(defaults, dict) and isinstance(servers, dict):
+        merged["servers"] = {
+            # Lists are what operators write; the model holds what cannot change.
+            name: {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in {**defaults, **own}.items()
+            }
+            if isinstance(own, dict)
+            else own
+            for name, own in servers.items()
+        }
+    return merged
+
+
+def _across_servers(name: str, host: Host) -> list[Mistake]:
+    mistakes = []
+    first: dict[int, str] = {}
+    for server_id, server in host.servers.items():
+        key = f"servers.{server_id}"
+        owner = first.setdefault(server.port, server_id)
+        if owner != server_id:
+            mistakes.append(
+                Mistake(name, f"{key}.port", str(server.port), f"is the port of server {owner} too")
+            )
+        for layer, count in Counter(server.layers).items():
+            if count > 1:
+                mistakes.append(Mistake(name, f"{key}.layers", repr(layer), f"is there {count} times"))
+    return mistakes
+
+
+def _game_here(name: str, host: Host) -> list[Mistake]:
+    if isinstance(host.game, GameOnHost):
+        return []  # only that host can tell: its preflight does
+    directory = Path(host.game.path)
+    if not directory.is_dir():
+        reason = "is no directory on this machine"
+    elif not (directory / "srcds_run").is_file():
+        reason = "holds no srcds_run: it must be the directory of an installed L4D2 server"
+    else:
+        return []
+    return [Mistake(name, "game.path", repr(host.game.path), reason)]
+
+
+def validate(name: str, data: Mapping[str, Any]) -> Host:
+    """Return what the data of the host called `name` declares.
+
+    Raises InvalidData with every mistake there is.
+    """
+    try:
+        host = Host.model_validate(_merged(data))
+    except ValidationError as error:
+        raise InvalidData(
+            sorted({_mistake(name, dict(each)) for each in error.errors()})
+        ) from None
+    mistakes = _across_servers(name, host) + _game_here(name, host)
+    if mistakes:
+        raise InvalidData(mistakes)
+    return host
+
+
+def validate_all(hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, Host]:
+    """Return the model of each host by its name; raise InvalidData with the mistakes of all of them."""
+    models, mistakes = {}, []
+    for name, data in hosts.items():
+        try:
+            models[name] = validate(name, data)
+        except InvalidData as invalid:
+            mistakes += invalid.mistakes
+    if mistakes:
+        raise InvalidData(mistakes)
+    return models
