@@ -1,0 +1,329 @@
+"""Test boxes as Python sees them: ``up``, ``down``, ``boxes`` and what one box can be asked to do.
+
+What is up is read from the kernel (the box's cgroup), never from a file of ours, so that a killed call
+leaves nothing that a later one believes. A box's directory is complete from the moment it has its name.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tests.boxes import image, network
+from tests.boxes.cgroup import Group, groups
+from tests.boxes.system import CHECKOUT_ID, STATE, BoxError, locked, tool, write
+
+__all__ = ["Box", "BoxError", "boxes", "down", "up"]
+
+# A hostname, and a part of names that have limits of their own.
+NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
+_PREFIX = f"left4me-box-{CHECKOUT_ID}-"
+_KEY = STATE / "key"
+_LOCK = STATE / ".lock"
+_FACTS = "box.json"
+# A starting box takes about one second alone, four in a dozen; a loaded CI machine several times that.
+_START_SECONDS = 90
+_SOCKET_PATH_LIMIT = 107 - len(".0123456789abcdef")  # sun_path, less what ssh appends while it makes one
+
+
+@dataclass(frozen=True)
+class Box:
+    """One test box of this checkout."""
+
+    name: str
+    address: str
+    debian: int
+    index: int
+
+    @property
+    def directory(self) -> Path:
+        """Everything the box has on disk."""
+        return STATE / self.name
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that opens root and admin on every box of this checkout."""
+        return _KEY
+
+    @property
+    def known_hosts(self) -> Path:
+        """The box's host key, known before the first connection."""
+        return self.directory / "known_hosts"
+
+    @property
+    def ssh_config(self) -> Path:
+        """An ssh_config(5) with the hosts NAME (root) and NAME-admin."""
+        return self.directory / "ssh_config"
+
+    @property
+    def state(self) -> Literal["up", "stopped"]:
+        """Whether a process of the box is alive."""
+        return "up" if self._group.alive() else "stopped"
+
+    @property
+    def leader(self) -> int:
+        """The PID, seen from outside, of the box's PID 1. Raises BoxError if it has none."""
+        for listing in self._group.path.glob("**/init.scope/cgroup.procs"):
+            for pid in listing.read_text().split():
+                status = Path("/proc", pid, "status").read_text()
+                if (ids := re.search(r"^NSpid:(.*)$", status, re.M)) and ids[1].split()[1:] == ["1"]:
+                    return int(pid)
+        raise BoxError(f"{self.name} has no PID 1: it is not up; ./box start {self.name}")
+
+    @property
+    def _group(self) -> Group:
+        return Group(_PREFIX + self.name)
+
+    def run(
+        self,
+        command: str,
+        *,
+        user: Literal["root", "admin"] = "root",
+        check: bool = True,
+        input: bytes | None = None,  # noqa: A002 - subprocess.run's own name for it
+        timeout: float = 60,
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a shell command in the box over ssh.
+
+        Raises BoxError if it fails and ``check`` is set, or if it takes longer than ``timeout`` seconds.
+        """
+        host = self.name if user == "root" else f"{self.name}-admin"
+        try:
+            raw = subprocess.run(
+                ["ssh", "-F", self.ssh_config, host, command],
+                **({"input": input} if input is not None else {"stdin": subprocess.DEVNULL}),
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BoxError(f"{self.name}: {command!r} did not end within {timeout:.0f} s") from None
+        out, err = raw.stdout.decode(errors="replace"), raw.stderr.decode(errors="replace")
+        if check and raw.returncode != 0:
+            raise BoxError(f"{self.name}: {command!r}: exit {raw.returncode}: {err.strip() or out.strip()}")
+        return subprocess.CompletedProcess(command, raw.returncode, out, err)
+
+    def start(self) -> None:
+        """Start the box if it is not up, and wait until it runs. Raises BoxError if it does not."""
+        with _locked():
+            network.ensure()
+            self._launch()
+            self._await_running()
+
+    def reboot(self) -> None:
+        """Reboot it from inside, in good order, and wait until it runs again at the same address."""
+        with _locked():
+            leader = self.leader
+            self.run("systemctl reboot --no-block", check=False)
+            self._hang_up()
+            self._group.wait_empty(120)
+            if Path("/proc", str(leader)).exists():
+                raise BoxError(f"{self.name} did not go down for its reboot; its journal: {self.journal()}")
+            network.ensure()
+            self._launch()
+            self._await_running()
+
+    def crash(self) -> None:
+        """A power cut: kill the box's PID 1 and wait until nothing of the box is alive."""
+        with _locked():
+            os.kill(self.leader, 9)
+            self._group.wait_empty(30)
+            self._stop()
+
+    def down(self) -> None:
+        """Remove the box with everything it is made of."""
+        down([self.name])
+
+    def journal(self) -> str:
+        """All that the box's journal holds, over all its boots, also when it is stopped."""
+        return tool(
+            *("journalctl", "--no-pager", "--output=short-precise", "--quiet"),
+            f"--directory={self.directory / 'disk/upper/var/log/journal'}",
+        )
+
+    def _launch(self) -> None:
+        if self._group.alive():
+            return
+        self._stop()
+        disk = self.directory / "disk"
+        launch = Path(__file__).with_name("launch.sh")
+        argv = ["/bin/sh", str(launch), self.name, str(image.image(self.debian)), str(disk)]
+        argv += [network.BRIDGE, network.veth(self.index), f"{self.address}/24"]
+        self._group.start(argv, self.directory / "console.log")
+
+    def _await_running(self) -> None:
+        console = self.directory / "console.log"
+        complaint = f"{self.name} does not start, see {console}"
+        network.await_port(self.address, 22, _START_SECONDS, self._group, complaint)
+        said = self.run("systemctl is-system-running --wait", check=False, timeout=_START_SECONDS)
+        if said.stdout.strip() != "running":
+            tail = "\n".join(self.journal().splitlines()[-20:])
+            raise BoxError(f"{self.name} is {said.stdout.strip() or said.stderr.strip()}; its journal:\n{tail}")
+
+    def _hang_up(self) -> None:
+        """End the shared ssh connections: no FIN comes from a network namespace that is gone."""
+        for socket in self.directory.glob("ssh-*"):
+            subprocess.run(
+                ["ssh", "-F", self.ssh_config, "-o", f"ControlPath={socket}", "-O", "exit", self.name],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+            socket.unlink(missing_ok=True)
+
+    def _stop(self) -> None:
+        self._hang_up()
+        self._group.remove()
+        network.unplug(self.index)
+
+
+def boxes() -> list[Box]:
+    """The boxes of this checkout, up or stopped, by name."""
+    found = []
+    for path in sorted(STATE.glob(f"[a-z]*/{_FACTS}")):
+        facts = json.loads(path.read_text())
+        found.append(Box(path.parent.name, facts["address"], facts["debian"], facts["index"]))
+    return found
+
+
+def box(name: str) -> Box:
+    """The box of that name. Raises BoxError if there is none."""
+    for one in boxes():
+        if one.name == name:
+            return one
+    raise BoxError(f"there is no box {name}; ./box up {name} makes it, ./box list shows what there is")
+
+
+def up(names: list[str], debian: int = 13) -> list[Box]:
+    """Have these boxes up, side by side, and return them when each says `running`.
+
+    A box that exists is started if it is stopped, and else left alone. Raises BoxError for a bad name, for a
+    box that exists with another Debian, and for one that does not start.
+    """
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise BoxError(f"{name!r} is no name for a box: a letter, then up to 19 letters, digits or dashes")
+    with _locked():
+        image.image(debian)
+        network.ensure()
+        _make_key()
+        wanted = []
+        for name in dict.fromkeys(names):
+            there = {one.name: one for one in boxes()}
+            one = there.get(name) or _create(name, debian, {other.index for other in there.values()})
+            if one.debian != debian:
+                raise BoxError(f"{name} is there with Debian {one.debian}; ./box down {name} first")
+            wanted.append(one)
+        for one in wanted:
+            one._launch()
+        with ThreadPoolExecutor(len(wanted) or 1) as pool:
+            list(pool.map(Box._await_running, wanted))
+    return wanted
+
+
+def down(names: list[str] | None) -> None:
+    """Remove these boxes, or all of this checkout. Raises BoxError for a name that is no box, before any is removed."""
+    with _locked():
+        for one in boxes() if names is None else [box(name) for name in names]:
+            _remove(one)
+        if not boxes():
+            network.remove()
+
+
+def _locked():
+    return locked(_LOCK)
+
+
+def _make_key() -> None:
+    if not _KEY.exists():
+        new = STATE / ".key"
+        for path in (new, new.with_suffix(".pub")):
+            path.unlink(missing_ok=True)
+        tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test boxes", "-f", new)
+        new.with_suffix(".pub").rename(_KEY.with_suffix(".pub"))
+        new.rename(_KEY)
+
+
+def _create(name: str, debian: int, taken: set[int]) -> Box:
+    """Make the box's directory beside its place and give it its name when it is whole."""
+    index = next(number for number in range(200) if number not in taken)
+    one = Box(name, network.address(index), debian, index)
+    if one.directory.exists():
+        raise BoxError(f"{one.directory} is there and is no box: take another name")
+    new = STATE / f".{name}.new"
+    disk, upper = new / "disk", new / "disk" / "upper"
+    new.mkdir()
+    disk.mkdir(mode=0o700)
+    for directory in (upper, disk / "work", disk / "root"):
+        directory.mkdir()
+    # An overlay's upper cannot lie on an overlay: where the deploy puts its data has to be a real directory.
+    tool("cp", "--archive", "--reflink=auto", image.image(debian) / "var/lib", disk / "lib")
+    _write_identity(upper, name)
+    host_key = (upper / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2]
+    write(new / "known_hosts", f"{name},{name}-admin,{one.address} {' '.join(host_key)}\n")
+    write(new / "ssh_config", _ssh_config(one))
+    facts = {"address": one.address, "debian": debian, "index": index}
+    write(new / _FACTS, json.dumps(facts) + "\n")
+    new.rename(one.directory)
+    return one
+
+
+def _write_identity(upper: Path, name: str) -> None:
+    etc = upper / "etc"
+    etc.mkdir()
+    write(etc / "machine-id", secrets.token_hex(16) + "\n", 0o444)
+    write(etc / "hostname", name + "\n")
+    write(etc / "hosts", f"127.0.0.1 localhost\n127.0.1.1 {name}\n")
+    apt = etc / "apt" / "apt.conf.d"
+    apt.mkdir(parents=True)
+    proxy = network.proxy_url()
+    write(apt / "90proxy", f'Acquire::http::Proxy "{proxy}";\nAcquire::https::Proxy "{proxy}";\n')
+    (etc / "ssh").mkdir()
+    key = etc / "ssh" / "ssh_host_ed25519_key"
+    tool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", key)
+    for home, uid in ((upper / "root", 0), (upper / "home" / "admin", image.ADMIN_UID)):
+        ssh = home / ".ssh"
+        ssh.mkdir(parents=True)
+        shutil.copy(_KEY.with_suffix(".pub"), ssh / "authorized_keys")
+        for path, mode in ((home, 0o700), (ssh, 0o700), (ssh / "authorized_keys", 0o600)):
+            path.chmod(mode)
+            os.chown(path, uid, uid)
+
+
+def _ssh_config(one: Box) -> str:
+    lines = [
+        f"Host {one.name}",
+        "    User root",
+        f"Host {one.name}-admin",
+        "    User admin",
+        f"Host {one.name} {one.name}-admin",
+        f"    HostName {one.address}",
+        f'    IdentityFile "{one.ssh_key}"',
+        "    IdentitiesOnly yes",
+        "    IdentityAgent none",
+        f'    UserKnownHostsFile "{one.known_hosts}"',
+        "    GlobalKnownHostsFile /dev/null",
+        "    StrictHostKeyChecking yes",
+        "    BatchMode yes",
+        "    LogLevel ERROR",
+        "    ConnectTimeout 10",
+        "    ServerAliveInterval 10",
+    ]
+    control = f"{one.directory}/ssh-%r"
+    if len(control) + len("admin") <= _SOCKET_PATH_LIMIT:
+        lines += ["    ControlMaster auto", f'    ControlPath "{control}"', "    ControlPersist 60"]
+    return "\n".join(lines) + "\n"
+
+
+def _remove(one: Box) -> None:
+    one._stop()
+    gone = STATE / f".{one.name}.gone"
+    one.directory.rename(gone)
+    shutil.rmtree(gone)

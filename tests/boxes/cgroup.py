@@ -1,0 +1,109 @@
+"""A cgroup for each box, so that systemd in one box never meets the units of another.
+
+Where systemd is PID 1 it is asked for a transient unit that delegates its cgroup; elsewhere the
+directories are made by hand, under /sys/fs/cgroup (v2) or its `systemd` and `unified` hierarchies (hybrid).
+"""
+
+import contextlib
+import select
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.boxes.system import BoxError, tool
+
+_ROOT = Path("/sys/fs/cgroup")
+# sd_booted(3): this directory is there exactly when systemd is PID 1.
+SYSTEMD = Path("/run/systemd/system").is_dir()
+_V2 = _ROOT if (_ROOT / "cgroup.controllers").exists() else _ROOT / "unified"
+_HIERARCHIES = [_V2] if _V2 == _ROOT else [_V2, _ROOT / "systemd"]
+_ENTER = '''
+for place in $1; do echo $$ >"$place/cgroup.procs" || exit 1; done
+log=$2; shift 2
+exec setsid --fork "$@" >>"$log" 2>&1
+'''
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of one box (or of the proxy), found by the name of their cgroup."""
+
+    name: str
+
+    @property
+    def _below(self) -> str:
+        return f"system.slice/{self.name}.service" if SYSTEMD else self.name
+
+    @property
+    def path(self) -> Path:
+        """Its directory in the cgroup v2 hierarchy; there is one only while it runs or is not yet cleaned."""
+        return _V2 / self._below
+
+    def alive(self) -> bool:
+        """Whether a process is in it; needs no privilege."""
+        try:
+            return "populated 1" in (self.path / "cgroup.events").read_text()
+        except (FileNotFoundError, OSError):
+            return False
+
+    def start(self, argv: list[str], log: Path) -> None:
+        """Start a program in it, detached from the caller; standard output and error go to ``log``."""
+        if SYSTEMD:
+            output = [f"--property=Standard{which}=append:{log}" for which in ("Output", "Error")]
+            unit = [f"--unit={self.name}", "--collect", "--quiet", "--property=Delegate=yes", *output]
+            tool("systemd-run", *unit, "--", *argv)
+            return
+        places = [hierarchy / self._below for hierarchy in _HIERARCHIES]
+        for place in places:
+            try:
+                place.mkdir(exist_ok=True)
+            except OSError as error:
+                raise BoxError(f"{place}: {error.strerror}: boxes need a writable cgroup hierarchy") from None
+        tool("/bin/sh", "-c", _ENTER, "enter", " ".join(map(str, places)), log, *argv)
+
+    def wait_empty(self, seconds: float) -> None:
+        """Wait until no process is left in it. Raises BoxError after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        try:
+            with (self.path / "cgroup.events").open() as events:
+                poller = select.poll()
+                poller.register(events, select.POLLPRI)
+                while "populated 1" in events.read():
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise BoxError(f"{self.name}: processes are left after {seconds:.0f} s")
+                    poller.poll(left * 1000)
+                    events.seek(0)
+        except OSError:
+            # Removed under our hands (by systemd): nothing can be in it.
+            if self.alive():
+                raise
+
+    def remove(self) -> None:
+        """Kill what is in it and take the cgroup away; nothing happens if there is none."""
+        with contextlib.suppress(FileNotFoundError, OSError):
+            (self.path / "cgroup.kill").write_text("1")
+        self.wait_empty(30)
+        if SYSTEMD:
+            # The unit is collected some time after its last process; a new one of this name has to wait for it.
+            tool("/bin/sh", "-c", 'systemctl stop "$0" 2>/dev/null || test $? = 5', f"{self.name}.service")
+            return
+        for hierarchy in _HIERARCHIES:
+            for directory in _deepest_first(hierarchy / self._below):
+                directory.rmdir()
+
+
+def groups(prefix: str) -> list[Group]:
+    """Every cgroup on this machine whose name begins with ``prefix``."""
+    parents = [h / "system.slice" for h in _HIERARCHIES] if SYSTEMD else _HIERARCHIES
+    found = {path.name.removesuffix(".service") for parent in parents for path in parent.glob(prefix + "*")}
+    return [Group(name) for name in sorted(found)]
+
+
+def _deepest_first(directory: Path) -> Iterator[Path]:
+    if directory.is_dir():
+        for child in directory.iterdir():
+            if child.is_dir():
+                yield from _deepest_first(child)
+        yield directory
