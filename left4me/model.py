@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path, PurePosixPath
@@ -75,8 +75,7 @@ class GameOnHost(_Declared):
     """An installation that is on the host already, such as another tool's serverfiles; only read."""
 
     source: Literal["host"]
-    path: Address = Annotated[str, AfterValidator(_address)]
-AbsolutePath = Field(description="the directory that holds srcds_run")
+    path: AbsolutePath = Field(description="the directory that holds srcds_run")
 
 
 class GameOnControl(_Declared):
@@ -165,8 +164,7 @@ def _merged(data: Mapping[str, Any]) -> dict[str, Any]:
         merged["servers"] = {
             # Lists are what operators write; the model holds what cannot change.
             name: {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in {**defaults, **own}.items()
+                key: tuple(value) if isinstance(value, list) else value for key, value in {**defaults, **own}.items()
             }
             if isinstance(own, dict)
             else own
@@ -175,33 +173,35 @@ def _merged(data: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _across_servers(name: str, host: Host) -> list[Mistake]:
-    mistakes = []
-    first: dict[int, str] = {}
-    for server_id, server in host.servers.items():
-        key = f"servers.{server_id}"
-        owner = first.setdefault(server.port, server_id)
-        if owner != server_id:
-            mistakes.append(
-                Mistake(name, f"{key}.port", str(server.port), f"is the port of server {owner} too")
-            )
-        for layer, count in Counter(server.layers).items():
-            if count > 1:
-                mistakes.append(Mistake(name, f"{key}.layers", repr(layer), f"is there {count} times"))
-    return mistakes
+def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Find what no single value shows, in data of which any part may be wrong."""
+    servers = data.get("servers")
+    if not isinstance(servers, dict):
+        return
+    owners: dict[int, str] = {}
+    for server_id, server in servers.items():
+        if not isinstance(server, dict):
+            continue
+        port, layers = server.get("port"), server.get("layers")
+        if isinstance(port, int) and owners.setdefault(port, server_id) != server_id:
+            reason = f"is the port of server {owners[port]} too"
+            yield Mistake(name, f"servers.{server_id}.port", str(port), reason)
+        if isinstance(layers, tuple):
+            for layer, count in Counter(map(str, layers)).items():
+                if count > 1:
+                    yield Mistake(name, f"servers.{server_id}.layers", repr(layer), f"is there {count} times")
 
 
-def _game_here(name: str, host: Host) -> list[Mistake]:
-    if isinstance(host.game, GameOnHost):
-        return []  # only that host can tell: its preflight does
-    directory = Path(host.game.path)
-    if not directory.is_dir():
-        reason = "is no directory on this machine"
-    elif not (directory / "srcds_run").is_file():
+def _game_here(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Look at a game directory on this machine; one on the host is looked at by its preflight."""
+    game = data.get("game")
+    if not isinstance(game, dict) or game.get("source") != "control" or not isinstance(game.get("path"), str):
+        return
+    if not Path(game["path"]).is_dir():
+        yield Mistake(name, "game.path", repr(game["path"]), "is no directory on this machine")
+    elif not (Path(game["path"]) / "srcds_run").is_file():
         reason = "holds no srcds_run: it must be the directory of an installed L4D2 server"
-    else:
-        return []
-    return [Mistake(name, "game.path", repr(host.game.path), reason)]
+        yield Mistake(name, "game.path", repr(game["path"]), reason)
 
 
 def validate(name: str, data: Mapping[str, Any]) -> Host:
@@ -209,15 +209,14 @@ def validate(name: str, data: Mapping[str, Any]) -> Host:
 
     Raises InvalidData with every mistake there is.
     """
+    merged = _merged(data)
+    mistakes = {*_across_servers(name, merged), *_game_here(name, merged)}
     try:
-        host = Host.model_validate(_merged(data))
+        host = Host.model_validate(merged)
     except ValidationError as error:
-        raise InvalidData(
-            sorted({_mistake(name, dict(each)) for each in error.errors()})
-        ) from None
-    mistakes = _across_servers(name, host) + _game_here(name, host)
+        mistakes |= {_mistake(name, dict(each)) for each in error.errors()}
     if mistakes:
-        raise InvalidData(mistakes)
+        raise InvalidData(sorted(mistakes))
     return host
 
 

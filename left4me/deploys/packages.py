@@ -1,0 +1,17 @@
+"""What the game needs of Debian."""
+
+from pyinfra.api.deploy import deploy
+
+from left4me import declared, operations
+from left4me.deploys import declared_here
+
+
+@deploy("Packages")
+def packages() -> None:
+    """Install the 32-bit libraries that srcds is linked against."""
+    operations.packages(
+        name="Install the i386 libraries that srcds needs",
+        names=declared.PACKAGES,
+        declares=declared_here(),
+        _timeout=900,
+    )

@@ -1,0 +1,57 @@
+"""Refuse a host that cannot become a game host, before anything on it is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gevent
+from pyinfra import host, logger, state
+from pyinfra.api.deploy import deploy
+
+from left4me import declared, facts, model
+from left4me.deploys import declared_here
+
+
+def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
+    """Yield each reason why this host cannot be deployed, with what to do about it."""
+    if not seen:
+        yield "its state could not be read"
+        return
+    if seen["python"] is None:
+        yield "python3 is missing: apt-get install python3"
+        return
+    if seen["system"] not in facts.SYSTEMS:
+        yield f"runs {seen['system']}; Debian 12 and 13 are supported"
+        return
+    if not seen["root"]:
+        yield "the SSH user is not root: set _sudo = True in its data"
+        return
+    if seen["architecture"] != "amd64":
+        yield f"is {seen['architecture']}; the game runs on amd64 only"
+    if seen["init"] != "systemd":
+        yield f"PID 1 is {seen['init']}, not systemd"
+    if not seen["overlay"]:
+        yield "its kernel has no overlayfs: check /lib/modules, or the provider of a container"
+    if isinstance(declares.game, model.GameOnHost) and not (seen["installation"] or {}).get("srcds_run"):
+        yield f"game.path: {declares.game.path} holds no srcds_run: it must be an installed L4D2 server on the host"
+    yield from _accounts(seen, declares)
+
+
+def _accounts(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
+    for user, (uid, _group, _shell) in seen["users"].items():
+        if (user == "left4me") != (uid == declares.uid) and (user == "left4me" or uid == declares.uid):
+            yield f"uid: user {user} has uid {uid}, the data says {declares.uid} for left4me: set uid in its data"
+    for group, gid in seen["groups"].items():
+        if (group == declared.GROUP) != (gid == declares.gid):
+            yield f"gid: group {group} has gid {gid}, the data says {declares.gid} for left4me: set gid in its data"
+
+
+@deploy("Preflight")
+def preflight() -> None:
+    """Look at the host, and stop here with one line where it cannot be deployed."""
+    declares = declared_here()
+    found = list(problems(facts.look(host, declares), declares))
+    if found:
+        logger.error(f"{host.print_prefix}refused, nothing changed: {'; '.join(found)}")
+        state.fail_hosts({host})
+        raise gevent.GreenletExit

@@ -1,0 +1,157 @@
+"""Read the state of a host in one go: look.py QUESTION, a JSON object; changes nothing.
+
+Answers what a deploy compares with what is declared: see left4me.facts.Question and left4me.facts.Look.
+"""
+
+from __future__ import annotations
+
+import glob
+import grp
+import hashlib
+import json
+import os
+import pwd
+import stat
+import subprocess
+import sys
+from typing import Any
+
+
+def user(uid: int) -> str:
+    """Return the name of a uid, or its digits where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group(gid: int) -> str:
+    """Return the name of a gid, or its digits where it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def entry(path: str) -> dict[str, Any] | None:
+    """Return type, mode, owner, group, and what is in it, of a path; None where there is nothing."""
+    try:
+        about = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    found: dict[str, Any] = {
+        "mode": stat.S_IMODE(about.st_mode),
+        "owner": user(about.st_uid),
+        "group": group(about.st_gid),
+    }
+    if stat.S_ISLNK(about.st_mode):
+        return found | {"type": "symlink", "content": os.readlink(path)}
+    if stat.S_ISDIR(about.st_mode):
+        return found | {"type": "directory", "content": ""}
+    if not stat.S_ISREG(about.st_mode):
+        return found | {"type": "special", "content": ""}
+    with open(path, "rb") as file:
+        return found | {"type": "file", "content": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def below(patterns: list[str]) -> list[str]:
+    """Return every path that matches a pattern, and everything below the directories among them."""
+    found = set()
+    for pattern in patterns:
+        # glob's * leaves out hidden names: a killed run's temporary file is one.
+        for top in glob.glob(pattern, include_hidden=True):
+            found.add(top)
+            if not os.path.islink(top):
+                for base, names, files in os.walk(top):
+                    found.update(os.path.join(base, name) for name in names + files)
+    return sorted(found)
+
+
+def packages(names: list[str]) -> list[str]:
+    """Return which of these packages, named with their architecture, are installed and configured."""
+    query = ["dpkg-query", "-W", "-f", "${binary:Package}:${Architecture} ${db:Status-Status}\n"]
+    bare = [name.partition(":")[0] for name in names]
+    out = subprocess.run([*query, *bare], capture_output=True, text=True, check=False).stdout
+    installed = set()
+    for line in out.splitlines():
+        name, _, status = line.partition(" ")
+        parts = name.split(":")  # binary:Package names the architecture itself where there are several
+        if status == "installed":
+            installed.add(f"{parts[0]}:{parts[-1]}")
+    return [name for name in names if name in installed]
+
+
+def has_overlay() -> bool:
+    """Tell whether the kernel has overlayfs, loaded or as a module."""
+    with open("/proc/filesystems", encoding="ascii") as file:
+        if "\toverlay\n" in file.read():
+            return True
+    modules = f"/lib/modules/{os.uname().release}"
+    return bool(glob.glob(f"{modules}/kernel/fs/overlayfs/overlay.ko*"))
+
+
+def installation(path: str) -> dict[str, Any]:
+    """Return what is known of an installation on the host: whether it is one, and a fingerprint of its files."""
+    if not os.path.isfile(os.path.join(path, "srcds_run")):
+        return {"srcds_run": False, "fingerprint": ""}
+    lines = []
+    for base, names, files in os.walk(path):
+        for name in names + files:
+            full = os.path.join(base, name)
+            about = os.lstat(full)
+            link = os.readlink(full) if stat.S_ISLNK(about.st_mode) else ""
+            what = (about.st_mtime_ns, about.st_size) if stat.S_ISREG(about.st_mode) else (0, 0)
+            lines.append(f"{os.path.relpath(full, path)}\0{stat.S_IFMT(about.st_mode)}\0{what}\0{link}\n")
+    digest = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape"))
+    return {"srcds_run": True, "fingerprint": digest.hexdigest()}
+
+
+def mounts() -> list[str]:
+    """Return the mount points of the host's overlays, as PID 1 sees them."""
+    with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        fields = [line.split() for line in file]
+    return [each[4] for each in fields if each[each.index("-") + 1] == "overlay"]
+
+
+def look(question: dict[str, Any]) -> dict[str, Any]:
+    """Answer a question about this host."""
+    release: dict[str, str] = {}
+    with open("/etc/os-release", encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.strip().partition("=")
+            release[key] = value.strip('"')
+    with open("/proc/1/comm", encoding="ascii") as file:
+        init = file.read().strip()
+    first = {
+        "system": f"{release.get('ID')} {release.get('VERSION_ID')}",
+        "python": list(sys.version_info[:2]),
+        "root": os.geteuid() == 0,
+    }
+    if first["system"] not in question["systems"] or not first["root"]:
+        return first  # preflight refuses it; nothing below is sure to work there
+    dpkg = ["dpkg", "--print-architecture"]
+    paths = sorted({*question["paths"], *below(question["managed"])})
+    return first | {
+        "architecture": subprocess.run(dpkg, capture_output=True, text=True, check=True).stdout.strip(),
+        "init": init,
+        "overlay": has_overlay(),
+        "packages": packages(question["packages"]),
+        "entries": {path: found for path in paths if (found := entry(path))},
+        "users": {
+            each.pw_name: [each.pw_uid, group(each.pw_gid), each.pw_shell]
+            for each in pwd.getpwall()
+            if each.pw_name.startswith("left4me") or each.pw_uid == question["uid"]
+        },
+        "groups": {
+            each.gr_name: each.gr_gid
+            for each in grp.getgrall()
+            if each.gr_name == "left4me" or each.gr_gid == question["gid"]
+        },
+        "installation": installation(question["installation"]) if question["installation"] else None,
+        "releases": sorted(os.listdir(question["releases"])) if os.path.isdir(question["releases"]) else [],
+        "mounts": mounts(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(look(json.loads(sys.argv[1]))))

@@ -1,0 +1,117 @@
+"""Put a game release in place: release.py NAME [DIRECTORY], from a directory on this host or a tar on standard input.
+
+The tar comes in lines of base64. The release is built beside the others, checked, put on disk, renamed, and made
+current by replacing one symlink: whatever dies at any point, `installation` names a whole release.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import grp
+import os
+import pwd
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+from typing import IO
+
+VAR = "/var/lib/left4me"
+RELEASES = f"{VAR}/releases"
+
+
+class Lines:
+    """A tar that comes as lines of base64, to read."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.rest = stream, b""
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes, fewer only at the end."""
+        while len(self.rest) < size:
+            line = self.stream.readline()
+            if not line:
+                break
+            self.rest += base64.b64decode(line)
+        data, self.rest = self.rest[:size], self.rest[size:]
+        return data
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a tree, sharing its blocks where the filesystem can."""
+    subprocess.run(["cp", "--archive", "--reflink=auto", f"{source}/.", target], check=True)
+
+
+def unpack(target: str) -> None:
+    """Unpack the tar on standard input; what leads out of `target` is refused."""
+    with tarfile.open(fileobj=Lines(sys.stdin.buffer), mode="r|") as tar:  # type: ignore[call-overload]
+        tar.extractall(target, filter="tar")
+
+
+def own(target: str) -> None:
+    """Give the tree to left4me, its group writing too: a copy-up keeps both, and so a server can change its own."""
+    uid, gid = pwd.getpwnam("left4me").pw_uid, grp.getgrnam("left4me").gr_gid
+    for base, _names, files, fd in os.fwalk(target):
+        os.chown(fd, uid, gid)
+        os.chmod(fd, 0o775)
+        for name in files:
+            os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            if stat.S_ISREG(mode):
+                os.chmod(name, 0o775 if mode & 0o100 else 0o664, dir_fd=fd)
+            elif not stat.S_ISLNK(mode):
+                sys.exit(f"{base}/{name} is neither a file nor a directory nor a link: not a game's")
+
+
+def sync(path: str) -> None:
+    """Put a directory's names on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def build(name: str, source: str | None) -> None:
+    """Make releases/NAME."""
+    new = f"{RELEASES}/.new-{secrets.token_hex(8)}"
+    os.mkdir(new, 0o700)
+    try:
+        if source:
+            copy(source, new)
+        else:
+            unpack(new)
+        if not os.access(f"{new}/srcds_run", os.X_OK):
+            sys.exit(f"{source or 'what was sent'} holds no srcds_run that can be executed")
+        own(new)
+        os.sync()
+        os.rename(new, f"{RELEASES}/{name}")
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    sync(RELEASES)
+
+
+def main(name: str, source: str | None) -> None:
+    """Build the release unless it is there, make it current, and clear away what killed runs left."""
+    fd = os.open(RELEASES, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(fd, fcntl.LOCK_EX)  # until this ends: a killed deploy's own copy of this may still be at work
+    for left in os.listdir(RELEASES):
+        if left.startswith(".new-"):
+            shutil.rmtree(f"{RELEASES}/{left}")
+    if not os.path.isdir(f"{RELEASES}/{name}"):
+        build(name, source)
+    temporary = f"{VAR}/.installation.{secrets.token_hex(8)}"
+    os.symlink(f"releases/{name}", temporary)
+    os.rename(temporary, f"{VAR}/installation")
+    sync(VAR)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+    except (OSError, tarfile.TarError, subprocess.CalledProcessError) as error:
+        while sys.stdin.buffer.read(1 << 20):
+            pass  # what is still on its way; with the pipe broken this line would not reach anybody
+        sys.exit(f"the game was not put in place: {error}")
