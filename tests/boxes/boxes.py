@@ -4,19 +4,20 @@ What is up is read from the kernel (the box's cgroup), never from a file of ours
 leaves nothing that a later one believes. A box's directory is complete from the moment it has its name.
 """
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
 import subprocess
-import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tests.boxes import image, network
+from tests.boxes import image, network, requirements
 from tests.boxes.cgroup import Group, groups
 from tests.boxes.system import CHECKOUT_ID, STATE, BoxError, locked, tool, write
 
@@ -30,6 +31,7 @@ _LOCK = STATE / ".lock"
 _FACTS = "box.json"
 # A starting box takes about one second alone, four in a dozen; a loaded CI machine several times that.
 _START_SECONDS = 90
+_STOP_SECONDS = 120  # systemd's own limit for one unit, and some for the rest
 _SOCKET_PATH_LIMIT = 107 - len(".0123456789abcdef")  # sun_path, less what ssh appends while it makes one
 
 
@@ -41,6 +43,7 @@ class Box:
     address: str
     debian: int
     index: int
+    image: Path
 
     @property
     def directory(self) -> Path:
@@ -70,12 +73,14 @@ class Box:
     @property
     def leader(self) -> int:
         """The PID, seen from outside, of the box's PID 1. Raises BoxError if it has none."""
-        for listing in self._group.path.glob("**/init.scope/cgroup.procs"):
+        # nspawn puts what it runs below `payload`, and systemd itself into `init.scope`.
+        listing = self._group.path / "payload/init.scope/cgroup.procs"
+        if self._group.alive() and listing.exists():
             for pid in listing.read_text().split():
                 status = Path("/proc", pid, "status").read_text()
-                if (ids := re.search(r"^NSpid:(.*)$", status, re.M)) and ids[1].split()[1:] == ["1"]:
+                if re.search(r"^NSpid:\s+\d+\s+1$", status, re.MULTILINE):
                     return int(pid)
-        raise BoxError(f"{self.name} has no PID 1: it is not up; ./box start {self.name}")
+        raise BoxError(f"{self.name} has no PID 1, it is not up; ./box start {self.name}")
 
     @property
     def _group(self) -> Group:
@@ -96,9 +101,9 @@ class Box:
         """
         host = self.name if user == "root" else f"{self.name}-admin"
         try:
-            raw = subprocess.run(
+            raw: subprocess.CompletedProcess[bytes] = subprocess.run(
                 ["ssh", "-F", self.ssh_config, host, command],
-                **({"input": input} if input is not None else {"stdin": subprocess.DEVNULL}),
+                input=input or b"",
                 capture_output=True,
                 timeout=timeout,
                 check=False,
@@ -120,12 +125,11 @@ class Box:
     def reboot(self) -> None:
         """Reboot it from inside, in good order, and wait until it runs again at the same address."""
         with _locked():
-            leader = self.leader
-            self.run("systemctl reboot --no-block", check=False)
-            self._hang_up()
-            self._group.wait_empty(120)
-            if Path("/proc", str(leader)).exists():
-                raise BoxError(f"{self.name} did not go down for its reboot; its journal: {self.journal()}")
+            asked = self.run("systemctl reboot --no-block", check=False)
+            # 255 is ssh's own: the connection may end before the answer.
+            if asked.returncode not in (0, 255):
+                raise BoxError(f"{self.name} does not reboot: {asked.stderr.strip()}")
+            self._group.wait_empty(_STOP_SECONDS)
             network.ensure()
             self._launch()
             self._await_running()
@@ -154,8 +158,11 @@ class Box:
         self._stop()
         disk = self.directory / "disk"
         launch = Path(__file__).with_name("launch.sh")
-        argv = ["/bin/sh", str(launch), self.name, str(image.image(self.debian)), str(disk)]
-        argv += [network.BRIDGE, network.veth(self.index), f"{self.address}/24"]
+        # A disk is a layer over one image: another one, built since, would not fit under it.
+        if not self.image.is_dir():
+            raise BoxError(f"{self.name}: its image {self.image} is gone; ./box down {self.name}, then up again")
+        argv = ["/bin/sh", str(launch), self.name, str(self.image), str(disk)]
+        argv += [network.BRIDGE, network.veth(self.index), network.mac(self.index), f"{self.address}/24"]
         self._group.start(argv, self.directory / "console.log")
 
     def _await_running(self) -> None:
@@ -189,7 +196,8 @@ def boxes() -> list[Box]:
     found = []
     for path in sorted(STATE.glob(f"[a-z]*/{_FACTS}")):
         facts = json.loads(path.read_text())
-        found.append(Box(path.parent.name, facts["address"], facts["debian"], facts["index"]))
+        image_root = Path(facts.pop("image"))
+        found.append(Box(name=path.parent.name, image=image_root, **facts))
     return found
 
 
@@ -208,8 +216,12 @@ def up(names: list[str], debian: int = 13) -> list[Box]:
     box that exists with another Debian, and for one that does not start.
     """
     for name in names:
-        if not NAME.fullmatch(name):
-            raise BoxError(f"{name!r} is no name for a box: a letter, then up to 19 letters, digits or dashes")
+        if not NAME.fullmatch(name) or name.endswith("-admin"):
+            raise BoxError(
+                f"{name!r} is no name for a box: a small letter, then up to 19 small letters, digits or dashes, "
+                "and not -admin at the end"
+            )
+    requirements.ensure()
     with _locked():
         image.image(debian)
         network.ensure()
@@ -230,6 +242,7 @@ def up(names: list[str], debian: int = 13) -> list[Box]:
 
 def down(names: list[str] | None) -> None:
     """Remove these boxes, or all of this checkout. Raises BoxError for a name that is no box, before any is removed."""
+    requirements.ensure()
     with _locked():
         for one in boxes() if names is None else [box(name) for name in names]:
             _remove(one)
@@ -237,8 +250,22 @@ def down(names: list[str] | None) -> None:
             network.remove()
 
 
-def _locked():
-    return locked(_LOCK)
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Let one call at a time change the boxes of this checkout, and first clean up after one that was killed."""
+    with locked(_LOCK):
+        for leftover in (*STATE.glob(".*.new"), *STATE.glob(".*.gone")):
+            shutil.rmtree(leftover)
+        there = boxes()
+        for group in groups(_PREFIX):
+            if group.name.removeprefix(_PREFIX) not in {one.name for one in there}:
+                group.remove()
+        for one in there:
+            if one.state == "stopped":
+                one._stop()
+        if not there:
+            network.remove()
+        yield
 
 
 def _make_key() -> None:
@@ -254,7 +281,7 @@ def _make_key() -> None:
 def _create(name: str, debian: int, taken: set[int]) -> Box:
     """Make the box's directory beside its place and give it its name when it is whole."""
     index = next(number for number in range(200) if number not in taken)
-    one = Box(name, network.address(index), debian, index)
+    one = Box(name, network.address(index), debian, index, image.image(debian))
     if one.directory.exists():
         raise BoxError(f"{one.directory} is there and is no box: take another name")
     new = STATE / f".{name}.new"
@@ -264,12 +291,12 @@ def _create(name: str, debian: int, taken: set[int]) -> Box:
     for directory in (upper, disk / "work", disk / "root"):
         directory.mkdir()
     # An overlay's upper cannot lie on an overlay: where the deploy puts its data has to be a real directory.
-    tool("cp", "--archive", "--reflink=auto", image.image(debian) / "var/lib", disk / "lib")
+    tool("cp", "--archive", "--reflink=auto", one.image / "var/lib", disk / "lib")
     _write_identity(upper, name)
     host_key = (upper / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2]
     write(new / "known_hosts", f"{name},{name}-admin,{one.address} {' '.join(host_key)}\n")
     write(new / "ssh_config", _ssh_config(one))
-    facts = {"address": one.address, "debian": debian, "index": index}
+    facts = {"address": one.address, "debian": debian, "index": index, "image": str(one.image)}
     write(new / _FACTS, json.dumps(facts) + "\n")
     new.rename(one.directory)
     return one

@@ -18,11 +18,11 @@ _ROOT = Path("/sys/fs/cgroup")
 SYSTEMD = Path("/run/systemd/system").is_dir()
 _V2 = _ROOT if (_ROOT / "cgroup.controllers").exists() else _ROOT / "unified"
 _HIERARCHIES = [_V2] if _V2 == _ROOT else [_V2, _ROOT / "systemd"]
-_ENTER = '''
+_ENTER = """
 for place in $1; do echo $$ >"$place/cgroup.procs" || exit 1; done
 log=$2; shift 2
 exec setsid --fork "$@" >>"$log" 2>&1
-'''
+"""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """The bare Debian image under the boxes: made once by mmdebstrap, shared by every box and checkout."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.boxes import mirror
-from tests.boxes.system import BoxError, locked, tool
+from tests.boxes.system import BoxError, environment, locked, tool
 
 CACHE = Path("/var/cache/left4me/boxes")
 # systemd and what a box is reached by; python3 is what a deploy asks of a host. The rest the deploy installs.
@@ -21,6 +20,7 @@ printf 'admin ALL=(ALL) NOPASSWD: ALL\\n' >/etc/sudoers.d/admin
 chmod 0440 /etc/sudoers.d/admin
 # Each box gets its own identity.
 rm -f /etc/ssh/ssh_host_*_key* /etc/hostname /etc/apt/apt.conf.d/99mmdebstrap
+printf '%s\\n' "$BOX_APT" >/etc/apt/apt.conf.d/10mirror
 : >/etc/machine-id
 # A journal that survives a power cut.
 mkdir -p /var/log/journal
@@ -41,9 +41,9 @@ def image(debian: int) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         # It holds set-uid programs and, once in use, nothing for other users to look at.
         CACHE.chmod(0o700)
-        with locked(CACHE / f".{place.name}.lock"):
+        with locked(CACHE / f".{place.name}.lock") as lock:
             if not place.is_dir():
-                _build(debian, place)
+                _build(debian, place, lock)
     return place
 
 
@@ -52,11 +52,11 @@ def _recipe(debian: int) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 
-def _build(debian: int, place: Path) -> None:
+def _build(debian: int, place: Path, lock: int) -> None:
     building = place.with_name(f".{place.name}.building")
     if building.exists():
         shutil.rmtree(building)
-    packages = _PACKAGES + (",ca-certificates" if mirror.needs_tls() else "")
+    packages = _PACKAGES + (",ca-certificates" if mirror.url().startswith("https:") else "")
     options = mirror.carried_options()
     if proxy := mirror.upstream_proxy():
         options.append(f'Acquire::http::Proxy "{proxy}";')
@@ -71,7 +71,7 @@ def _build(debian: int, place: Path) -> None:
     ]
     name = f"image of Debian {debian}"
     _say(f"{name}: building (once, about half a minute and 250 MB)")
-    said = _run_showing(command, mirror.sources(debian), name)
+    said = _run_showing(command, debian, name, lock)
     if said is not None:
         raise BoxError(f"{name} cannot be built: {said}")
     tool("sync", "--file-system", building, timeout=300)
@@ -79,9 +79,9 @@ def _build(debian: int, place: Path) -> None:
     _say(f"{name}: done")
 
 
-def _run_showing(command: list[str], given: str, name: str) -> str | None:
+def _run_showing(command: list[str], debian: int, name: str, lock: int) -> str | None:
     """Run it with its messages passed on to stderr; return None, or what it said last if it failed."""
-    environment = {**os.environ, "BOX_FINISH": _FINISH, "LC_ALL": "C.UTF-8"}
+    apt = "\n".join(mirror.carried_options())
     last = "it said nothing"
     with subprocess.Popen(
         command,
@@ -89,14 +89,16 @@ def _run_showing(command: list[str], given: str, name: str) -> str | None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment(BOX_FINISH=_FINISH, BOX_APT=apt),
+        # If we are killed, the lock is held until the last of its processes is dead as well.
+        pass_fds=[lock],
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        process.stdin.write(given)
+        process.stdin.write(mirror.sources(debian))
         process.stdin.close()
         for line in process.stderr:
-            if line.startswith("I: ") and "success in" not in line:
+            if line.startswith("I: ") and line.rstrip().endswith("..."):
                 _say(f"{name}: {line[3:].strip()}")
             elif line.startswith("E: "):
                 last = line[3:].strip()

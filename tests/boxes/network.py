@@ -3,7 +3,6 @@
 import ipaddress
 import json
 import re
-import shutil
 import socket
 import time
 from pathlib import Path
@@ -25,6 +24,11 @@ _SUBNET = STATE / "subnet"
 def veth(index: int) -> str:
     """The name of the outer end of a box's cable."""
     return f"{BRIDGE}-{index}"
+
+
+def mac(index: int) -> str:
+    """A hardware address that stays the same over the box's restarts, as the outer machine remembers it."""
+    return f"02:{CHECKOUT_ID[:2]}:{CHECKOUT_ID[2:4]}:{CHECKOUT_ID[4:]}:00:{index:02x}"
 
 
 def address(index: int) -> str:
@@ -87,7 +91,7 @@ def _taken() -> list[ipaddress.IPv4Network]:
 
 def _start_proxy() -> None:
     """Start tinyproxy for the boxes only, to the mirror's hosts only. Raises BoxError if it does not listen."""
-    write(_PROXY_FILTER, "".join(f"^{re.escape(host)}$\n" for host in mirror.hosts()))
+    write(_PROXY_FILTER, f"^{re.escape(mirror.host())}$\n")
     config = [
         *("User nobody", "Group nogroup", f"Listen {_subnet()[1]}", f"Port {_PROXY_PORT}"),
         *(f"Allow {_subnet()}", "MaxClients 100", "Timeout 600", "DisableViaHeader Yes", "LogLevel Connect"),
@@ -97,7 +101,7 @@ def _start_proxy() -> None:
         config.append(f"Upstream http {upstream.removeprefix('http://').rstrip('/')}")
     write(_PROXY_CONFIG, "\n".join(config) + "\n")
     log = STATE / "tinyproxy.log"
-    _PROXY.start([shutil.which("tinyproxy") or "tinyproxy", "-d", "-c", str(_PROXY_CONFIG)], log)
+    _PROXY.start(["tinyproxy", "-d", "-c", str(_PROXY_CONFIG)], log)
     await_port(str(_subnet()[1]), _PROXY_PORT, 10, _PROXY, f"the proxy for boxes does not start, see {log}")
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.boxes.mirror import KEYRING
-from tests.boxes.system import BoxError
+from tests.boxes.system import BoxError, environment
 
 # program → Debian package
 _PROGRAMS = {
@@ -25,7 +25,8 @@ _WITHOUT = "./box list, make lint and the unit tests work without"
 
 def missing_requirements() -> list[str]:
     """The Debian packages that boxes need and this machine lacks."""
-    wanted = {package for program, package in _PROGRAMS.items() if shutil.which(program, path=_path()) is None}
+    path = environment()["PATH"]
+    wanted = {package for program, package in _PROGRAMS.items() if shutil.which(program, path=path) is None}
     if not Path(KEYRING).exists():
         wanted.add("debian-archive-keyring")
     return sorted(wanted)
@@ -64,9 +65,7 @@ def _install(packages: list[str]) -> None:
 
 def _quietly(argv: list[str]) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    return subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False
-    )
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False)
 
 
 def _path() -> str:

@@ -18,6 +18,11 @@ class BoxError(Exception):
     """Something about a box went wrong; the message is one line that says what, why and what to do."""
 
 
+def environment(**more: str) -> dict[str, str]:
+    """The environment for programs that this project starts: as ours, with root's programs found and in English."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8", **more}
+
+
 def tool(*argv: str | Path, timeout: float = 60) -> str:
     """Run a program of this machine and return its standard output.
 
@@ -25,7 +30,13 @@ def tool(*argv: str | Path, timeout: float = 60) -> str:
     """
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=timeout,
+            check=False,
         )
     except FileNotFoundError:
         raise BoxError(f"{argv[0]} is not installed on this machine") from None
@@ -38,12 +49,15 @@ def tool(*argv: str | Path, timeout: float = 60) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive flock on ``path`` (made if missing); the kernel drops it when the process dies."""
+def locked(path: Path) -> Iterator[int]:
+    """Hold an exclusive flock on ``path`` (made if missing) and yield its descriptor.
+
+    The kernel drops it when the last process that has the descriptor is dead.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle.fileno()
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
