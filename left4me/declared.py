@@ -41,6 +41,8 @@ class Item:
     group: str = "root"
     text: str = ""
     target: str = ""
+    shared: bool = False
+    """The system's own directory: made where it is missing, left as it is where it is there."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what place.py reads."""
@@ -53,7 +55,6 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(ROOT / "templates"),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - units and cfg files, not HTML
     )
 
 
@@ -87,8 +88,11 @@ def directories(host: model.Host) -> list[Item]:
             Item("directory", runtime, 0o700),
             Item("directory", f"{runtime}/upper", 0o755, owner=user_of(server), group=GROUP),
             Item("directory", f"{runtime}/work", 0o700),
-            # merged is looked at only while nothing is mounted there: see operations.place.
-            Item("directory", f"{runtime}/merged", 0o755),
+            # Below the mount point lies what the unit binds into merged: systemd would make it there before the mount.
+            *(
+                Item("directory", f"{runtime}/merged{below}", 0o755)
+                for below in ("", "/left4dead2", "/left4dead2/cfg", "/left4dead2/cfg/left4me")
+            ),
         ]
     return items
 
@@ -96,15 +100,19 @@ def directories(host: model.Host) -> list[Item]:
 def helper() -> list[Item]:
     """Return the one program that mounts."""
     text = (ROOT / "files/libexec/left4me-overlay").read_text(encoding="utf-8")
-    return [Item("directory", LIBEXEC, 0o755), Item("file", f"{LIBEXEC}/left4me-overlay", 0o755, text=text)]
+    return [
+        Item("directory", "/usr/local/libexec", 0o755, shared=True),
+        Item("directory", LIBEXEC, 0o755),
+        Item("file", f"{LIBEXEC}/left4me-overlay", 0o755, text=text),
+    ]
 
 
 def units(host: model.Host) -> list[Item]:
     """Return the template unit and the slice."""
     template = _render("systemd/left4me-server@.service.j2", user_prefix=USER_PREFIX, group=GROUP)
     return [
-        Item("directory", "/usr/local/lib/systemd", 0o755),
-        Item("directory", UNITS, 0o755),
+        Item("directory", "/usr/local/lib/systemd", 0o755, shared=True),
+        Item("directory", UNITS, 0o755, shared=True),
         Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=template),
         Item("file", f"{UNITS}/left4me.slice", 0o644, text=_render("systemd/left4me.slice.j2", host=host)),
     ]
@@ -124,7 +132,7 @@ def servers(host: model.Host) -> list[Item]:
             Item("file", f"{folder}/layers", 0o644, text=layers),
             Item("directory", drop_ins, 0o755),
             Item("file", f"{drop_ins}/limits.conf", 0o644, text=_render("systemd/limits.conf.j2", **values)),
-            Item("directory", WANTS, 0o755),
+            Item("directory", WANTS, 0o755, shared=True),
             Item("symlink", f"{WANTS}/{unit_of(name)}", 0o777, target=f"{UNITS}/left4me-server@.service"),
         ]
     return items

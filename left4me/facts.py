@@ -54,7 +54,7 @@ class Entry(TypedDict):
 
 
 class HostState(TypedDict, total=False):
-    """The answer of left4me/remote/look.py. On a system that is not in SYSTEMS, or without root, only the first three."""
+    """The answer of left4me/remote/look.py; on a system that is not in SYSTEMS, or without root, its first three."""
 
     python: list[int] | None
     system: str

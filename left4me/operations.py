@@ -1,4 +1,4 @@
-"""Operations that pyinfra lacks: privileged files put in place atomically, a game release, a reload where one is due."""
+"""Operations that pyinfra lacks: atomic privileged files, a game release, a reload where one is due."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from pyinfra import host, logger
+from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.api.operation import operation
+from pyinfra.context import host
 
 from left4me import declared, facts, model
 from left4me.declared import Item
@@ -22,11 +23,13 @@ Commands = Generator[StringCommand, None, None]
 
 
 def _is_as_declared(item: Item, state: facts.HostState) -> bool:
-    if item.path.endswith("/merged") and item.path in state["mounts"]:
-        return True  # what is seen there is the overlay's, and not for a deploy to touch
+    if any(f"{item.path}/".startswith(f"{mount}/") for mount in state["mounts"] if mount != "/"):
+        return True  # what is seen there is an overlay's, and not for a deploy to touch
     found = state["entries"].get(item.path)
     if found is None or found["type"] != item.do:
         return False
+    if item.shared:
+        return True
     if item.do == "symlink":
         return found["content"] == item.target
     text = hashlib.sha256(item.text.encode()).hexdigest() if item.do == "file" else ""

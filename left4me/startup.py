@@ -99,7 +99,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 def install() -> None:
     """Hook into pyinfra: check data before the first connection, send at once, exit 130 when interrupted."""
-    load, init = pyinfra_cli.cli.make_inventory, State.init
+    load, init = pyinfra_cli.cli.make_inventory, State.init  # type: ignore[attr-defined]
     start_client = paramiko.Transport.start_client
 
     def checked_init(
@@ -112,7 +112,9 @@ def install() -> None:
         _quick_and_bounded(transport)
         start_client(transport, *args, **kwargs)
 
-    pyinfra_cli.cli.make_inventory = lambda *args, **kwargs: load_inventory(load, *args, **kwargs)
+    pyinfra_cli.cli.make_inventory = (  # type: ignore[attr-defined]
+        lambda *args, **kwargs: load_inventory(load, *args, **kwargs)
+    )
     State.init = checked_init  # type: ignore[method-assign, assignment]
     paramiko.Transport.start_client = quick_start  # type: ignore[method-assign, assignment]
     signal.signal(signal.SIGINT, _interrupt)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.context import host
 
 from left4me import model, startup
 

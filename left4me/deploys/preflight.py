@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import gevent
-from pyinfra import host, logger, state
+from pyinfra import logger
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host, state
 
 from left4me import declared, facts, model
 from left4me.deploys import declared_here

@@ -54,6 +54,8 @@ def make_way(path: str, wanted: int) -> None:
 def directory(item: dict[str, Any]) -> None:
     """Make a directory, or give the one that is there its owner and mode."""
     path = item["path"]
+    if item["shared"] and os.path.isdir(path):
+        return
     make_way(path, stat.S_IFDIR)
     if not os.path.isdir(path):
         os.mkdir(path, 0o700)

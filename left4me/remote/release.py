@@ -16,28 +16,9 @@ import shutil
 import stat
 import subprocess
 import sys
-import tarfile
-from typing import IO
 
 VAR = "/var/lib/left4me"
 RELEASES = f"{VAR}/releases"
-
-
-class Lines:
-    """A tar that comes as lines of base64, to read."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.rest = stream, b""
-
-    def read(self, size: int) -> bytes:
-        """Return `size` bytes, fewer only at the end."""
-        while len(self.rest) < size:
-            line = self.stream.readline()
-            if not line:
-                break
-            self.rest += base64.b64decode(line)
-        data, self.rest = self.rest[:size], self.rest[size:]
-        return data
 
 
 def copy(source: str, target: str) -> None:
@@ -46,9 +27,18 @@ def copy(source: str, target: str) -> None:
 
 
 def unpack(target: str) -> None:
-    """Unpack the tar on standard input; what leads out of `target` is refused."""
-    with tarfile.open(fileobj=Lines(sys.stdin.buffer), mode="r|") as tar:  # type: ignore[call-overload]
-        tar.extractall(target, filter="tar")
+    """Unpack the tar on standard input."""
+    command = ["tar", "--extract", "--no-same-owner", "--directory", target]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as tar:
+        assert tar.stdin
+        try:
+            for line in sys.stdin.buffer:
+                tar.stdin.write(base64.b64decode(line))
+            tar.stdin.close()
+        except BrokenPipeError:
+            pass  # tar has said why, and its exit code below is what counts
+    if tar.returncode:
+        raise subprocess.CalledProcessError(tar.returncode, command)
 
 
 def own(target: str) -> None:
@@ -111,7 +101,7 @@ def main(name: str, source: str | None) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
-    except (OSError, tarfile.TarError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.CalledProcessError) as error:
         while sys.stdin.buffer.read(1 << 20):
             pass  # what is still on its way; with the pipe broken this line would not reach anybody
         sys.exit(f"the game was not put in place: {error}")

@@ -1,0 +1,77 @@
+"""Boxes for the tests: one of each Debian for each module, up and deployed once, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.boxes import boxes as machines
+from tests.boxes.boxes import Box
+from tests.boxes.game import build
+from tests.integration.harness import ROOT, deploy, write_inventory
+
+DEBIANS = [pytest.param(each, id=f"debian{each}", marks=pytest.mark.xdist_group(f"debian{each}")) for each in (12, 13)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the box tests where no box can be; on CI that is a failure."""
+    if os.geteuid() == 0:
+        return
+    if os.environ.get("CI"):
+        raise pytest.UsageError("the box tests need root, and CI may not skip them")
+    for item in items:
+        item.add_marker(pytest.mark.skip(reason="test boxes need root"))
+
+
+@pytest.fixture(scope="session")
+def game() -> Path:
+    """Build the stand-in game."""
+    return build()
+
+
+@pytest.fixture(scope="module", params=DEBIANS)
+def debian(request: pytest.FixtureRequest) -> int:
+    """Run a test once for each Debian."""
+    number: int = request.param
+    return number
+
+
+@pytest.fixture(scope="module")
+def box(debian: int, request: pytest.FixtureRequest) -> Iterator[Box]:
+    """Bring up a fresh box of one Debian for a module's tests."""
+    stem = request.path.stem.removeprefix("test_").replace("_", "-")
+    name = f"{stem[:8]}-{debian}"
+    machines.down([each.name for each in machines.boxes() if each.name == name])
+    [box] = machines.up([name], debian)
+    yield box
+    machines.down([name])
+
+
+@pytest.fixture(scope="module")
+def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the inventory of the module's box, with servers 3 and 4."""
+    return write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [box])
+
+
+@pytest.fixture(scope="module")
+def deployed(box: Box, inventory: Path, game: Path) -> Box:
+    """Deploy the module's box."""
+    deploy(inventory)
+    return box
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the journal of a failed test's box, and say where."""
+    report = yield
+    box = getattr(item, "funcargs", {}).get("box")
+    if report.failed and isinstance(box, Box):
+        folder = ROOT / ".boxes" / "journals"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{item.name.replace('/', '_')}-{report.when}.log"
+        path.write_text(box.journal(), encoding="utf-8")
+        report.sections.append(("journal of the box", str(path)))
+    return report
