@@ -1,6 +1,6 @@
 """Builds the stand-in game: a tree as SteamCMD would have installed app 222860, with a 32-bit process in it.
 
-The game itself is `tests/boxes/game/standin`, run by Debian's own i386 Python. Of the libraries that Python needs, the
+The game itself is `tests/boxes/standin`, run by Debian's own i386 Python. Of the libraries that Python needs, the
 tree brings only libexpat; libc6:i386 and libz have to come from the host, as srcds's own have.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = CHECKOUT / ".boxes"
-SOURCES = Path(__file__).resolve().parent / "game"
+SOURCES = Path(__file__).resolve().parent / "standin"
 
 APP_ID = 222860
 BUILD_ID = "14716838"

@@ -73,7 +73,6 @@ class Server:
 
     def serve(self) -> None:
         """Answer until the game ends, which is a SystemExit."""
-        self._do_later()
         while True:
             sources: list[socket.socket | int] = [
                 self._udp,
@@ -93,9 +92,9 @@ class Server:
                     self._interrupted()
                 else:
                     self._typed()
-            self._do_later()
+            self.do_later()
 
-    def _do_later(self) -> None:
+    def do_later(self) -> None:
         """Do what commands put off. Datagrams that came in meanwhile were for a server that was away."""
         while self._game.later:
             self._game.later.pop(0)()
@@ -181,6 +180,8 @@ def main(arguments: list[str]) -> int:
     address = options.get("ip") or console.cvars["ip"]
     udp, tcp = bind(address, int(options.get("port") or console.cvars["hostport"]), "strictportbind" in options)
     game.port = udp.getsockname()[1]
+    server = Server(game, interrupts, udp, tcp)
+    server.do_later()
     print(f"Server is on {address}:{game.port}; {len(mapping)} bytes mapped", flush=True)
-    Server(game, interrupts, udp, tcp).serve()
+    server.serve()
     return 0
