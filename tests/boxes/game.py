@@ -64,7 +64,7 @@ def build() -> Path:
         packages = _packages()
         lay_out(new)
         _add_python(new, packages)
-        _fix_times(new)
+        _settle(new)
         recipe.unlink(missing_ok=True)
         if tree.exists():
             tree.rename(old)
@@ -83,7 +83,6 @@ def lay_out(tree: Path) -> None:
     (tree / "steamapps").mkdir()
     for program in ("srcds_run", "srcds_linux"):
         shutil.copyfile(SOURCES / program, tree / program)
-        (tree / program).chmod(0o755)
     shutil.copytree(SOURCES / "standin", tree / "bin" / "standin", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(SOURCES / "start.py", tree / "bin" / "start.py")
     shutil.copytree(SOURCES / "left4dead2", game, dirs_exist_ok=True)
@@ -95,10 +94,7 @@ def lay_out(tree: Path) -> None:
     (game / "modelsounds.cache").write_bytes(_filler(b"", "modelsounds", 4096))
     (game / "bin" / "server_srv.so").write_bytes(_filler(b"\x7fELF\x01\x01\x01", "server", 4096))
     (tree / "steamapps" / f"appmanifest_{APP_ID}.acf").write_text(_manifest())
-    # SteamCMD writes with an ordinary umask, whatever the umask of this process is.
-    for path in tree.rglob("*"):
-        path.chmod(0o755 if path.is_dir() or path.parent == tree else 0o644)
-    tree.chmod(0o755)
+    _settle(tree)
 
 
 def _filler(head: bytes, seed: str, size: int) -> bytes:
@@ -237,6 +233,9 @@ def _compile(tree: Path, libraries: list[Path]) -> None:
             source.unlink()
 
 
-def _fix_times(tree: Path) -> None:
+def _settle(tree: Path) -> None:
+    """Give everything the modes that SteamCMD leaves, whatever the umask of this process, and one time."""
+    programs = {tree / "srcds_run", tree / "srcds_linux", tree / "bin/srcds_linux"}
     for path in [tree, *tree.rglob("*")]:
-        os.utime(path, (MTIME, MTIME), follow_symlinks=False)
+        path.chmod(0o755 if path.is_dir() or path in programs else 0o644)
+        os.utime(path, (MTIME, MTIME))
