@@ -173,7 +173,9 @@ def _packages() -> Path:
         "Dir::Etc::sourceparts=/dev/null",
         "APT::Architectures::=i386",
         "Acquire::Languages=none",
-        "Acquire::Retries=2",
+        "Acquire::Retries=1",
+        # Else an index that cannot be read is a warning, and the packages are then said not to exist.
+        "APT::Update::Error-Mode=any",
         # The checkout may be where apt's own user cannot read.
         "APT::Sandbox::User=root",
     ]

@@ -1,5 +1,6 @@
 """The stand-in game, run on loopback by the Python that runs the tests: it is one program, whoever runs it."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -511,6 +512,55 @@ def test_srcds_run_tells_how_the_game_ended(
 
 
 # -- the tree
+
+
+def snapshot(tree: Path) -> dict[str, tuple[int, float, str]]:
+    return {
+        str(path.relative_to(tree)): (
+            path.lstat().st_mode,
+            path.lstat().st_mtime,
+            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "",
+        )
+        for path in [tree, *tree.rglob("*")]
+    }
+
+
+@pytest.mark.skipif(
+    len(list((game.STATE / "game-packages").glob("*_i386.deb"))) == 0,
+    reason="the i386 packages are not there yet; the first build of the stand-in game downloads them",
+)
+def test_builds_once_and_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    packages = game.STATE / "game-packages"
+    monkeypatch.setattr(game, "STATE", tmp_path)
+    (tmp_path / "game-packages").symlink_to(packages)
+    tree = game.build()
+    assert tree == tmp_path / "game"
+    first, inode = snapshot(tree), tree.stat().st_ino
+    assert game.build().stat().st_ino == inode
+    (tmp_path / "game.recipe").write_text("of another recipe")
+    (tmp_path / "game.new/of a killed build").mkdir(parents=True)
+    umask = os.umask(0o077)
+    try:
+        game.build()
+    finally:
+        os.umask(umask)
+    assert tree.stat().st_ino != inode
+    assert snapshot(tree) == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["game", "game-packages", "game.lock", "game.recipe"]
+    elf = (tree / "bin/srcds_linux").read_bytes()[:5]
+    assert elf == b"\x7fELF\x01", "not a 32-bit program"
+    assert list(tree.rglob("*.py")) == [tree / "bin/start.py"]
+    assert sum(path.stat().st_size for path in tree.rglob("*")) < 30 << 20
+
+
+def test_a_mirror_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(game, "STATE", tmp_path)
+    monkeypatch.setattr(game, "_mirror", lambda: f"http://127.0.0.1:{free_port()}/debian")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(game.BuildError, match=r"cannot read the i386 index of bookworm at http://127.0.0.1") as error:
+        game.build()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "game").exists()
 
 
 def test_the_tree_is_shaped_as_steamcmd_leaves_it(installation: Path) -> None:

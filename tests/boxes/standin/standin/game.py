@@ -227,11 +227,6 @@ class Game:
     def _do_log(self, values: list[str]) -> str:
         return "" if values else "Usage:  log < on | off >"
 
-    def _do_writeid(self, values: list[str]) -> str:
-        with open(os.path.join(self.directory, "cfg", "banned_user.cfg"), "w") as file:
-            file.write("")
-        return ""
-
     # -- the tests' own commands
 
     def _do_standin_players(self, values: list[str]) -> str:
