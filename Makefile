@@ -1,0 +1,55 @@
+# make            what there is
+# The commands that need a machine of their own (demo, test, soak) need root on Debian 12 or 13, and say so.
+INVENTORY ?= inventory
+LIMIT ?=
+PYTHON := .venv/bin/python
+# As an activated environment has it, so that `pyinfra` below is what an operator types.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: help demo test lint types unit integration soak verify clean
+
+help:
+	@echo "make demo      a test box, the deploy, one server started, asked and stopped: the figures of that stop"
+	@echo "make verify    prove the state of deployed hosts       INVENTORY=../fleet/inventory LIMIT=host"
+	@echo "make test      lint, types, unit tests, integration tests on boxes of both Debians (minutes)"
+	@echo "make soak      the same claims with the full counts (tens of minutes)"
+	@echo "make unit      what needs no root"
+	@echo "make clean     take the test boxes down and remove the environment"
+
+# Debian's python3 makes no environments before python3-venv is there.
+.venv/installed: requirements.lock
+	@python3 -c 'import ensurepip' 2>/dev/null || tests/boxes/python3-venv
+	@echo "installing the locked Python packages into .venv"
+	@python3 -m venv .venv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+demo: .venv/installed
+	@$(PYTHON) -m tests.boxes.demo
+
+verify: .venv/installed
+	@$(PYTEST) tests/deployed --inventory $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
+
+lint: .venv/installed
+	@ruff check
+	@ruff format --check
+
+types: .venv/installed
+	@mypy
+
+unit: .venv/installed
+	@$(PYTEST)
+
+# Two boxes' worth of tests side by side: one worker for each Debian.
+integration: .venv/installed
+	@$(PYTEST) tests/integration -n 2 --dist loadgroup
+
+test: lint types unit integration
+
+soak: .venv/installed
+	@SOAK=1 $(PYTEST) tests/integration -n 2 --dist loadgroup -m soak -rA
+
+clean:
+	@./box down
+	@rm -rf .venv .boxes
