@@ -271,7 +271,9 @@ def test_players_bots_and_sourcetv(start: Start) -> None:
 def test_reads_its_cfg_at_start_and_at_each_map_and_the_last_line_wins(start: Start, tree: Path) -> None:
     cfg = tree / "left4dead2/cfg"
     (cfg / "deep").mkdir()
-    (cfg / "mine.cfg").write_text('hostname "First" // a comment\nhostname Second; sv_alltalk 1\nexec deep/more.cfg\n')
+    (cfg / "mine.cfg").write_text(
+        'hostname "First"\nhostname Second; sv_alltalk 1 // hostname, too; hostname No\nexec deep/more.cfg\n'
+    )
     (cfg / "deep/more.cfg").write_text('hostname "Third // not a comment; nor a command"\n')
     server = start("+servercfgfile", "mine.cfg", "+hostname", "Command line")
     assert server.info().server_name == "Third // not a comment; nor a command"
