@@ -60,7 +60,7 @@ class Group:
                 place.mkdir(exist_ok=True)
             except OSError as error:
                 raise BoxError(f"{place}: {error.strerror}: boxes need a writable cgroup hierarchy") from None
-        tool("/bin/sh", "-c", _ENTER, "enter", " ".join(map(str, places)), log, *argv)
+        tool("/bin/sh", "-c", _ENTER, "enter", " ".join(map(str, places)), log, *argv, detaches=True)
 
     def wait_empty(self, seconds: float) -> None:
         """Wait until no process is left in it. Raises BoxError after ``seconds``."""

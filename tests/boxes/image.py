@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.boxes import mirror
-from tests.boxes.system import BoxError, environment, locked, tool
+from tests.boxes.system import BoxError, environment, held_locks, locked, tool
 
 CACHE = Path("/var/cache/left4me/boxes")
 # systemd and what a box is reached by; python3 is what a deploy asks of a host. The rest the deploy installs.
@@ -41,9 +41,9 @@ def image(debian: int) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         # It holds set-uid programs and, once in use, nothing for other users to look at.
         CACHE.chmod(0o700)
-        with locked(CACHE / f".{place.name}.lock") as lock:
+        with locked(CACHE / f".{place.name}.lock"):
             if not place.is_dir():
-                _build(debian, place, lock)
+                _build(debian, place)
     return place
 
 
@@ -52,7 +52,7 @@ def _recipe(debian: int) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
 
 
-def _build(debian: int, place: Path, lock: int) -> None:
+def _build(debian: int, place: Path) -> None:
     building = place.with_name(f".{place.name}.building")
     if building.exists():
         shutil.rmtree(building)
@@ -71,7 +71,7 @@ def _build(debian: int, place: Path, lock: int) -> None:
     ]
     name = f"image of Debian {debian}"
     _say(f"{name}: building (once, about half a minute and 250 MB)")
-    said = _run_showing(command, debian, name, lock)
+    said = _run_showing(command, debian, name)
     if said is not None:
         raise BoxError(f"{name} cannot be built: {said}")
     tool("sync", "--file-system", building, timeout=300)
@@ -79,7 +79,7 @@ def _build(debian: int, place: Path, lock: int) -> None:
     _say(f"{name}: done")
 
 
-def _run_showing(command: list[str], debian: int, name: str, lock: int) -> str | None:
+def _run_showing(command: list[str], debian: int, name: str) -> str | None:
     """Run it with its messages passed on to stderr; return None, or what it said last if it failed."""
     apt = "\n".join(mirror.carried_options())
     last = "it said nothing"
@@ -90,8 +90,7 @@ def _run_showing(command: list[str], debian: int, name: str, lock: int) -> str |
         stderr=subprocess.PIPE,
         text=True,
         env=environment(BOX_FINISH=_FINISH, BOX_APT=apt),
-        # If we are killed, the lock is held until the last of its processes is dead as well.
-        pass_fds=[lock],
+        pass_fds=held_locks(),
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None

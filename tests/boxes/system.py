@@ -13,6 +13,9 @@ STATE = CHECKOUT / ".boxes"
 # Names of interfaces, cgroups and units carry it, so that two checkouts on one machine do not meet.
 CHECKOUT_ID = hashlib.sha256(os.fsencode(CHECKOUT)).hexdigest()[:6]
 
+# Locks held here, see locked().
+_held: set[int] = set()
+
 
 class BoxError(Exception):
     """Something about a box went wrong; the message is one line that says what, why and what to do."""
@@ -23,9 +26,15 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "LC_ALL": "C.UTF-8", **more}
 
 
-def tool(*argv: str | Path, timeout: float = 60) -> str:
+def held_locks() -> tuple[int, ...]:
+    """Descriptors of the locks held, for children that must not be overtaken by the next call if we are killed."""
+    return tuple(_held)
+
+
+def tool(*argv: str | Path, timeout: float = 60, detaches: bool = False) -> str:
     """Run a program of this machine and return its standard output.
 
+    It keeps our locks until it ends, unless it ``detaches`` into something that stays.
     Raises BoxError with the last line the program said, if it fails or takes longer than ``timeout`` seconds.
     """
     try:
@@ -35,6 +44,7 @@ def tool(*argv: str | Path, timeout: float = 60) -> str:
             capture_output=True,
             text=True,
             env=environment(),
+            pass_fds=() if detaches else held_locks(),
             timeout=timeout,
             check=False,
         )
@@ -49,15 +59,16 @@ def tool(*argv: str | Path, timeout: float = 60) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Hold an exclusive flock on ``path`` (made if missing) and yield its descriptor.
-
-    The kernel drops it when the last process that has the descriptor is dead.
-    """
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive flock on ``path`` (made if missing); a killed holder's lasts until its children are dead."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle.fileno()
+        _held.add(handle.fileno())
+        try:
+            yield
+        finally:
+            _held.discard(handle.fileno())
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
