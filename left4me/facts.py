@@ -68,7 +68,7 @@ class HostState(TypedDict, total=False):
     groups: dict[str, int]
     installation: dict[str, Any] | None
     releases: list[str]
-    mounts: list[str]
+    mounts: dict[str, list[str]]
 
 
 class Look(FactBase[HostState]):

@@ -135,20 +135,23 @@ def release_name(declares: model.Host, state: facts.HostState) -> str:
     if isinstance(declares.game, model.GameOnControl):
         return f"control-{fingerprint(declares.game.path)[:12]}"
     assert state["installation"]
-    return f"host-{state['installation']['fingerprint'][:12]}"
+    return f"host-{state['installation']['digest'][:12]}"
 
 
 @operation()
 def game(declares: model.Host) -> Commands:
     """Put the declared game in releases/ as a directory of its own, whole, and make it current by one rename.
 
+    A release that no server runs any more goes; so does what a killed run left there.
+
     + declares: what the host declares
     """
     state = facts.look(host, declares)
     name = release_name(declares, state)
     current = state["entries"].get(declared.INSTALLATION)
-    left_behind = [each for each in state["releases"] if each.startswith(".new-")]
-    if current and current["content"] == f"releases/{name}" and name in state["releases"] and not left_behind:
+    mounted = {lower for lowers in state["mounts"].values() for lower in lowers}
+    unused = [each for each in state["releases"] if each != name and f"{declared.RELEASES}/{each}" not in mounted]
+    if current and current["content"] == f"releases/{name}" and name in state["releases"] and not unused:
         host.noop(f"release {name} is current")
     elif isinstance(declares.game, model.GameOnHost):
         yield facts.Program("release", name, declares.game.path)

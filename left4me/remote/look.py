@@ -91,9 +91,23 @@ def has_overlay() -> bool:
 
 
 def installation(path: str) -> dict[str, Any]:
-    """Return what is known of an installation on the host: whether it is one, and a fingerprint of its files."""
+    """Return what is known of an installation on the host: whether it is one, and a digest that an update changes.
+
+    Steam writes the manifest at each update. Where it is not there, names, sizes and times of all files stand for it:
+    then an installation in which servers still run, and write, is a new one at each deploy.
+    """
     if not os.path.isfile(os.path.join(path, "srcds_run")):
-        return {"srcds_run": False, "fingerprint": ""}
+        return {"srcds_run": False, "digest": ""}
+    try:
+        with open(os.path.join(path, "steamapps/appmanifest_222860.acf"), "rb") as file:
+            what = file.read()
+    except FileNotFoundError:
+        what = listing(path)
+    return {"srcds_run": True, "digest": hashlib.sha256(path.encode() + b"\0" + what).hexdigest()}
+
+
+def listing(path: str) -> bytes:
+    """Return a line for each thing below a path: name, type, size and time, or where a symlink leads."""
     lines = []
     for base, names, files in os.walk(path):
         for name in names + files:
@@ -102,15 +116,20 @@ def installation(path: str) -> dict[str, Any]:
             link = os.readlink(full) if stat.S_ISLNK(about.st_mode) else ""
             what = (about.st_mtime_ns, about.st_size) if stat.S_ISREG(about.st_mode) else (0, 0)
             lines.append(f"{os.path.relpath(full, path)}\0{stat.S_IFMT(about.st_mode)}\0{what}\0{link}\n")
-    digest = hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape"))
-    return {"srcds_run": True, "fingerprint": digest.hexdigest()}
+    return "".join(sorted(lines)).encode("utf-8", "surrogateescape")
 
 
-def mounts() -> list[str]:
-    """Return the mount points of the host's overlays, as PID 1 sees them."""
+def mounts() -> dict[str, list[str]]:
+    """Return the lower layers of the host's overlays by mount point, as PID 1 sees them (proc_pid_mountinfo(5))."""
+    found = {}
     with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        fields = [line.split() for line in file]
-    return [each[4] for each in fields if each[each.index("-") + 1] == "overlay"]
+        for line in file:
+            fields = line.split()
+            end = fields.index("-")
+            if fields[end + 1] == "overlay":
+                options = dict(option.partition("=")[::2] for option in fields[end + 3].split(","))
+                found[fields[4]] = options.get("lowerdir", "").split(":")
+    return found
 
 
 def look(question: dict[str, Any]) -> dict[str, Any]:

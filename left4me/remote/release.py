@@ -83,19 +83,41 @@ def build(name: str, source: str | None) -> None:
     sync(RELEASES)
 
 
+def mounted() -> set[str]:
+    """Return every lower layer of every overlay, in whatever mount namespace a process lives."""
+    found: set[str] = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                lowers = [part for line in file for part in line.split()[-1].split(",") if part.startswith("lowerdir=")]
+        except OSError:
+            continue  # it has ended
+        found.update(path for each in lowers for path in each.removeprefix("lowerdir=").split(":"))
+    return found
+
+
 def main(name: str, source: str | None) -> None:
-    """Build the release unless it is there, make it current, and clear away what killed runs left."""
+    """Build the release unless it is there, make it current, and remove those that no mount uses."""
     fd = os.open(RELEASES, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(fd, fcntl.LOCK_EX)  # until this ends: a killed deploy's own copy of this may still be at work
-    for left in os.listdir(RELEASES):
-        if left.startswith(".new-"):
-            shutil.rmtree(f"{RELEASES}/{left}")
     if not os.path.isdir(f"{RELEASES}/{name}"):
         build(name, source)
     temporary = f"{VAR}/.installation.{secrets.token_hex(8)}"
     os.symlink(f"releases/{name}", temporary)
+    lock = os.open(VAR, os.O_RDONLY | os.O_DIRECTORY)
+    # left4me-overlay shares this lock from reading the symlink to the mount: none mounts what is about to go.
+    fcntl.flock(lock, fcntl.LOCK_EX)
     os.rename(temporary, f"{VAR}/installation")
     sync(VAR)
+    used = mounted()
+    gone = []
+    for other in os.listdir(RELEASES):
+        if other != name and f"{RELEASES}/{other}" not in used:
+            gone.append(f"{RELEASES}/.gone-{secrets.token_hex(8)}")
+            os.rename(f"{RELEASES}/{other}", gone[-1])
+    os.close(lock)
+    for path in gone:
+        shutil.rmtree(path)
 
 
 if __name__ == "__main__":
