@@ -60,7 +60,7 @@ def debian(request: pytest.FixtureRequest) -> int:
 def box(debian: int, request: pytest.FixtureRequest) -> Iterator[Box]:
     """Bring up a fresh box of one Debian for a module's tests."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
-    name = f"{stem[:8]}-{debian}"
+    name = f"test-{stem[:8]}-{debian}"
     machines.down([each.name for each in machines.boxes() if each.name == name])
     [box] = machines.up([name], debian)
     yield box
