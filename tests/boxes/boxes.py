@@ -19,7 +19,7 @@ from typing import Literal
 
 from tests.boxes import image, network, requirements
 from tests.boxes.cgroup import Group, groups
-from tests.boxes.system import CHECKOUT_ID, STATE, BoxError, locked, tool, write
+from tests.boxes.system import CHECKOUT_ID, STATE, BoxError, allow_many, locked, tool, write
 
 __all__ = ["Box", "BoxError", "boxes", "down", "up"]
 
@@ -226,6 +226,7 @@ def up(names: list[str], debian: int = 13) -> list[Box]:
             )
     requirements.ensure()
     with _locked():
+        allow_many()
         image.image(debian)
         network.ensure()
         _make_key()

@@ -18,6 +18,7 @@ _PROXY = Group(f"left4me-proxy-{CHECKOUT_ID}")
 _PROXY_PORT = 3128
 _PROXY_CONFIG = STATE / "tinyproxy.conf"
 _PROXY_FILTER = STATE / "tinyproxy.filter"
+_PROXY_LOG = STATE / "tinyproxy.log"
 _SUBNET = STATE / "subnet"
 
 
@@ -65,7 +66,7 @@ def remove() -> None:
     _PROXY.remove()
     if Path("/sys/class/net", BRIDGE).exists():
         tool("ip", "link", "delete", BRIDGE)
-    for path in (_PROXY_CONFIG, _PROXY_FILTER, _SUBNET):
+    for path in (_PROXY_CONFIG, _PROXY_FILTER, _PROXY_LOG, _SUBNET):
         path.unlink(missing_ok=True)
 
 
@@ -100,12 +101,11 @@ def _start_proxy() -> None:
     if upstream := mirror.upstream_proxy():
         config.append(f"Upstream http {upstream.removeprefix('http://').rstrip('/')}")
     write(_PROXY_CONFIG, "\n".join(config) + "\n")
-    log = STATE / "tinyproxy.log"
-    _PROXY.start(["tinyproxy", "-d", "-c", str(_PROXY_CONFIG)], log)
+    _PROXY.start(["tinyproxy", "-d", "-c", str(_PROXY_CONFIG)], _PROXY_LOG)
     try:
         await_port(str(_subnet()[1]), _PROXY_PORT, 10, _PROXY)
     except BoxError as error:
-        raise BoxError(f"the proxy for boxes does not start: {error}; see {log}") from None
+        raise BoxError(f"the proxy for boxes does not start: {error}; see {_PROXY_LOG}") from None
 
 
 def await_port(host: str, port: int, seconds: float, owner: Group) -> None:

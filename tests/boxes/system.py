@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ STATE = CHECKOUT / ".boxes"
 # Names of interfaces, cgroups and units carry it, so that two checkouts on one machine do not meet.
 CHECKOUT_ID = hashlib.sha256(os.fsencode(CHECKOUT)).hexdigest()[:6]
 
+_INOTIFY = 1024
 # Locks held here, see locked().
 _held: set[int] = set()
 
@@ -69,6 +71,23 @@ def locked(path: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(handle.fileno())
+
+
+def allow_many() -> None:
+    """Raise the kernel's limit of inotify instances, until the next boot, to what a hundred boxes need.
+
+    A box takes about eight, and the kernel grants root 128: beyond it a box's services fail, one here, one there.
+    """
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    have = int(limit.read_text())
+    if have >= _INOTIFY:
+        return
+    try:
+        limit.write_text(str(_INOTIFY))
+        done = f"raised from {have} to {_INOTIFY}, until this machine's next boot"
+    except OSError as error:
+        done = f"stays {have} ({error.strerror}): more than about {have // 8} boxes will not start"
+    print(f"fs.inotify.max_user_instances {done}", file=sys.stderr, flush=True)
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
