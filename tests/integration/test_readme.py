@@ -1,0 +1,106 @@
+"""The README as a stranger follows it, in a fresh clone: every command in it, and the words of its demo."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMAND = re.compile(r"^(git|cd|make|pyinfra|pytest|\.|\./box)\b")
+
+pytestmark = pytest.mark.xdist_group("debian13")
+
+
+def blocks() -> list[str]:
+    """Return the README's indented blocks, without their indent."""
+    found = re.findall(r"(?:^    .*\n|^\n(?=    ))+", README, flags=re.MULTILINE)
+    return [re.sub(r"^    ", "", block, flags=re.MULTILINE).strip() for block in found]
+
+
+def commands() -> set[str]:
+    """Return every line of a block, and everything in backquotes, that is a command."""
+    lines = {line for block in blocks() for line in block.splitlines() if COMMAND.match(line)}
+    quoted = {text for text in re.findall(r"`([^`]+)`", README) if re.match(r"(make|\./box|pytest|pyinfra) \S", text)}
+    return lines | quoted
+
+
+class Reader:
+    """Somebody who types what the README says, and remembers what he has typed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.typed: set[str] = set()
+
+    def types(self, command: str, instead: str | None = None) -> str:
+        """Type a command of the README (`instead` where it has to differ), which must succeed."""
+        self.typed.add(command)
+        # Debian's /bin/sh, with the environment that the README says to activate.
+        words = ["sh", "-c", f"if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi; {instead or command}"]
+        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """Clone the repository, as committed."""
+    folder = tmp_path_factory.mktemp("stranger") / "left4me"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    someone = Reader(folder)
+    someone.typed.add("git clone … && cd left4me")
+    yield someone
+    subprocess.run(["./box", "down"], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_demo_ends_with_the_figures_that_the_readme_shows(reader: Reader) -> None:
+    said = reader.types("make demo")
+    [shown] = [block for block in blocks() if "Stop duration" in block]
+    assert labels(shown) == labels(said)
+    for line in shown.splitlines()[-4:]:
+        assert line in said
+
+
+def labels(text: str) -> list[str]:
+    """Return the left column of what the demo prints at its end."""
+    return re.findall(r"^(name|map|players|Stop duration|Holders.*?|Unit.*?|Exit.*?|Mounts.*?)  ", text, re.MULTILINE)
+
+
+def test_hosts_of_ones_own_beside_the_clone_are_deployed_and_proved(reader: Reader) -> None:
+    [box] = [line.split() for line in reader.types("./box list", "./box list").splitlines() if "box1" in line]
+    reader.typed.discard("./box list")
+    address = next(word for word in box if word.count(".") == 3)
+    inside = "mkdir -p /home/steam && useradd steam && cp -r /var/lib/left4me/installation/ /home/steam/serverfiles"
+    reader.types("./box ssh", f"./box ssh box1 '{inside} && chown -R steam:steam /home/steam'")
+    reader.typed.discard("./box ssh")
+    [inventory] = [block for block in blocks() if block.startswith("hosts = [")]
+    how = {
+        "ssh_hostname": address,
+        "ssh_key": str(reader.folder / ".boxes/key"),
+        "ssh_known_hosts_file": str(reader.folder / ".boxes/box1/known_hosts"),
+        "ssh_config_file": "/dev/null",
+    }
+    fleet = reader.folder.parent / "fleet"
+    fleet.mkdir()
+    text = inventory.replace('"ssh_user": "root",', f'"ssh_user": "root", **{how!r},')
+    (fleet / "inventory").write_text(text, encoding="utf-8")
+    # The demo's server goes on with the demo's game until it is started again.
+    reader.types(". .venv/bin/activate")
+    reader.types("pyinfra ../fleet/inventory deploy.py", "pyinfra ../fleet/inventory deploy.py -y")
+    reader.types("./box ssh", "./box ssh box1 systemctl restart left4me-server@3")
+    reader.typed.discard("./box ssh")
+    reader.types("make verify INVENTORY=../fleet/inventory")
+    reader.types("make verify", "make verify INVENTORY=../fleet/inventory LIMIT=game1.example.org")
+    reader.types("pytest tests/deployed --inventory ../fleet/inventory --cycle game1.example.org/3")
+
+
+def test_every_command_of_the_readme_was_typed(reader: Reader) -> None:
+    assert "Test box" not in reader.types("./box --help")
+    reader.types("./box down")
+    reader.typed |= {"make test", "make soak"}  # this is them
+    assert commands() - reader.typed == set()
