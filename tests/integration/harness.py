@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,13 @@ def write_inventory(
     return path
 
 
-def start_pyinfra(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start pyinfra in the repository's root, as an operator does."""
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Start pyinfra in the repository's root, as an operator does; it is dead when the block ends."""
     # No spinner, and no agent of whoever runs the tests.
     environment = {key: value for key, value in os.environ.items() if key != "SSH_AUTH_SOCK"}
     environment["PYINFRA_PROGRESS"] = "off"
-    return subprocess.Popen(
+    with subprocess.Popen(
         [str(PYINFRA), *map(str, arguments)],
         cwd=ROOT,
         env=environment,
@@ -67,17 +69,17 @@ def start_pyinfra(*arguments: str | Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def pyinfra(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run pyinfra to its end; raises TimeoutExpired, and has then killed it."""
-    with start_pyinfra(*arguments) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except BaseException:
-            process.kill()
-            raise
+    with started(*arguments) as process:
+        out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
