@@ -83,7 +83,9 @@ def sockets(request: pytest.FixtureRequest) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="left4me-", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
         for socket in Path(directory).iterdir():
-            subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "any"], capture_output=True, check=False)
+            subprocess.run(
+                ["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "any"], capture_output=True, check=False
+            )
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,8 @@ DENIED = {
     "iopl",
 }
 DENIED |= {"swapon", "clock_settime", "kexec_load", "capset", "perf_event_open"}
+# What systemd would do without the line too, today: told by the text alone.
+LINES = {"AmbientCapabilities=", "KeyringMode=private", "StartLimitBurst=5"}
 NETWORK = "network-online.target"
 LIMITS = ["CPUWeight", "MemoryMax", "Nice"]
 STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result"]
@@ -113,23 +115,39 @@ def commands(shown: str) -> list[tuple[str, str, str]]:
 def broken(unit: dict[str, str], server: str) -> list[str]:
     """Return a line for each promise that systemd does not report of an instance."""
     wrong = []
+
+    def shown(key: str) -> str:
+        return unit.get(key, "")  # systemctl leaves out a list without entries
+
     for key, promised in PROMISES.items():
         wanted = promised.format(id=server)
-        if unit[key] != wanted:
-            wrong.append(f"{key} is {unit[key]!r}, must be {wanted!r}")
+        if shown(key) != wanted:
+            wrong.append(f"{key} is {shown(key)!r}, must be {wanted!r}")
     for key, promised in SETS.items():
-        if sorted(unit[key].split()) != sorted(promised.split()):
-            wrong.append(f"{key} is {unit[key]!r}, must be {promised!r}")
+        if sorted(shown(key).split()) != sorted(promised.split()):
+            wrong.append(f"{key} is {shown(key)!r}, must be {promised!r}")
     for key, command in COMMANDS.items():
         line = [tuple(part.format(id=server) for part in command)]
-        if commands(unit.get(key, "")) != line:
-            wrong.append(f"{key} is {commands(unit.get(key, ''))}, must be {line}")
-    wrong += [f"{key} is {unit[key]!r}, must be nothing" for key in NO_COMMANDS if unit.get(key)]
-    calls = set(unit["SystemCallFilter"].split())
+        if commands(shown(key)) != line:
+            wrong.append(f"{key} is {commands(shown(key))}, must be {line}")
+    wrong += [f"{key} is {shown(key)!r}, must be nothing" for key in NO_COMMANDS if shown(key)]
+    calls = set(shown("SystemCallFilter").split())
     if not calls >= ALLOWED or calls & DENIED or any(call.startswith("~") for call in calls):
         wrong.append(
             f"SystemCallFilter must allow {sorted(ALLOWED - calls)} and not {sorted(DENIED & calls)}: "
             "it must be @system-service without @privileged"
         )
-    wrong += [f"{key} is {unit[key]!r}, must have {NETWORK}" for key in ("After", "Wants") if NETWORK not in unit[key]]
+    wrong += [
+        f"{key} is {shown(key)!r}, must have {NETWORK}" for key in ("After", "Wants") if NETWORK not in shown(key)
+    ]
+    return wrong
+
+
+def broken_template(unit: dict[str, str]) -> list[str]:
+    """Return what is wrong with the template, told by its imaginary instance."""
+    wrong = broken(unit, "_check")
+    if unit.get("DropInPaths"):
+        wrong.append(f"drop-ins {unit['DropInPaths']} must not be there")
+    if unit["UnitFileState"] != "disabled":
+        wrong.append(f"UnitFileState is {unit['UnitFileState']!r}, must be 'disabled': [Install] is missing")
     return wrong

@@ -314,7 +314,13 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
     """Return the state of the host."""
     servers: dict[str, tuple[str, int]] = question["servers"]
     with ThreadPoolExecutor(max(1, len(servers))) as pool:
-        asked = {each: pool.submit(ask, host, port, ANSWER_SECONDS) for each, (host, port) in servers.items()}
+        # Of a server that does not run nobody answers.
+        states = show([f"left4me-server@{each}.service" for each in servers], ["ActiveState"]) if servers else {}
+        asked = {
+            each: pool.submit(ask, host, port, ANSWER_SECONDS)
+            for each, (host, port) in servers.items()
+            if states[f"left4me-server@{each}.service"]["ActiveState"] == "active"
+        }
         found = {
             "entries": entries(),
             "overlays": overlays(),
@@ -338,13 +344,22 @@ def refusal(unit: str, answer: dict[str, Any] | None) -> str:
     return ""
 
 
+def belongs(pid: int, unit: str) -> bool:
+    """Tell whether a process is one of a unit's."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            return f"/{unit}\n" in file.read()
+    except OSError:
+        return False
+
+
 def cycle(server: str, address: str, port: int) -> dict[str, Any]:
     """Stop a server that nobody plays on, watch who holds its overlay meanwhile, and start it again."""
     unit, merged = f"left4me-server@{server}.service", f"{VAR}/runtime/{server}/merged"
     refused = refusal(unit, ask(address, port, ANSWER_SECONDS))
     if refused:
         return {"refused": refused}
-    own = {holder["pid"] for holder in holders(merged)}
+    own = {holder["pid"] for holder in holders(merged) if belongs(holder["pid"], unit)}
     seen: dict[str, dict[str, Any]] = {}
     begin = time.monotonic()
     with subprocess.Popen(["systemctl", "stop", unit]) as stop:
@@ -361,6 +376,8 @@ def cycle(server: str, address: str, port: int) -> dict[str, Any]:
         "left": [each["point"] for each in overlays() if each["point"] == merged],
         "holders_left": holders(merged, everywhere()),
     }
+    # This start is not one of those that the start limit is there to count: with it exhausted, it would be refused.
+    run("systemctl", "reset-failed", unit)
     started = run("systemctl", "start", unit)
     return result | {"start": started.stderr.strip(), "answer": ask(address, port, STARTED_SECONDS)}
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from tests.deployed.hosts import Host
-from tests.deployed.promises import CHECK, LIMITS, TEMPLATE, broken
+from tests.deployed.promises import CHECK, LIMITS, LINES, TEMPLATE, broken, broken_template
 
 
 def test_the_template_keeps_every_promise(host: Host) -> None:
-    unit = host.found["units"][CHECK]
-    wrong = broken(unit, "_check")
-    if unit["DropInPaths"]:
-        wrong.append(f"drop-ins {unit['DropInPaths']} must not be there")
+    wrong = broken_template(host.found["units"][CHECK])
+    text = host.found["entries"].get(TEMPLATE, {}).get("text", "")
+    wrong += [f"line {line!r} is missing" for line in sorted(LINES - set(text.splitlines()))]
     host.require([f"{TEMPLATE}: {line}" for line in wrong])
 
 

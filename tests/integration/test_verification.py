@@ -1,0 +1,301 @@
+"""tests/deployed itself: it passes on what a deploy made, finds what was damaged, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.deployed.promises import LINES, PROPERTIES, TEMPLATE, broken_template
+from tests.integration.harness import ROOT, deploy, inodes, properties, wait_for, wait_for_server, write_inventory
+
+SERVER = "left4me-server@3"
+MERGED = "/var/lib/left4me/runtime/3/merged"
+AUTOEXEC = f"{MERGED}/left4dead2/cfg/autoexec.cfg"
+
+
+def verify(inventory: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run tests/deployed as an operator does."""
+    pytest_program = str(Path(sys.executable).with_name("pytest"))
+    command = [pytest_program, "tests/deployed", "--inventory", str(inventory), "--color=no", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def must_pass(inventory: Path, *arguments: str) -> str:
+    """Verify, and return what it said."""
+    done = verify(inventory, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " skipped" not in done.stdout
+    return done.stdout
+
+
+def must_fail(inventory: Path, finding: str, *arguments: str) -> str:
+    """Verify, which has to fail with a line that matches, and without a traceback; return what it said."""
+    done = verify(inventory, *arguments)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(finding, done.stdout), done.stdout
+    assert "Traceback" not in done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def up(deployed: Box) -> Box:
+    """Return the deployed box with both servers answering."""
+    wait_for_server(deployed, 27015)
+    wait_for_server(deployed, 27016)
+    return deployed
+
+
+def test_a_deployed_host_passes_as_root_and_as_admin_with_sudo(up: Box, inventory: Path, tmp_path: Path) -> None:
+    said = must_pass(inventory, "-v")
+    assert f"test_each_server_answers_a2s[{up.name}/3] PASSED" in said
+    assert f"test_the_accounts_are_as_declared[{up.name}] PASSED" in said
+    must_pass(write_inventory(tmp_path / "inventory", [up], user="admin"))
+
+
+def test_it_changes_nothing(up: Box, inventory: Path) -> None:
+    def state() -> tuple[str, str, str]:
+        units = up.run("systemctl show 'left4me*' -p Id,MainPID,NRestarts,ActiveEnterTimestampMonotonic").stdout
+        return inodes(up), units, up.run("systemctl show -p UnitsLoadStartTimestampMonotonic").stdout
+
+    before = state()
+    must_pass(inventory)
+    assert state() == before
+
+
+HELPER = "/usr/local/libexec/left4me/left4me-overlay"
+DROP_IN = "/etc/systemd/system/left4me-server@.service.d"
+DAMAGES = {
+    "a mode": ("chmod 0775 /etc/left4me/servers/3", "/etc/left4me/servers/3 is directory 0775 root root"),
+    "an owner": ("chown root /var/lib/left4me/runtime/3/upper", "runtime/3/upper is directory 0755 root left4me"),
+    "the helper": (f"echo '# altered' >> {HELPER}", f"{HELPER} has sha256"),
+    "a foreign file": ("touch /usr/local/libexec/left4me/more", "/usr/local/libexec/left4me/more is foreign"),
+    "a hidden leftover": ("touch /etc/left4me/servers/3/.layers.0123", r"/3/\.layers\.0123 is foreign"),
+    "a line of the unit": (
+        f"sed -i /^RestrictNamespaces=/d {TEMPLATE} && systemctl daemon-reload",
+        "RestrictNamespaces is 'no', must be 'yes'",
+    ),
+    "a line that systemd has not read": (f"sed -i /^ProtectClock=/d {TEMPLATE}", "it needs a daemon-reload"),
+    "a foreign drop-in": (
+        f"mkdir {DROP_IN} && printf '[Service]\\nTimeoutStopSec=60\\n' > {DROP_IN}/x.conf && systemctl daemon-reload",
+        "TimeoutStopUSec is '1min', must be '15s'",
+    ),
+    "a limit": (
+        f"sed -i s/MemoryMax=.*/MemoryMax=1G/ /etc/systemd/system/{SERVER}.service.d/limits.conf"
+        " && systemctl daemon-reload",
+        "MemoryMax: '1073741824', must be '2147483648'",
+    ),
+    "a stop": (f"systemctl stop {SERVER}", rf"{SERVER}.service is inactive \(dead\), must be active"),
+    "disabled": (f"systemctl disable {SERVER}", f"{SERVER}.service is disabled, must be enabled"),
+    "another port": (
+        "sed -i s/27016/27017/ /etc/left4me/servers/4/server.env",
+        r"/etc/left4me/servers/4/server.env has .*27017.*, must have .*27016",
+    ),
+    "another release": (
+        "ln -sfn releases/none /var/lib/left4me/installation",
+        "must lead to a release of source control",
+    ),
+    "a login": ("usermod --shell /bin/sh left4me-3", "user left4me-3 is in left4me with /bin/sh"),
+}
+
+
+# Several at once that do not hide each other; a soak takes each by itself.
+FILES = ["a mode", "an owner", "the helper", "a foreign file", "a hidden leftover", "another port", "another release"]
+TOGETHER = [
+    [*FILES, "a login", "a line of the unit", "a foreign drop-in", "a limit", "disabled"],
+    ["a stop", "a line that systemd has not read"],
+]
+CASES = [[damage] for damage in DAMAGES] if os.environ.get("SOAK") else TOGETHER
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("damages", CASES, ids=lambda damages: damages[0])
+def test_damages_are_found_by_name_and_the_next_deploy_heals_them(up: Box, inventory: Path, damages: list[str]) -> None:
+    for damage in damages:
+        up.run(DAMAGES[damage][0])
+    done = verify(inventory)
+    deploy(inventory)
+    assert done.returncode == 1, done.stdout
+    for damage in damages:
+        assert re.search(f"{up.name}: .*{DAMAGES[damage][1]}", done.stdout), f"{damage}: {done.stdout}"
+    wait_for_server(up, 27015)
+    must_pass(inventory)
+
+
+def test_each_damage_is_in_a_case() -> None:
+    assert sorted(DAMAGES) == sorted(damage for damages in CASES for damage in damages)
+
+
+INSTALL = """import json, sys
+for name, text in json.load(sys.stdin).items():
+    with open("/run/systemd/system/" + name, "w") as file:
+        file.write(text)
+"""
+
+
+def test_each_line_of_the_unit_is_missed(up: Box) -> None:
+    text = up.run(f"cat {TEMPLATE}").stdout
+    # One assignment a line, continued lines joined.
+    lines = [line for line in text.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
+    removed = {f"mutant{number}": line for number, line in enumerate(lines) if not line.startswith("[")}
+    mutants = {
+        f"{name}@.service": "\n".join(each for each in lines if each != line) + "\n" for name, line in removed.items()
+    }
+    try:
+        up.run(f"python3 -I -c {shlex.quote(INSTALL)} && systemctl daemon-reload", input=json.dumps(mutants).encode())
+        instances = " ".join(f"{name}@_check.service" for name in removed)
+        blocks = up.run(f"systemctl show --all {instances} -p {','.join(['Id', *PROPERTIES])}").stdout.split("\n\n")
+        unseen = []
+        for block in blocks:
+            shown: dict[str, str] = {}
+            for line in block.splitlines():
+                key, _, value = line.partition("=")
+                shown[key] = f"{shown[key]}\n{value}" if key in shown else value
+            line = removed[shown["Id"].partition("@")[0]]
+            if not [each for each in broken_template(shown) if not each.startswith("FragmentPath")]:
+                unseen.append(line)
+        assert set(unseen) == LINES
+        assert len(blocks) == len(removed)
+    finally:
+        up.run("rm /run/systemd/system/mutant*@.service && systemctl daemon-reload")
+
+
+@contextmanager
+def holder(box: Box) -> Iterator[None]:
+    """Hold a server's overlay by the working directory of a process that is not the server's."""
+    box.run(f"systemd-run --quiet --unit=holder --working-directory={MERGED} sleep 300")
+    try:
+        yield
+    finally:
+        box.run("systemctl stop holder")
+
+
+def test_a_mount_that_was_only_detached_is_found(up: Box, inventory: Path) -> None:
+    with holder(up):
+        up.run(f"umount --lazy {MERGED} && systemctl stop {SERVER}")
+        said = must_fail(inventory, r"process \d+ \(sleep\) holds an overlay that is mounted nowhere: cwd")
+        assert f"{MERGED} is mounted 0 times, must be once" in said
+    deploy(inventory)
+    wait_for_server(up, 27015)
+    must_pass(inventory)
+
+
+def test_a_mount_without_a_server_is_found(up: Box, inventory: Path) -> None:
+    up.run(f"systemctl stop {SERVER} && {HELPER} mount 3")
+    must_fail(inventory, f"an overlay is mounted on {MERGED} and no server runs there")
+    deploy(inventory)
+    wait_for_server(up, 27015)
+    must_pass(inventory)
+
+
+def test_a_host_that_cannot_be_read_fails_once_and_the_others_are_checked(
+    up: Box, inventory: Path, tmp_path: Path
+) -> None:
+    two = tmp_path / "inventory"
+    two.write_text(inventory.read_text() + "boxes.append(('gone', boxes[0][1] | {'ssh_port': 2}))\n")
+    done = verify(two, "-v")
+    assert done.returncode == 1
+    assert len(re.findall("^E? *gone cannot be read: ssh: connect to .* Connection refused", done.stdout, re.M)) == 1
+    assert f"[{up.name}/3] PASSED" in done.stdout
+    assert "[gone] PASSED" not in done.stdout
+    assert "FAILED" not in "".join(line for line in done.stdout.splitlines() if up.name in line)
+
+
+def test_without_sudo_it_says_so(up: Box, tmp_path: Path) -> None:
+    inventory = write_inventory(tmp_path / "inventory", [up], user="admin", hosts={up.name: {"_sudo": False}})
+    must_fail(inventory, f"{up.name} cannot be read: the SSH user is not root: set _sudo = True")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--limit", "nobody"], "leave no host; the inventory has: "),
+        (["--inventory", "nowhere"], "inventory nowhere: there is no such file"),
+        (["--inventory", ""], "which hosts? --inventory FILE"),
+        (["--cycle", "nobody/3"], "--cycle nobody/3: no such server is selected; there are: "),
+    ],
+)
+def test_a_selection_without_hosts_is_refused(inventory: Path, arguments: list[str], reason: str) -> None:
+    done = verify(inventory, *arguments)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert reason in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_data_that_does_not_validate_is_refused(up: Box, tmp_path: Path) -> None:
+    servers = {"3": {"port": "x"}, "4": {"port": 1}}
+    done = verify(write_inventory(tmp_path / "inventory", [up], servers=servers))
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert re.findall(f"refused: {up.name}: (.*?): ", done.stderr) == ["servers.3.port", "servers.4.port"]
+    assert len(done.stderr.strip().splitlines()) == 2
+
+
+# -- --cycle
+
+
+def main_pid(box: Box) -> str:
+    return properties(box, SERVER, "MainPID")["MainPID"]
+
+
+@contextmanager
+def at_each_start(box: Box, command: str) -> Iterator[None]:
+    """Have the stand-in execute a console command at each start, and start it."""
+    # Five starts in five minutes are what the unit allows.
+    box.run(
+        f"cat > {AUTOEXEC} && systemctl reset-failed {SERVER} && systemctl restart {SERVER}", input=command.encode()
+    )
+    wait_for_server(box, 27015)
+    try:
+        yield
+    finally:
+        box.run(f"rm -f {AUTOEXEC} && systemctl reset-failed {SERVER} && systemctl restart {SERVER}")
+        wait_for_server(box, 27015)
+
+
+def test_cycle_stops_and_starts_an_empty_server(up: Box, inventory: Path) -> None:
+    with at_each_start(up, "standin_bots 4"):
+        before, other = main_pid(up), properties(up, "left4me-server@4", "MainPID")
+        said = must_pass(inventory, "--cycle", f"{up.name}/3")
+        assert main_pid(up) != before
+        assert properties(up, "left4me-server@4", "MainPID") == other
+    for figure in ("stop duration +[0-9.]+ s", "unit after the stop +inactive", "ExecStopPost +exited 0"):
+        assert re.search(figure, said), said
+    for figure in ("holders while it stopped", "mounts left", "holders left"):
+        assert re.search(f"{figure} +none", said), said
+
+
+def test_cycle_refuses_while_somebody_plays(up: Box, inventory: Path) -> None:
+    with at_each_start(up, "standin_bots 2; standin_players 1"):
+        before = main_pid(up)
+        must_fail(inventory, f"{SERVER}.service was not stopped: 1 play on it", "--cycle", f"{up.name}/3")
+        assert main_pid(up) == before
+
+
+def test_cycle_refuses_when_nobody_answers(up: Box, inventory: Path) -> None:
+    before = main_pid(up)
+    up.run(f"kill -STOP {before}")
+    try:
+        cycle = ["--cycle", f"{up.name}/3", "-k", "clean"]
+        must_fail(inventory, f"{SERVER}.service was not stopped: it does not answer A2S", *cycle)
+    finally:
+        up.run(f"kill -CONT {before}")
+    assert main_pid(up) == before
+
+
+def test_cycle_tells_a_stop_that_was_not_clean(up: Box, inventory: Path) -> None:
+    with holder(up):
+        said = must_fail(inventory, "unit after the stop: failed, must be inactive", "--cycle", f"{up.name}/3")
+    assert re.search(r"holders while it stopped: \['\d+ sleep cwd'\], must be none", said), said
+    assert "ExecStopPost: exited 1, must be exited 0" in said
+    assert f"mounts left: ['{MERGED}'], must be none" in said
+    wait_for("the server runs again", lambda: main_pid(up) != "0")
+    must_pass(inventory)
