@@ -121,8 +121,9 @@ class Mistake:
     reason: str
 
     def __str__(self) -> str:
-        """One line: host, key, value, reason."""
-        return f"{self.host}: {self.key}: {self.value}: {self.reason}"
+        """One line, whatever the data hold: host, key, value, reason."""
+        line = f"{self.host}: {self.key}: {self.value}: {self.reason}"
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 class InvalidData(Exception):

@@ -67,6 +67,8 @@ def load_inventory(load: Callable[..., Inventory], inventory: str, *args: Any, *
         _refuse([f"{_where(error, '')}: {error.msg}"])
     except PyinfraError as error:
         _refuse([f"inventory {inventory}: {error}"])
+    except (AttributeError, TypeError, ValueError) as error:  # pyinfra looks into what the file holds as it comes
+        _refuse([f"inventory {inventory}: is not a list of hosts as pyinfra reads it: {error}"])
 
 
 def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
