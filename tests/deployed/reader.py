@@ -226,7 +226,7 @@ def everywhere() -> set[int]:
 
 def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]]:
     """Return the processes that refer to something below a path, or, with all mounts' ids, on a detached overlay."""
-    found = []
+    found = {}  # a library is mapped several times
     for pid in filter(str.isdigit, os.listdir("/proc")):
         for kind, link in references(pid):
             try:
@@ -238,8 +238,9 @@ def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]
                     comm = file.read().strip()
             except OSError:
                 continue  # it has ended
-            found.append({"pid": int(pid), "comm": comm, "kind": kind, "path": target, "detached": not inside})
-    return found
+            holder = {"pid": int(pid), "comm": comm, "kind": kind, "path": target, "detached": not inside}
+            found[pid, kind, target] = holder
+    return list(found.values())
 
 
 def process(pid: int) -> dict[str, Any] | None:

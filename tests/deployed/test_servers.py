@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -109,6 +110,6 @@ def test_nobody_holds_the_overlay_of_a_stopped_server(host: Host) -> None:
         who = f"process {holder['pid']} ({holder['comm']})"
         if holder["detached"]:
             wrong.append(f"{who} holds an overlay that is mounted nowhere: {holder['kind']} {holder['path']}")
-        elif holder["path"].split("/")[5] not in running(host):
+        elif (inside := re.match(rf"{VAR}/runtime/([^/]+)/merged", holder["path"])) and inside[1] not in running(host):
             wrong.append(f"{who} holds the overlay of a stopped server: {holder['kind']} {holder['path']}")
     host.require(wrong)
