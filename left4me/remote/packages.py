@@ -66,7 +66,7 @@ def main(names: list[str]) -> None:
     _, install_why = apt("install", "--yes", "--no-install-recommends", "--fix-broken", *names)
     left = missing(names)
     if left:
-        if not updated:
+        if update_why or not updated:  # apt-get update exits 0 also where it got nothing
             print("the package mirror cannot be reached, or not whole", file=sys.stderr)
         for line in dict.fromkeys([*why, *update_why, *install_why][:6]):
             print(line, file=sys.stderr)
