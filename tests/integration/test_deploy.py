@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.boxes.boxes import Box
 from tests.integration.harness import (
+    ROOT,
+    SERVERS,
     assert_idle,
     bare,
     changed,
     deploy,
     listing,
+    name_over_a2s,
+    properties,
+    pyinfra,
     standing,
+    started,
+    wait_for,
     wait_for_server,
     write_inventory,
 )
+from tests.integration.trap import Trap, kill_both, waits_for_a_lock
 
 PORTS = (27015, 27016)
 
@@ -73,3 +83,136 @@ def test_servers_are_back_after_a_power_cut(settled: Box, inventory: Path) -> No
     for port in PORTS:
         wait_for_server(settled, port)
     assert_idle(deploy(inventory), [settled])
+
+
+def servers(**three: Any) -> dict[str, Any]:
+    """Return the servers of the module's inventory, the first of them changed."""
+    return {**SERVERS, "3": {**SERVERS["3"], **three}}
+
+
+def main_pids(box: Box) -> list[str]:
+    return [properties(box, f"left4me-server@{each}", "MainPID")["MainPID"] for each in SERVERS]
+
+
+def test_a_running_server_is_never_restarted(settled: Box, inventory: Path, tmp_path: Path) -> None:
+    before = main_pids(settled)
+    assert "0" not in before
+    other = servers(port=27017, map="c2m1_highway", hostname="changed", layers=["none_yet"], max_players=4)
+    results = deploy(write_inventory(tmp_path / "inventory", [settled], servers=other))
+    assert changed(results) == ["Servers | Write the servers' files"]
+    assert main_pids(settled) == before
+    assert name_over_a2s(settled, 27015) == "three"
+
+
+def test_a_changed_limit_is_in_force_without_a_restart(settled: Box, tmp_path: Path) -> None:
+    before = standing(settled)
+    results = deploy(write_inventory(tmp_path / "inventory", [settled], servers=servers(memory_max="1G")))
+    assert changed(results) == ["Servers | Write the servers' files", "Reload | Reload systemd where it needs it"]
+    assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(1 << 30)}
+    after = standing(settled)
+    assert after["reload"] != before["reload"]
+    assert {**after, "inodes": "", "reload": ""} == {**before, "inodes": "", "reload": ""}
+
+
+def test_a_reload_that_an_earlier_run_did_not_reach_is_made_up(settled: Box, tmp_path: Path) -> None:
+    """A first drop-in in a new directory, which systemd 252 itself does not notice."""
+    drop_ins = "/etc/systemd/system/left4me-server@3.service.d"
+    settled.run(f"mv {drop_ins} /root/away && systemctl daemon-reload && mv /root/away {drop_ins}")
+    assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": "infinity"}
+    inventory = write_inventory(tmp_path / "inventory", [settled])
+    assert changed(deploy(inventory)) == ["Reload | Reload systemd where it needs it"]
+    assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(2 << 30)}
+    assert_idle(deploy(inventory), [settled])
+
+
+def test_a_deploy_killed_at_its_reload(settled: Box, tmp_path: Path) -> None:
+    inventory = write_inventory(tmp_path / "inventory", [settled], servers=servers(memory_max="3G"))
+    with Trap(settled, "connect") as trap, started(inventory, "deploy.py", "-y") as pyinfra:
+        kill_both(pyinfra, trap.landing("AF_UNIX", "systemctl daemon-reload"))
+    assert properties(settled, "left4me-server@3", "MemoryMax") != {"MemoryMax": str(3 << 30)}
+    assert changed(deploy(inventory)) == ["Reload | Reload systemd where it needs it"]
+    assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(3 << 30)}
+
+
+def test_an_undeclared_server_is_removed_once_it_is_stopped(settled: Box, tmp_path: Path) -> None:
+    inventory = write_inventory(tmp_path / "inventory", [settled], servers={"3": SERVERS["3"]})
+    before = standing(settled)
+    running = pyinfra(inventory, "deploy.py", "-y")
+    assert running.returncode == 0
+    assert "server 4 is not declared and still runs or is mounted: left alone" in running.stderr
+    assert standing(settled) == before
+
+    settled.run("systemctl stop left4me-server@4")
+    assert "Servers | Remove what is not declared" in changed(deploy(inventory))
+    left = settled.run("find /etc/left4me /etc/systemd/system /usr/local/lib/systemd -name '*left4me*4*' -o -name 4")
+    assert left.stdout == ""
+    assert properties(settled, "left4me-server@4", "LoadState", "UnitFileState")["UnitFileState"] != "enabled"
+    # What the players made stays.
+    settled.run("test -d /var/lib/left4me/runtime/4/upper/left4dead2")
+    assert_idle(deploy(inventory), [settled])
+
+
+UNREACHABLE = "echo 'Acquire::http::Proxy \"http://127.0.0.1:9\";' >/etc/apt/apt.conf.d/99unreachable"
+
+
+def test_a_mirror_that_cannot_be_reached(settled: Box, inventory: Path) -> None:
+    settled.run(UNREACHABLE)
+    try:
+        assert_idle(deploy(inventory), [settled])
+        settled.run("dpkg --purge lib32z1; rm -rf /var/lib/apt/lists/* && apt-get clean")
+        done = pyinfra(inventory, "deploy.py", "-y")
+    finally:
+        settled.run("rm /etc/apt/apt.conf.d/99unreachable")
+    assert done.returncode == 1
+    assert "the package mirror cannot be reached, or not whole" in done.stderr
+    assert "not installed: lib32z1:amd64; check /etc/apt/sources.list and the route to the mirror" in done.stderr
+    assert changed(deploy(inventory)) == ["Packages | Install the i386 libraries that srcds needs"]
+    settled.run("dpkg-query -W -f '${Status}' lib32z1 | grep -x 'install ok installed'")
+
+
+HOLD = """python3 -c '
+import fcntl, sys
+lock = open("/var/lib/dpkg/lock-frontend", "a")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+'"""
+
+
+def test_a_busy_package_manager_is_waited_for(settled: Box, inventory: Path) -> None:
+    settled.run("dpkg --purge lib32z1")
+    ssh = ["ssh", "-F", str(settled.ssh_config), settled.name, HOLD]
+    with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+        with started(inventory, "deploy.py", "-y") as deploying:
+            wait_for("the deploy waits for dpkg's lock", lambda: waits_for_a_lock("packages.py NAME"))
+            holder.stdin.close()
+            deploying.communicate(timeout=120)
+            assert deploying.returncode == 0
+    settled.run("dpkg-query -W -f '${Status}' lib32z1 | grep -x 'install ok installed'")
+
+
+def test_an_installation_of_somebody_else_is_only_read(settled: Box, tmp_path: Path) -> None:
+    bare(settled)
+    settled.run("useradd --create-home steam")
+    with subprocess.Popen(["tar", "c", "-C", str(ROOT / ".boxes/game"), "."], stdout=subprocess.PIPE) as tar:
+        assert tar.stdout
+        settled.run(
+            "mkdir /home/steam/serverfiles && cd /home/steam/serverfiles && tar x --no-same-owner && "
+            "chown -R steam: . && chmod -R go-rwx .",
+            input=tar.stdout.read(),
+        )
+    about = "find /home/steam -printf '%i %C@ %M %u %g %p\\n' | sort -k6"
+    before = settled.run(about).stdout
+    game = {"source": "host", "path": "/home/steam/serverfiles"}
+    inventory = write_inventory(tmp_path / "inventory", [settled], game=game)
+    deploy(inventory)
+    for port in PORTS:
+        wait_for_server(settled, port)
+    assert settled.run(about).stdout == before
+    lowers = settled.run("grep /left4me/runtime/ /proc/mounts | grep -o 'lowerdir=/[a-z0-9/]*' | sort -u").stdout
+    assert lowers == "lowerdir=/var/lib/left4me/releases/host\n"
+    assert_idle(deploy(inventory), [settled])
+    bare(settled)

@@ -47,21 +47,39 @@ def is_stopped(pid: int) -> bool:
     return False
 
 
-def family(pid: int) -> list[int]:
-    """Return the remote command that a process belongs to, parents first: all below the session of sshd."""
-    parents = {}
-    names = {}
+def _parents() -> dict[int, tuple[int, str]]:
+    """Return the parent and the name of every process."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             name, _, rest = (process / "stat").read_text(encoding="utf-8").partition("(")[2].rpartition(")")
-            names[int(process.name)], parents[int(process.name)] = name, int(rest.split()[1])
-    top = pid
-    while not names[parents[top]].startswith("sshd"):
-        top = parents[top]
+            found[int(process.name)] = int(rest.split()[1]), name
+    return found
+
+
+def below(top: int) -> list[int]:
+    """Return a process and all that it has started, parents first."""
+    parents = _parents()
     found = [top]
     for each in found:
-        found += [child for child, parent in parents.items() if parent == each]
+        found += [child for child, (parent, _) in parents.items() if parent == each]
     return found
+
+
+def family(pid: int) -> list[int]:
+    """Return the remote command that a process belongs to, parents first: all below the session of sshd."""
+    parents = _parents()
+    top = pid
+    while not parents[parents[top][0]][1].startswith("sshd"):
+        top = parents[top][0]
+    return below(top)
+
+
+def waits_for_a_lock(program: str) -> bool:
+    """Tell whether a process with this in its arguments waits for a file lock (proc_locks(5))."""
+    locks = Path("/proc/locks").read_text(encoding="ascii")
+    waiting = re.findall(r"-> (?:POSIX|FLOCK).* (\d+) [\da-f]+:[\da-f]+:\d+ ", locks)
+    return any(program in command_line(int(pid)) for pid in waiting)
 
 
 def kill_both(pyinfra: subprocess.Popen[str], pid: int) -> None:
@@ -98,7 +116,7 @@ class Trap:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.strace.terminate()
+        self.strace.kill()  # the kernel detaches it; strace's own way waits for what it traces
         self.strace.wait(timeout=10)
         self.reader.join()
         assert self.strace.stderr
