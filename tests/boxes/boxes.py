@@ -9,7 +9,9 @@ import json
 import os
 import re
 import secrets
+import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,19 +179,8 @@ class Box:
             tail = "\n".join(self.journal().splitlines()[-20:])
             raise BoxError(f"{self.name} is {said.stdout.strip() or said.stderr.strip()}; its journal:\n{tail}")
 
-    def _hang_up(self) -> None:
-        """End the shared ssh connections: no FIN comes from a network namespace that is gone."""
-        for socket in self.directory.glob("ssh-*"):
-            subprocess.run(
-                ["ssh", "-F", self.ssh_config, "-o", f"ControlPath={socket}", "-O", "exit", self.name],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-            )
-            socket.unlink(missing_ok=True)
-
     def _stop(self) -> None:
-        self._hang_up()
+        _hang_up(self.directory)
         self._group.remove()
         network.unplug(self.index)
 
@@ -268,8 +259,25 @@ def _locked() -> Iterator[None]:
             if one.state == "stopped":
                 one._stop()
         if not there:
+            _hang_up(STATE)
             network.remove()
         yield
+
+
+def _hang_up(directory: Path) -> None:
+    """End the shared ssh connections whose sockets are below it: no FIN comes from a network namespace that is gone.
+
+    They are found by the title that ssh gives them, as the socket itself may be lost.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (process / "cmdline").read_bytes().startswith(b"ssh: " + os.fsencode(directory) + b"/"):
+                handle = os.pidfd_open(int(process.name))
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                select.select([handle], [], [], 5)
+                os.close(handle)
+    for socket in directory.glob("ssh-[ar]*"):
+        socket.unlink(missing_ok=True)
 
 
 def _make_key() -> None:

@@ -64,6 +64,8 @@ def ensure() -> None:
 def remove() -> None:
     """Take away the proxy and the bridge; nothing happens if they are not there."""
     _PROXY.remove()
+    for path in Path("/sys/class/net").glob(f"{BRIDGE}-*"):
+        unplug(int(path.name.removeprefix(f"{BRIDGE}-")))
     if Path("/sys/class/net", BRIDGE).exists():
         tool("ip", "link", "delete", BRIDGE)
     for path in (_PROXY_CONFIG, _PROXY_FILTER, _PROXY_LOG, _SUBNET):
