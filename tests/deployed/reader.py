@@ -192,19 +192,15 @@ def references(pid: str) -> Iterator[tuple[str, str]]:
             yield kind, f"/proc/{pid}/{directory}/{name}"
 
 
-def is_detached(link: str, attached: set[int]) -> bool:
-    """Tell whether what a link in /proc leads to lies on an overlay that is mounted nowhere any more (umount -l)."""
+def overlay_of(link: str) -> int | None:
+    """Return the id of the overlay mount on which lies what a link in /proc leads to, None where it lies on none."""
+    fd = os.open(link, os.O_PATH)
     try:
-        fd = os.open(link, os.O_PATH)
-    except OSError:
-        return False
-    try:
-        kind = ctypes.create_string_buffer(256)  # struct statfs, whose first word is f_type
-        ctypes.CDLL(None).fstatfs(fd, kind)
+        about = ctypes.create_string_buffer(256)  # struct statfs, whose first word is f_type
+        ctypes.CDLL(None).fstatfs(fd, about)
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
             number = re.search(r"^mnt_id:\s+(\d+)", file.read(), re.MULTILINE)
-        overlay = int.from_bytes(kind.raw[:8], sys.byteorder) == OVERLAYFS
-        return overlay and number is not None and int(number[1]) not in attached
+        return int(number[1]) if number and int.from_bytes(about.raw[:8], sys.byteorder) == OVERLAYFS else None
     finally:
         os.close(fd)
 
@@ -225,20 +221,26 @@ def everywhere() -> set[int]:
 
 
 def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]]:
-    """Return the processes that refer to something below a path, or, with all mounts' ids, on a detached overlay."""
+    """Return the processes that refer to something below a path.
+
+    With the ids of all attached mounts: to what lies on an overlay there, or on one mounted nowhere (umount -l).
+    """
     found = {}  # a library is mapped several times
     for pid in filter(str.isdigit, os.listdir("/proc")):
         for kind, link in references(pid):
             try:
                 target = os.readlink(link)
-                inside = f"{target}/".startswith(f"{below}/")
-                if not inside and not (attached and target.startswith("/") and is_detached(link, attached)):
+                inside, detached = f"{target}/".startswith(f"{below}/"), False
+                if attached is not None:
+                    overlay = overlay_of(link) if target.startswith("/") else None
+                    inside, detached = inside and overlay is not None, overlay is not None and overlay not in attached
+                if not inside and not detached:
                     continue
                 with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                     comm = file.read().strip()
             except OSError:
                 continue  # it has ended
-            holder = {"pid": int(pid), "comm": comm, "kind": kind, "path": target, "detached": not inside}
+            holder = {"pid": int(pid), "comm": comm, "kind": kind, "path": target, "detached": detached}
             found[pid, kind, target] = holder
     return list(found.values())
 
