@@ -1,0 +1,265 @@
+"""What a server may see and change, asked from inside: a probe runs in the unit in the game's place."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.integration.harness import overlays, properties, wait_for, wait_for_server
+
+UNIT = "left4me-server@3.service"
+DROP_IN = f"/run/systemd/system/{UNIT}.d"
+VAR = "/var/lib/left4me"
+MERGED = f"{VAR}/runtime/3/merged"
+PROBE = "/usr/local/lib/probe.py"
+# Each attempt is a line of Python; what comes of it is its value, or the name of its errno.
+_ATTEMPT = """
+import errno, json, os, signal, stat, sys
+def write(path, text="x"):
+    with open(path, "w") as file:
+        file.write(text)
+def read(path):
+    with open(path) as file:
+        return file.read()
+def writable(top, leave):
+    found = []
+    for base, names, files in os.walk(top):
+        names[:] = [name for name in names if os.path.join(base, name) not in leave]
+        found += [p for p in (os.path.join(base, n) for n in [".", *files]) if os.access(p, os.W_OK) and place(p)]
+    return found
+def place(path):
+    kind = os.lstat(path).st_mode
+    return stat.S_ISDIR(kind) or stat.S_ISREG(kind)
+said = {}
+for line in json.loads(sys.argv[1]):
+    try:
+        said[line] = eval(line)
+    except OSError as error:
+        said[line] = errno.errorcode[error.errno]
+print(json.dumps(said))
+"""
+
+
+@pytest.fixture(scope="module")
+def running(deployed: Box) -> Box:
+    """The module's box with servers 3 and 4 running, and the probe on it."""
+    for port in (27015, 27016):
+        wait_for_server(deployed, port)
+    deployed.run(f"cat >{PROBE}", input=_ATTEMPT.encode())
+    return deployed
+
+
+@pytest.fixture
+def drop_in(running: Box) -> Iterator[Box]:
+    """The box with server 3 stopped; afterwards drop-in and what it wrote are gone, and it runs again."""
+    running.run(f"systemctl stop {UNIT}; mkdir -p {DROP_IN}")
+    yield running
+    running.run(f"""
+        systemctl stop {UNIT}; rm -r {DROP_IN}; find {VAR}/runtime/3/upper -mindepth 1 -delete
+        systemctl daemon-reload; systemctl reset-failed; systemctl start {UNIT}
+    """)
+    wait_for_server(running, 27015)
+
+
+def main_pid(box: Box, server: str) -> int:
+    """Return the PID of a server's game, as its own box numbers it."""
+    return int(properties(box, f"left4me-server@{server}", "MainPID")["MainPID"])
+
+
+def inside(box: Box, attempts: list[str], *settings: str) -> dict[str, Any]:
+    """Return what came of attempts made in server 3's unit, by its user, in the place of its game.
+
+    `settings` are lines that change the unit's own for this once.
+    """
+    program = shlex.join(["/usr/bin/python3", "-I", PROBE, json.dumps(attempts)]).replace("%", "%%")
+    lines = ["[Service]", "Type=oneshot", "Restart=no", "ExecStart=", f"ExecStart={program}", *settings]
+    lines += ["StandardOutput=append:/root/said", "StandardError=append:/root/failed"]
+    box.run(f"cat >{DROP_IN}/probe.conf; systemctl daemon-reload", input="\n".join([*lines, ""]).encode())
+    box.run(f"rm -f /root/said /root/failed; systemctl start {UNIT} || {{ cat /root/failed >&2; false; }}")
+    said: dict[str, Any] = json.loads(box.run("cat /root/said").stdout)
+    assert said.keys() == set(attempts)
+    assert properties(box, UNIT, "ActiveState") == {"ActiveState": "inactive"}
+    return said
+
+
+def as_user(box: Box, user: str, attempts: list[str]) -> dict[str, Any]:
+    """Return what came of attempts made by a user of the host, in no sandbox."""
+    command = ["setpriv", f"--reuid={user}", "--regid=left4me", "--clear-groups", "python3", "-I", PROBE]
+    said: dict[str, Any] = json.loads(box.run(shlex.join([*command, json.dumps(attempts)])).stdout)
+    return said
+
+
+def reaching(pid: int) -> list[str]:
+    """Return attempts to reach another server's process: its files, itself, its place in /proc."""
+    return [
+        f"os.listdir('/proc/{pid}/root/')",
+        f"os.listdir('/proc/{pid}/cwd/')",
+        f"os.listdir('/proc/{pid}/fd/')",
+        f"read('/proc/{pid}/environ')",
+        f"os.kill({pid}, 0)",
+        f"os.kill({pid}, signal.SIGCONT)",
+    ]
+
+
+def test_a_server_cannot_reach_another(drop_in: Box) -> None:
+    box, pid = drop_in, main_pid(drop_in, "4")
+    *proc, signal_none, signal_cont = reaching(pid)
+    everybody = "[pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) != os.getpid()]"
+    said = inside(box, [*proc, signal_none, signal_cont, everybody, f"os.stat('/proc/{pid}')"])
+    assert said[everybody] == []
+    assert said[f"os.stat('/proc/{pid}')"] == "ENOENT"
+    assert {said[each] for each in proc} == {"ENOENT"}
+    assert said[signal_none] == said[signal_cont] == "EPERM"
+    assert main_pid(box, "4") == pid
+
+
+def test_one_servers_user_cannot_reach_another_even_in_no_sandbox(running: Box) -> None:
+    for one, other in (("3", "4"), ("4", "3")):
+        pid = main_pid(running, other)
+        *proc, signal_none, signal_cont = reaching(pid)
+        said = as_user(running, f"left4me-{one}", [*proc, signal_none, signal_cont])
+        assert {said[each] for each in proc} == {"EACCES"}
+        assert said[signal_none] == said[signal_cont] == "EPERM"
+        # The attempt is one that its own user can make.
+        assert as_user(running, f"left4me-{other}", [signal_cont]) == {signal_cont: None}
+
+
+def test_the_layers_and_the_servers_are_closed_to_the_users_of_the_servers(running: Box) -> None:
+    release = running.run(f"readlink -f {VAR}/installation").stdout.strip()
+    kept = [f"{VAR}/{name}" for name in ("releases", "overlays", "secrets", "attic", "runtime/3", "runtime/4")]
+    attempts = [f"os.listdir({path!r})" for path in kept]
+    attempts += [f"read('{release}/srcds_run')", f"write('{release}/srcds_run')", f"write('{MERGED}/x')"]
+    assert set(as_user(running, "left4me-3", attempts).values()) == {"EACCES"}
+
+
+def test_a_server_writes_in_merged_and_nowhere_else(drop_in: Box) -> None:
+    box = drop_in
+    places = ["/", "/etc", "/etc/left4me", "/usr/local/lib", "/var", "/var/lib", VAR, f"{VAR}/runtime", "/opt", "/srv"]
+    places += [f"{VAR}/runtime/3", f"{MERGED}/left4dead2/cfg/left4me", "/home", "/root", "/mnt", "/media", "/run/lock"]
+    attempts = [f"write('{place}/left-by-3')" for place in places]
+    shared = [f"os.path.exists('{VAR}/{each}')" for each in ("runtime/4", "releases", "overlays", "secrets", "attic")]
+    # Of these it has its own, which end with it.
+    private = ["/tmp", "/var/tmp", "/dev/shm", "/dev/mqueue"]
+    walk = f"writable('/', {['/proc', '/sys', MERGED, *private]})"
+    box.run(f"for place in {' '.join(private)}; do echo host >$place/of-the-host || true; done")
+    seen = [f"os.path.exists('{place}/of-the-host')" for place in private]
+    own = [f"write('{place}/left-by-3')" for place in private[:3]]
+    said = inside(box, [*attempts, *shared, walk, *seen, *own])
+    assert {key: said[key] for key in attempts if said[key] not in ("EROFS", "EACCES", "ENOENT")} == {}
+    assert {said[each] for each in (*shared, *seen)} == {False}
+    assert said[walk] == []
+    assert {said[each] for each in own} == {None}
+    left = box.run("find / -xdev -name left-by-3; find /tmp /dev /run /var/lib -name left-by-3").stdout
+    assert left == ""
+    box.run(f"rm -f {' '.join(f'{place}/of-the-host' for place in private)}")
+
+
+def test_in_merged_a_server_does_what_it_could_in_an_installation_of_its_own(drop_in: Box) -> None:
+    box = drop_in
+    everything = (
+        f"cd {VAR}/installation/ && find . -type f -print0 | sort -z | xargs -0 sha256sum; find . -printf '%M %u %p\\n'"
+    )
+    before = box.run(everything).stdout
+    game = f"{MERGED}/left4dead2"
+    attempts = [
+        f"write('{game}/new')",
+        f"os.mkdir('{game}/addons/new')",
+        f"write('{MERGED}/srcds_linux', 'changed')",
+        f"write('{game}/cfg/valve.rc', 'changed')",
+        f"write('{game}/replacing', 'replaced'), os.replace('{game}/replacing', '{game}/gameinfo.txt')",
+        f"os.unlink('{game}/steam.inf')",
+        f"os.rename('{game}/maps/c1m1_hotel.bsp', '{game}/maps/renamed.bsp')",
+        f"read('{game}/cfg/valve.rc') + read('{game}/gameinfo.txt')",
+        f"os.path.exists('{game}/steam.inf')",
+    ]
+    said = inside(box, attempts)
+    assert [said[each] for each in attempts[-2:]] == ["changedreplaced", False]
+    assert not [each for each in said.values() if isinstance(each, str) and each.isupper()], said
+    upper = box.run(f"cd {VAR}/runtime/3/upper && find . -type f -printf '%u %p\\n'").stdout.splitlines()
+    assert {"left4me-3 ./left4dead2/new", "left4me ./srcds_linux"} <= set(upper)
+    assert box.run(everything).stdout == before
+
+
+def test_the_servers_own_files_are_there_to_read_and_fresh_after_a_rename(running: Box) -> None:
+    seen = f"nsenter --target {main_pid(running, '3')} --mount cat {MERGED}/left4dead2/cfg/left4me/server.cfg"
+    theirs = "/etc/left4me/servers/3"
+    assert 'hostname "three"' in running.run(seen).stdout
+    running.run(f"cp -p {theirs}/server.cfg /root/kept; sed s/three/3rd/ {theirs}/server.cfg >{theirs}/new")
+    running.run(f"mv {theirs}/new {theirs}/server.cfg")
+    try:
+        assert 'hostname "3rd"' in running.run(seen).stdout
+    finally:
+        running.run(f"mv /root/kept {theirs}/server.cfg")
+    # On the host, where nothing is bound there, the directory is empty.
+    assert running.run(f"ls {MERGED}/left4dead2/cfg/left4me").stdout == ""
+
+
+def test_the_game_is_a_32_bit_process_and_native_alone_would_kill_it(drop_in: Box) -> None:
+    box = drop_in
+    box.run(f"systemctl start {UNIT}")
+    wait_for_server(box, 27015)
+    program = box.run(f"od -An -tx1 -j4 -N1 /proc/{main_pid(box, '3')}/exe").stdout.strip()
+    assert program == "01"  # EI_CLASS of elf(5): ELFCLASS32
+    box.run(f"systemctl stop {UNIT}; cat >{DROP_IN}/native.conf; systemctl daemon-reload", input=NATIVE)
+    # Type=exec: it is started as soon as srcds_run, a 64-bit shell, is; and then becomes the game.
+    box.run(f"systemctl start {UNIT}", check=False)
+    wait_for("the unit fails", lambda: properties(box, UNIT, "ActiveState") == {"ActiveState": "failed"})
+    ended = properties(box, UNIT, "Result", "ExecMainCode", "ExecMainStatus")
+    # With SystemCallErrorNumber=, what is not of the architecture is still a SIGSYS: 31, dumped or killed.
+    assert ended["Result"] in ("core-dump", "signal", "exit-code"), ended
+    assert ended["ExecMainStatus"] != "0"
+    assert MERGED not in overlays(box)
+
+
+NATIVE = b"""[Service]
+Restart=no
+SystemCallArchitectures=
+SystemCallArchitectures=native
+"""
+
+
+def test_the_unit_has_what_a_sandbox_needs_and_not_what_srcds_cannot_bear(running: Box) -> None:
+    names = ["MemoryDenyWriteExecute", "ProcSubset", "PrivateUsers", "ProtectSystem", "ProtectProc", "NoNewPrivileges"]
+    names += ["CapabilityBoundingSet", "AmbientCapabilities", "SystemCallArchitectures", "User", "Group"]
+    assert properties(running, UNIT, *names) == {
+        "MemoryDenyWriteExecute": "no",
+        "ProcSubset": "all",
+        "PrivateUsers": "yes",
+        "ProtectSystem": "strict",
+        "ProtectProc": "invisible",
+        "NoNewPrivileges": "yes",
+        "CapabilityBoundingSet": "",
+        "AmbientCapabilities": "",
+        "SystemCallArchitectures": "native x86",
+        "User": "left4me-3",
+        "Group": "left4me",
+    }
+    assert properties(running, UNIT, "PrivatePIDs").get("PrivatePIDs", "no") == "no"
+
+
+def test_systemd_finds_no_mistake_in_the_unit_and_little_exposure(running: Box) -> None:
+    said = running.run(f"systemd-analyze verify {UNIT} left4me.slice 2>&1").stdout
+    assert said == ""
+    said = running.run(f"systemd-analyze security {UNIT} --no-pager").stdout
+    assert "Overall exposure level" in said
+    assert float(said.rpartition(UNIT + ":")[2].split()[0]) <= 2.0
+
+
+def test_each_server_is_run_by_a_system_user_of_its_own(running: Box) -> None:
+    uids = set()
+    for server in ("3", "4"):
+        name, _, uid, gid, _, _, shell = running.run(f"getent passwd left4me-{server}").stdout.strip().split(":")
+        assert (int(uid) < 1000, int(gid), shell) == (True, 980, "/usr/sbin/nologin")
+        assert running.run(f"id -nG {name}").stdout.split() == ["left4me"]
+        assert running.run(f"getent shadow {name}").stdout.split(":")[1].startswith("!")
+        status = running.run(f"cat /proc/{main_pid(running, server)}/status").stdout
+        fields = dict(line.split(":\t", 1) for line in status.splitlines())
+        assert (set(fields["Uid"].split()), set(fields["Gid"].split())) == ({uid}, {"980"})
+        assert (int(fields["CapEff"], 16), int(fields["CapBnd"], 16), fields["NoNewPrivs"]) == (0, 0, "1")
+        uids.add(uid)
+    assert len(uids) == 2
