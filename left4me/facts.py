@@ -54,11 +54,15 @@ class Entry(TypedDict):
 
 
 class HostState(TypedDict, total=False):
-    """The answer of left4me/remote/look.py; on a system that is not in SYSTEMS, or without root, its first three."""
+    """The answer of left4me/remote/look.py; its first three only, on a system that is not in SYSTEMS or without root.
+
+    `busy` and these are all there is where another deploy is at work.
+    """
 
     python: list[int] | None
     system: str
     root: bool
+    busy: bool
     architecture: str
     init: str
     overlay: bool

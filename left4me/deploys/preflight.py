@@ -27,6 +27,9 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     if not seen["root"]:
         yield "the SSH user is not root: set _sudo = True in its data"
         return
+    if seen.get("busy"):
+        yield "another deploy is at work on it, perhaps what a killed one left: wait for it, then deploy again"
+        return
     if seen["architecture"] != "amd64":
         yield f"is {seen['architecture']}; the game runs on amd64 only"
     if seen["init"] != "systemd":

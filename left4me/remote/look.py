@@ -5,16 +5,37 @@ Answers what a deploy compares with what is declared: see left4me.facts.Question
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import grp
 import hashlib
 import json
 import os
 import pwd
+import signal
 import stat
 import subprocess
 import sys
 from typing import Any
+
+LOCK = "/root"  # on every Debian, and only root can open it
+WAIT = 30  # seconds for what a killed deploy left at work
+
+
+def is_busy() -> bool:
+    """Wait for place.py and release.py of another deploy, perhaps a killed one; tell whether they are still at work."""
+
+    def give_up(_signal: int, _frame: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(WAIT)
+    try:
+        fcntl.flock(os.open(LOCK, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
+    except TimeoutError:
+        return True
+    signal.alarm(0)
+    return False
 
 
 def user(uid: int) -> str:
@@ -148,6 +169,8 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
     }
     if first["system"] not in question["systems"] or not first["root"]:
         return first  # preflight refuses it; nothing below is sure to work there
+    if is_busy():
+        return first | {"busy": True}
     dpkg = ["dpkg", "--print-architecture"]
     paths = sorted({*question["paths"], *below(question["managed"])})
     return first | {

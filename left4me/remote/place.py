@@ -8,6 +8,7 @@ before this ends, so that what a deploy reported done survives a power cut.
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import json
 import os
@@ -105,6 +106,8 @@ def remove(item: dict[str, Any]) -> None:
 
 def main(items: list[dict[str, Any]]) -> None:
     """Do all of it, in order; the first failure ends it with one line."""
+    # Until this ends: the next deploy's look.py waits for it, or what a killed one left would undo its work.
+    fcntl.flock(os.open("/root", os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
     actions = {"directory": directory, "file": file, "symlink": symlink, "remove": remove}
     touched = set()
     for item in items:

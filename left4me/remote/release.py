@@ -98,8 +98,8 @@ def mounted() -> set[str]:
 
 def main(name: str, source: str | None) -> None:
     """Build the release unless it is there, make it current, and remove those that no mount uses."""
-    fd = os.open(RELEASES, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(fd, fcntl.LOCK_EX)  # until this ends: a killed deploy's own copy of this may still be at work
+    # Until this ends: a killed deploy's own copy of this may still be at work, and look.py waits for it.
+    fcntl.flock(os.open("/root", os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
     if not os.path.isdir(f"{RELEASES}/{name}"):
         build(name, source)
     temporary = f"{VAR}/.installation.{secrets.token_hex(8)}"
