@@ -6,6 +6,7 @@ to stop a run in the second or third step, and both are wrapped here; tests/unit
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -96,7 +97,9 @@ def _quick_and_bounded(transport: paramiko.Transport) -> None:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     click.echo("Interrupted: hosts may be half done. The same command again finishes them.", err=True)
-    sys.exit(INTERRUPTED)
+    # Not sys.exit: pyinfra would first wait for a command of a host that may never answer.
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def install() -> None:
