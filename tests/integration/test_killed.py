@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +14,18 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
-from tests.integration.harness import bare, deploy, listing, started, wait_for_server, write_inventory
-from tests.integration.trap import Trap, kill_both
+from tests.integration.harness import (
+    SERVERS,
+    bare,
+    deploy,
+    listing,
+    pyinfra,
+    started,
+    wait_for,
+    wait_for_server,
+    write_inventory,
+)
+from tests.integration.trap import Trap, below, command_line, is_stopped, kill_both, sshd, waits_for_a_lock
 
 PORTS = (27015, 27016)
 VAR = "/var/lib/left4me"
@@ -70,3 +84,75 @@ def test_a_killed_deploy_is_finished_by_the_next(
     for port in PORTS:
         wait_for_server(box, port)
     assert listing(box) == undisturbed
+
+
+def test_what_a_killed_deploy_left_at_work_is_waited_for(box: Box, inventory: Path, tmp_path: Path) -> None:
+    """Else it would put back, after the next deploy, what that one has just replaced."""
+    deploy(inventory)
+    other = {**SERVERS, "3": {**SERVERS["3"], "hostname": "of the killed one"}}
+    with (
+        Trap(box, "fsync") as trap,
+        started(write_inventory(tmp_path / "other", [box], servers=other), "deploy.py", "-y") as killed,
+    ):
+        orphan = trap.landing(r"servers/3/\.server\.cfg", PLACE)
+        killed.kill()
+    assert is_stopped(orphan)
+    with started(inventory, "deploy.py", "-y") as following:
+        wait_for("the next deploy waits", lambda: waits_for_a_lock("look.py QUESTION"))
+        os.kill(orphan, signal.SIGCONT)
+        wait_for("the orphan ends", lambda: not command_line(orphan))
+        following.communicate(timeout=60)
+        assert following.returncode == 0
+    assert box.run("tail -n1 /etc/left4me/servers/3/server.cfg").stdout == 'hostname "three"\n'
+
+
+def test_an_orphan_that_does_not_end_stops_the_next_deploy_with_a_line(box: Box, inventory: Path) -> None:
+    deploy(inventory)
+    hold = "flock /root sh -c 'echo held; cat'"
+    ssh = ["ssh", "-F", str(box.ssh_config), box.name, hold]
+    with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline()
+        done = pyinfra(inventory, "deploy.py", "-y")
+        holder.stdin.close()
+    assert done.returncode == 1
+    assert f"[{box.name}] refused, nothing changed: another deploy is at work on it" in done.stderr
+
+
+def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inventory: Path) -> None:
+    bare(box)
+    with Trap(box, "fsync") as trap, started(inventory, "deploy.py", "-y") as interrupted:
+        orphan = trap.landing(r"left4me/\.left4me-overlay", PLACE)
+        interrupted.send_signal(signal.SIGINT)
+        _, said = interrupted.communicate(timeout=20)
+        assert interrupted.returncode == 130
+    assert "Interrupted: hosts may be half done. The same command again finishes them." in said
+    assert "Traceback" not in said
+    os.kill(orphan, signal.SIGCONT)
+    deploy(inventory)
+    for port in PORTS:
+        wait_for_server(box, port)
+    assert not box.run("ls -A /usr/local/libexec/left4me").stdout.replace("left4me-overlay\n", "")
+
+
+def test_a_frozen_host_holds_up_nobody(box: Box, inventory: Path, tmp_path: Path) -> None:
+    [beside] = machines.up([f"frozen-{box.debian}"], box.debian)
+    bare(box)
+    both = write_inventory(tmp_path / "both", [box, beside], _timeout=8)
+    with Trap(box, "fsync") as trap, started(both, "deploy.py", "-y") as deploying:
+        trap.landing(r"left4me/\.left4me-overlay", PLACE)
+        frozen = below(sshd(box))
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            _, said = deploying.communicate(timeout=90)
+        finally:
+            for pid in reversed(frozen):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        assert deploying.returncode == 1, said
+    for port in PORTS:
+        wait_for_server(beside, port)
+    beside.down()
+    deploy(inventory)
