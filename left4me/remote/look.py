@@ -113,6 +113,11 @@ def mounts() -> list[str]:
     return [each[4] for each in fields if each[each.index("-") + 1] == "overlay"]
 
 
+def names_in(directory: str) -> list[str]:
+    """Return what a directory holds; nothing where it is not there."""
+    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+
+
 def look(question: dict[str, Any]) -> dict[str, Any]:
     """Answer a question about this host."""
     release: dict[str, str] = {}
@@ -148,7 +153,8 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             if each.gr_name == "left4me" or each.gr_gid == question["gid"]
         },
         "installation": installation(question["installation"]) if question["installation"] else None,
-        "releases": sorted(os.listdir(question["releases"])) if os.path.isdir(question["releases"]) else [],
+        "releases": names_in(question["releases"]),
+        "held": names_in(question["held"]),
         "mounts": mounts(),
     }
 
