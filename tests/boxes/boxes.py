@@ -167,8 +167,11 @@ class Box:
 
     def _await_running(self) -> None:
         console = self.directory / "console.log"
-        complaint = f"{self.name} does not start, see {console}"
-        network.await_port(self.address, 22, _START_SECONDS, self._group, complaint)
+        try:
+            network.await_port(self.address, 22, _START_SECONDS, self._group)
+        except BoxError as error:
+            last = (console.read_text(errors="replace").strip() or "it said nothing").splitlines()[-1]
+            raise BoxError(f"{self.name} does not start: {error}; the end of {console}: {last}") from None
         said = self.run("systemctl is-system-running --wait", check=False, timeout=_START_SECONDS)
         if said.stdout.strip() != "running":
             tail = "\n".join(self.journal().splitlines()[-20:])
@@ -284,6 +287,8 @@ def _create(name: str, debian: int, taken: set[int]) -> Box:
     one = Box(name, network.address(index), debian, index, image.image(debian))
     if one.directory.exists():
         raise BoxError(f"{one.directory} is there and is no box: take another name")
+    if tool("stat", "--file-system", "--format=%T", STATE).strip() == "overlayfs":
+        raise BoxError(f"{STATE} is on an overlay, which cannot be under another one: put the checkout on a disk")
     new = STATE / f".{name}.new"
     disk, upper = new / "disk", new / "disk" / "upper"
     new.mkdir()

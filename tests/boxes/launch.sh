@@ -24,7 +24,8 @@ exec 9<&-
 
 # cgroup v2 inside, also where the outer machine is a hybrid.
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+# CAP_NET_ADMIN, as root has on a real machine: a firewall is part of what is deployed.
 exec systemd-nspawn --quiet --boot --register=no --keep-unit --settings=no --link-journal=no \
     --resolv-conf=off --timezone=off --console=read-only \
     --machine="$machine" --directory="$disk/root" --bind="$disk/lib:/var/lib" \
-    --network-namespace-path=/proc/self/ns/net </dev/null
+    --capability=CAP_NET_ADMIN --network-namespace-path=/proc/self/ns/net </dev/null

@@ -102,11 +102,14 @@ def _start_proxy() -> None:
     write(_PROXY_CONFIG, "\n".join(config) + "\n")
     log = STATE / "tinyproxy.log"
     _PROXY.start(["tinyproxy", "-d", "-c", str(_PROXY_CONFIG)], log)
-    await_port(str(_subnet()[1]), _PROXY_PORT, 10, _PROXY, f"the proxy for boxes does not start, see {log}")
+    try:
+        await_port(str(_subnet()[1]), _PROXY_PORT, 10, _PROXY)
+    except BoxError as error:
+        raise BoxError(f"the proxy for boxes does not start: {error}; see {log}") from None
 
 
-def await_port(host: str, port: int, seconds: float, owner: Group, complaint: str) -> None:
-    """Wait until something listens there. Raises BoxError(complaint) after ``seconds`` or when ``owner`` has died."""
+def await_port(host: str, port: int, seconds: float, owner: Group) -> None:
+    """Wait until something listens there. Raises BoxError after ``seconds``, or when ``owner`` has no process."""
     deadline = time.monotonic() + seconds
     while True:
         with socket.socket() as probe:
@@ -114,6 +117,8 @@ def await_port(host: str, port: int, seconds: float, owner: Group, complaint: st
             if probe.connect_ex((host, port)) == 0:
                 return
         # Nothing tells us of a listening socket in another network namespace: ask again, with a limit.
-        if time.monotonic() > deadline or not owner.alive():
-            raise BoxError(complaint)
+        if not owner.alive():
+            raise BoxError("it has ended")
+        if time.monotonic() > deadline:
+            raise BoxError(f"nothing listens on {host}:{port} after {seconds:.0f} s")
         time.sleep(0.05)

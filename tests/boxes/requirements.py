@@ -27,7 +27,8 @@ def missing_requirements() -> list[str]:
     """The Debian packages that boxes need and this machine lacks."""
     path = environment()["PATH"]
     wanted = {package for program, package in _PROGRAMS.items() if shutil.which(program, path=path) is None}
-    if not Path(KEYRING).exists():
+    # A keyring from before Debian 13 cannot check its packages.
+    if not Path(KEYRING).exists() or not list(Path(KEYRING).parent.glob("debian-archive-trixie-stable.*")):
         wanted.add("debian-archive-keyring")
     return sorted(wanted)
 

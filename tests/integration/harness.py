@@ -19,11 +19,13 @@ ROOT = Path(__file__).parent.parent.parent
 PYINFRA = Path(sys.executable).with_name("pyinfra")
 GAME = {"source": "control", "path": ".boxes/game"}
 SERVERS: Mapping[str, Any] = {"3": {"port": 27015, "hostname": "three"}, "4": {"port": 27016, "hostname": "four"}}
-# What a deploy manages, less what the running servers themselves change.
+# What a deploy manages, and what it might touch on the way.
 MANAGED = (
-    "/etc/left4me /usr/local/libexec/left4me /usr/local/lib/systemd /etc/systemd/system /var/lib/left4me/releases "
-    "/var/lib/left4me/installation /var/lib/left4me/runtime/*/work /etc/passwd /etc/group"
+    "/etc/left4me /usr/local/libexec /usr/local/lib/systemd /etc/systemd/system /var/lib/left4me "
+    "/etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"
 )
+# What running servers themselves change.
+_GAMES = "-path '/var/lib/left4me/runtime/*/merged' -prune -o -path '/var/lib/left4me/runtime/*/[uw]*/*' -prune -o"
 
 
 def write_inventory(
@@ -52,15 +54,31 @@ def write_inventory(
     return path
 
 
-def pyinfra(*arguments: str | Path, timeout: float = 300, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run pyinfra in the repository's root, as an operator does."""
-    command = [str(PYINFRA), *map(str, arguments)]
+def start_pyinfra(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start pyinfra in the repository's root, as an operator does."""
     # No spinner, and no agent of whoever runs the tests.
     environment = {key: value for key, value in os.environ.items() if key != "SSH_AUTH_SOCK"}
     environment["PYINFRA_PROGRESS"] = "off"
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False, **kwargs
+    return subprocess.Popen(
+        [str(PYINFRA), *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+
+
+def pyinfra(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run pyinfra to its end; raises TimeoutExpired, and has then killed it."""
+    with start_pyinfra(*arguments) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def deploy(inventory: Path, *arguments: str) -> dict[str, Any]:
@@ -69,6 +87,15 @@ def deploy(inventory: Path, *arguments: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = json.loads(done.stdout)["results"]
     return results
+
+
+def assert_idle(results: Mapping[str, Any], boxes: Iterable[Box]) -> None:
+    """Assert that every operation ran on every one of these boxes and changed nothing."""
+    totals = results["totals"]
+    assert (totals["success"], totals["error"], results["failed_hosts"]) == (0, 0, []), changed(results)
+    assert results["operations"]
+    names = sorted(box.name for box in boxes)
+    assert [each["no_change"] for each in results["operations"]] == [names] * len(results["operations"])
 
 
 def changed(results: Mapping[str, Any]) -> list[str]:
@@ -91,7 +118,44 @@ def overlays(box: Box) -> list[str]:
 
 def inodes(box: Box, paths: str = MANAGED) -> str:
     """Return inode, ctime and name of everything below `paths`: two equal answers mean that nothing was changed."""
-    return box.run(f"find {paths} -xdev -printf '%i %C@ %p\\n' | sort -k3").stdout
+    return box.run(f"find {paths} {_GAMES} -printf '%i %C@ %p\\n' | sort -k3").stdout
+
+
+def standing(box: Box) -> dict[str, str]:
+    """Return what a deploy that has nothing to do leaves as it is: inodes, PID 1's last reload, the servers' PIDs."""
+    # UnitsLoadFinishTimestamp is that of the boot; this one is that of the last daemon-reload, 0 before the first.
+    servers = box.run("systemctl list-units --plain --no-legend 'left4me-server@*' | cut -d' ' -f1 | sort").stdout
+    return {
+        "inodes": inodes(box),
+        "reload": box.run("systemctl show -p UnitsLoadTimestampMonotonic").stdout,
+        **{unit: properties(box, unit, "MainPID")["MainPID"] for unit in servers.split()},
+    }
+
+
+def listing(box: Box) -> list[str]:
+    """Return type, mode, owner, name, target and content of everything deployed, the packages, and the accounts."""
+    what = "/etc/left4me /usr/local/libexec /usr/local/lib/systemd /etc/systemd/system /var/lib/left4me"
+    script = f"""
+        find {what} {_GAMES} -printf '%M %u %g %p %l\\n'
+        find {what} {_GAMES} -type f -print0 | xargs -0 sha256sum
+        dpkg-query -W -f '${{binary:Package}} ${{Version}} ${{Status}}\\n'
+        dpkg --print-foreign-architectures
+        getent passwd; getent group
+        systemctl list-units --plain --no-legend 'left4me*' | awk '{{ print $1, $2, $3, $4 }}'
+    """
+    return sorted(box.run(script).stdout.splitlines())
+
+
+def bare(box: Box) -> None:
+    """Take away all that a deploy brought but the packages."""
+    box.run("""
+        systemctl stop 'left4me-server@*' left4me.slice
+        rm -rf /etc/left4me /usr/local/libexec/left4me /usr/local/lib/systemd/system/*left4me* /var/lib/left4me
+        rm -rf /etc/systemd/system/*left4me* /etc/systemd/system/*/*left4me*
+        systemctl daemon-reload; systemctl reset-failed
+        for user in $(getent passwd | grep -o '^left4me[^:]*'); do userdel $user; done
+        ! getent group left4me >/dev/null || groupdel left4me
+    """)
 
 
 def name_over_a2s(box: Box, port: int) -> str:

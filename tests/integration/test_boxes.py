@@ -56,7 +56,7 @@ class Checkout:
         """What `list --json` says, by name."""
         return {each["name"]: each for each in json.loads(self.box("list", "--json").stdout)}
 
-    def ssh(self, host: str, command: str, check: bool = True) -> str:
+    def ssh(self, host: str, command: str, check: bool = True, timeout: float = 90) -> str:
         """Run a command over an ssh that only knows the key, the host key and the address."""
         one = self.listed()[host.removesuffix("-admin")]
         done = subprocess.run(
@@ -69,7 +69,7 @@ class Checkout:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=timeout,
             check=False,
         )
         assert not check or done.returncode == 0, f"{host}: {command}: {done.stdout}{done.stderr}"
@@ -505,6 +505,29 @@ def test_a_box_outlives_its_caller_and_keeps_nothing_of_it(empty: Checkout) -> N
     done = subprocess.run(["sh", "-c", piped], capture_output=True, text=True, timeout=60, check=True)
     assert "a is up" in done.stdout
     assert empty.ssh("a", "hostname") == "a"
+
+
+def test_on_a_bare_machine_where_systemd_is_pid_1(empty: Checkout) -> None:
+    """The first ./box of a fresh machine: it installs, builds an image, and systemd keeps the cgroups."""
+    empty.box("up", "bare", "--debian", "12")
+    files = ["box", "tests/__init__.py", "tests/boxes"]
+    packed = subprocess.run(["tar", "-C", empty.path, "-c", *files], capture_output=True, check=True).stdout
+    unpack = "mkdir /var/lib/checkout /root/checkout; tee >(tar -C /root/checkout -x) | tar -C /var/lib/checkout -x"
+    command = [str(empty.path / "box"), "ssh", "bare", f"bash -c '{unpack}'"]
+    subprocess.run(command, input=packed, capture_output=True, check=True, timeout=60)
+    box = "cd /var/lib/checkout; ./box"
+    said = empty.ssh("bare", f"{box} up in 2>&1", timeout=300)
+    assert "installing what boxes need: " in said
+    assert "image of Debian 13: building" in said
+    assert empty.ssh("bare", f"{box} ssh in 'systemctl is-system-running; hostname'") == "running\nin"
+    assert empty.ssh("bare", f"{box} ssh in 'apt-get update >/dev/null; apt-cache policy hello | grep -c http'") != "0"
+    assert empty.ssh("bare", f"{box} reboot in; ./box crash in; ./box start in; ./box ssh in hostname") == "in"
+    units = "systemctl list-units --plain --no-legend 'left4me-*' | wc -l; ip -o link | wc -l"
+    assert empty.ssh("bare", units) == "2\n4"
+    # Its root is an overlay: no place for a box's disk, and said so.
+    assert "is on an overlay" in empty.ssh("bare", "cd /root/checkout; ./box up 2>&1", check=False)
+    empty.ssh("bare", f"{box} down; cd /root/checkout; ./box down")
+    assert empty.ssh("bare", f"{units}; systemctl is-system-running") == "0\n2\nrunning"
 
 
 def test_mistakes_are_one_line(checkout: Checkout) -> None:

@@ -1,8 +1,9 @@
 """Tell how systemd sees left4me's units, and whether it needs a daemon-reload: units.py UNIT…; changes nothing.
 
 A part of l4d2ctl, and sent by a deploy as a program of its own: it stands for itself.
-NeedDaemonReload alone does not tell: 252 says no after the first drop-in in a new t@3.service.d/, and a directory
-of units that was not there when PID 1 started is not read at all. So what systemd loaded is compared with the disk.
+NeedDaemonReload alone does not tell: 252 says no after the first drop-in in a new t@3.service.d/, both say no after a
+new symlink in multi-user.target.wants/, and a directory of units that was not there when PID 1 started is not read at
+all. So what systemd loaded is compared with the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import sys
 
 # In systemd's order (systemd.unit(5)); the generated and transient ones cannot be left4me's.
 DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
-PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,NeedDaemonReload"
+PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,WantedBy,NeedDaemonReload"
+WANTS = "/etc/systemd/system/multi-user.target.wants"
 
 
 def systemctl(*arguments: str) -> str:
@@ -52,7 +54,14 @@ def stale(unit: dict[str, str]) -> bool:
     name = unit["Id"]
     own = {f"{name}.d", f"{template_of(name)}.d"}
     loaded = {path for path in unit["DropInPaths"].split() if os.path.basename(os.path.dirname(path)) in own}
-    return unit["NeedDaemonReload"] == "yes" or unit["FragmentPath"] != fragment(name) or loaded != own_drop_ins(name)
+    # A target that does not know the symlink drops the server: `systemctl isolate` stops it, a stop forgets its result.
+    wanted_otherwise = os.path.lexists(f"{WANTS}/{name}") != ("multi-user.target" in unit["WantedBy"].split())
+    return (
+        unit["NeedDaemonReload"] == "yes"
+        or wanted_otherwise
+        or unit["FragmentPath"] != fragment(name)
+        or loaded != own_drop_ins(name)
+    )
 
 
 def look(declared: list[str]) -> dict[str, object]:

@@ -1,0 +1,69 @@
+"""python -m left4me.fleet INVENTORY [--limit NAME]…: who the hosts are and what each declares, as JSON.
+
+For programs that need the inventory and cannot run inside pyinfra, whose import changes the whole interpreter (gevent).
+The inventory, its data and the limit are read as `pyinfra INVENTORY deploy.py --limit NAME` reads them, in the working
+directory. What a deploy would refuse is refused: one line for each mistake, exit 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from pyinfra.api.config import Config
+from pyinfra.api.host import Host as PyinfraHost
+from pyinfra.api.state import State
+from pyinfra.context import ctx_config, ctx_inventory, ctx_state
+from pyinfra_cli import cli
+
+from left4me import startup
+
+CONNECTION = (
+    "ssh_hostname",
+    "ssh_port",
+    "ssh_user",
+    "ssh_key",
+    "ssh_config_file",
+    "ssh_known_hosts_file",
+    "ssh_strict_host_key_checking",
+    "_sudo",
+)
+"""What of a host's data says how to reach it; passwords are not passed on."""
+
+
+def _described(host: PyinfraHost) -> dict[str, Any]:
+    data = host.data.dict()
+    return {
+        "name": host.name,
+        "connection": {key: data[key] for key in CONNECTION if data.get(key) is not None},
+        "declares": startup.MODELS[host.name].model_dump(mode="json"),
+    }
+
+
+def main() -> None:
+    """Print the hosts in the inventory's order."""
+    parser = argparse.ArgumentParser(prog="left4me.fleet", description=__doc__)
+    parser.add_argument("inventory")
+    parser.add_argument("--limit", action="append", default=[])
+    arguments = parser.parse_args()
+    # What pyinfra sets before it runs an inventory file, which may use them.
+    state = State()
+    state.cwd = str(Path.cwd())
+    ctx_state.set(state)
+    ctx_config.set(Config())
+    inventory = startup.load_inventory(
+        cli.make_inventory,  # type: ignore[attr-defined]
+        arguments.inventory,
+        cwd=state.cwd,
+    )
+    ctx_inventory.set(inventory)
+    limit = cli._apply_inventory_limit(inventory, arguments.limit)
+    startup.check_hosts(inventory, limit)
+    selected = [host for host in inventory if limit is None or host in limit]
+    print(json.dumps([_described(host) for host in selected], default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A host of the inventory, and what was read of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra  # type: ignore[import-untyped]
+
+from left4me import model
+from tests.deployed.promises import PROPERTIES
+
+READER = Path(__file__).with_name("reader.py").read_text(encoding="utf-8")
+READ_SECONDS = 120  # a hundred servers on a slow host take a tenth of it
+
+
+class NotRead(Exception):
+    """Why a host could not be read, in one line."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A host of the inventory: how to reach it, and what its data declares."""
+
+    name: str
+    connection: Mapping[str, Any]
+    declares: model.Host
+
+    def ask(self, question: Mapping[str, Any], sockets: Path, seconds: int = READ_SECONDS) -> dict[str, Any]:
+        """Run reader.py on the host and return its answer. Raises NotRead."""
+        # `timeout` bounds it there; ssh gives up on a host that freezes.
+        command = f"timeout {seconds} python3 -I -c %s %s"
+        try:
+            done = _connect(self, sockets).run(command, READER, json.dumps(question))
+        except RuntimeError as error:  # testinfra's, with ssh's own words in it
+            raise NotRead(_last_line(getattr(error.args[0], "stderr", str(error)))) from None
+        if done.rc != 0:
+            reason = f"no answer within {seconds} s" if done.rc == 124 else _last_line(done.stderr)
+            raise NotRead(f"{reason} (exit {done.rc})")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def where(self, server: str) -> tuple[str, int]:
+        """Return address and port at which a server is asked on its own host."""
+        address = self.declares.address
+        return "127.0.0.1" if address == "0.0.0.0" else address, self.declares.servers[server].port
+
+    def question(self) -> dict[str, Any]:
+        """Return what the reader is asked."""
+        servers = {server: self.where(server) for server in self.declares.servers}
+        return {"servers": servers, "properties": PROPERTIES}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host that has been read."""
+
+    name: str
+    declares: model.Host
+    found: Mapping[str, Any]
+    """The answer of reader.py."""
+
+    def require(self, wrong: list[str]) -> None:
+        """Fail with these lines if there are any, each with the host's name."""
+        if wrong:
+            pytest.fail("\n".join(f"{self.name}: {line}" for line in wrong), pytrace=False)
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("Connection to ")]
+    return lines[-1].strip() if lines else "no reason given"
+
+
+def _connect(target: Target, sockets: Path) -> Any:
+    data = target.connection
+    # As pyinfra has them: a new host's key is taken, a changed one never.
+    options = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": data.get("ssh_strict_host_key_checking", "accept-new"),
+        "ServerAliveInterval": 5,
+        "ServerAliveCountMax": 3,
+    }
+    if "ssh_known_hosts_file" in data:
+        options["UserKnownHostsFile"] = f'"{data["ssh_known_hosts_file"]}"'
+    user = f"{data['ssh_user']}@" if "ssh_user" in data else ""
+    port = f":{data['ssh_port']}" if "ssh_port" in data else ""
+    return testinfra.get_host(
+        f"ssh://{user}{data.get('ssh_hostname', target.name)}{port}",
+        ssh_config=data.get("ssh_config_file"),
+        ssh_identity_file=data.get("ssh_key"),
+        ssh_extra_args=" ".join(f"-o {shlex.quote(f'{key}={value}')}" for key, value in options.items()),
+        # Shorter than any name of a host. The doubled sign is for testinfra, which formats its command once.
+        controlpath=shlex.quote(str(sockets / "%%C")),
+        sudo=bool(data.get("_sudo")),
+    )

@@ -1,0 +1,135 @@
+"""What is promised of the units, in systemd's words: a second copy, so that a wrong template is not its own proof."""
+
+from __future__ import annotations
+
+CHECK = "left4me-server@_check.service"  # no server can have this id: it tells how systemd reads the template
+TEMPLATE = "/usr/local/lib/systemd/system/left4me-server@.service"
+
+# What systemd says of an instance, {id} being its own. Durations as `systemctl show` prints them.
+PROMISES = {
+    "LoadState": "loaded",
+    "FragmentPath": TEMPLATE,
+    "NeedDaemonReload": "no",
+    "Description": "Left 4 Dead 2 server {id}",
+    "Type": "exec",
+    "User": "left4me-{id}",
+    "Group": "left4me",
+    "Slice": "left4me.slice",
+    "EnvironmentFiles": "/etc/left4me/servers/{id}/server.env (ignore_errors=no)",
+    "WorkingDirectory": "!/var/lib/left4me/runtime/{id}/merged/left4dead2",
+    "KillSignal": "2",  # SIGINT
+    "KillMode": "control-group",
+    "SendSIGKILL": "yes",
+    "TimeoutStopUSec": "15s",
+    "Restart": "on-failure",
+    "RestartUSec": "5s",
+    "StartLimitIntervalUSec": "5min",
+    "StartLimitBurst": "5",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "PrivateDevices": "yes",
+    "PrivateIPC": "yes",
+    "PrivateUsers": "yes",
+    "TemporaryFileSystem": "/var/lib:ro /etc/left4me:ro /srv:ro /opt:ro /mnt:ro /media:ro",
+    "BindPaths": "/var/lib/left4me/runtime/{id}/merged:/var/lib/left4me/runtime/{id}/merged:rbind",
+    "BindReadOnlyPaths": "/etc/left4me/servers/{id}:/var/lib/left4me/runtime/{id}/merged/left4dead2/cfg/left4me:rbind",
+    "ProtectProc": "invisible",
+    "ProcSubset": "all",
+    "ProtectClock": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectHostname": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes",
+    "NoNewPrivileges": "yes",
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "KeyringMode": "private",
+    "LockPersonality": "yes",
+    "RemoveIPC": "yes",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "MemoryDenyWriteExecute": "no",  # the game has text relocations, SourceMod compiles at run time
+    "SystemCallErrorNumber": "1",  # EPERM
+    "UMask": "0027",
+    "LimitNOFILE": "65536",
+    "TasksMax": "256",
+    "LogRateLimitIntervalUSec": "30s",
+    "LogRateLimitBurst": "10000",
+}
+# Lists whose order is systemd's own.
+SETS = {
+    "SystemCallArchitectures": "native x86",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
+}
+NSENTER = "/usr/bin/nsenter --mount=/proc/1/ns/mnt -- /usr/local/libexec/left4me/left4me-overlay"
+MERGED = "/var/lib/left4me/runtime/{id}/merged"
+# Exec lines: program, arguments, flags; `privileged` is the + before it.
+COMMANDS = {
+    "ExecStartPreEx": ("/usr/bin/nsenter", NSENTER + " mount {id}", "privileged"),
+    "ExecStartEx": (
+        MERGED + "/srcds_run",
+        MERGED + "/srcds_run -game left4dead2 -norestart -strictportbind"
+        " -ip ${{LEFT4ME_ADDRESS}} -port ${{LEFT4ME_PORT}} -maxplayers ${{LEFT4ME_MAX_PLAYERS}}"
+        " +servercfgfile left4me/server.cfg +map ${{LEFT4ME_MAP}}",
+        "",
+    ),
+    "ExecStopPostEx": ("/usr/bin/nsenter", NSENTER + " umount {id}", "privileged"),
+}
+NO_COMMANDS = ("ExecConditionEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx")
+# Some that a game needs, and of each group that the sandbox takes away one or two (systemd-analyze syscall-filter).
+ALLOWED = {"read", "mmap2", "socketcall", "execve", "clone", "futex", "sched_setscheduler"}
+DENIED = {
+    "mount",
+    "umount2",
+    "chroot",
+    "pivot_root",
+    "chown",
+    "setuid",
+    "ptrace",
+    "bpf",
+    "reboot",
+    "init_module",
+    "iopl",
+}
+DENIED |= {"swapon", "clock_settime", "kexec_load", "capset", "perf_event_open"}
+NETWORK = "network-online.target"
+LIMITS = ["CPUWeight", "MemoryMax", "Nice"]
+STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result"]
+PROPERTIES = [*PROMISES, *SETS, *COMMANDS, *NO_COMMANDS, *LIMITS, *STATES, "SystemCallFilter", "After", "Wants"]
+
+
+def commands(shown: str) -> list[tuple[str, str, str]]:
+    """Return program, arguments and flags of each command in an Exec property."""
+    found = []
+    for line in filter(None, shown.splitlines()):
+        fields = dict(part.strip().partition("=")[::2] for part in line.strip("{} ").split(" ; "))
+        found.append((fields["path"], fields["argv[]"], fields["flags"]))
+    return found
+
+
+def broken(unit: dict[str, str], server: str) -> list[str]:
+    """Return a line for each promise that systemd does not report of an instance."""
+    wrong = []
+    for key, promised in PROMISES.items():
+        wanted = promised.format(id=server)
+        if unit[key] != wanted:
+            wrong.append(f"{key} is {unit[key]!r}, must be {wanted!r}")
+    for key, promised in SETS.items():
+        if sorted(unit[key].split()) != sorted(promised.split()):
+            wrong.append(f"{key} is {unit[key]!r}, must be {promised!r}")
+    for key, command in COMMANDS.items():
+        line = [tuple(part.format(id=server) for part in command)]
+        if commands(unit.get(key, "")) != line:
+            wrong.append(f"{key} is {commands(unit.get(key, ''))}, must be {line}")
+    wrong += [f"{key} is {unit[key]!r}, must be nothing" for key in NO_COMMANDS if unit.get(key)]
+    calls = set(unit["SystemCallFilter"].split())
+    if not calls >= ALLOWED or calls & DENIED or any(call.startswith("~") for call in calls):
+        wrong.append(
+            f"SystemCallFilter must allow {sorted(ALLOWED - calls)} and not {sorted(DENIED & calls)}: "
+            "it must be @system-service without @privileged"
+        )
+    wrong += [f"{key} is {unit[key]!r}, must have {NETWORK}" for key in ("After", "Wants") if NETWORK not in unit[key]]
+    return wrong

@@ -1,0 +1,376 @@
+"""Read a deployed host: reader.py QUESTION, a JSON object; answers with JSON and changes nothing.
+
+Sent to the host as text, so it needs Python's standard library alone (Debian 12 has 3.11). Only a question with
+`cycle` stops and starts something: that one server, while nobody plays on it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import grp
+import hashlib
+import json
+import os
+import pwd
+import re
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+VAR = "/var/lib/left4me"
+WHOLE = ("/etc/left4me", "/usr/local/libexec/left4me")
+# systemd.unit(5), "Unit File Load Path": the directories whose units can outrank or extend ours.
+UNIT_DIRECTORIES = (
+    *("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"),
+    *("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"),
+)
+OVERLAYFS = 0x794C7630  # statfs(2), OVERLAYFS_SUPER_MAGIC
+ANSWER_SECONDS = 10.0  # a server is silent while it loads a map; a datagram may be lost
+STARTED_SECONDS = 120.0  # a first start on a slow disk
+STOPPED_SECONDS = 90.0  # four times TimeoutStopSec=15s is what systemd takes at most, and some
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command and return what it said."""
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def name_of(uid: int) -> str:
+    """Return the name of a uid, or its digits where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_of(gid: int) -> str:
+    """Return the name of a gid, or its digits where it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+# -- files
+
+
+def entry(path: str) -> dict[str, Any]:
+    """Return type, mode, owner and group of what is at a path, and what is in it: sha256 and text, or target."""
+    about = os.lstat(path)
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFLNK: "symlink"}
+    found: dict[str, Any] = {
+        "type": kinds.get(stat.S_IFMT(about.st_mode), "special"),
+        "mode": f"{stat.S_IMODE(about.st_mode):04o}",
+        "owner": name_of(about.st_uid),
+        "group": group_of(about.st_gid),
+    }
+    if found["type"] == "symlink":
+        found["target"] = os.readlink(path)
+    if found["type"] == "file" and not path.startswith(VAR):
+        with open(path, "rb") as file:
+            content = file.read(1 << 20)
+        found["sha256"] = hashlib.sha256(content).hexdigest()
+        found["text"] = content[: 1 << 16].decode(errors="replace")
+    return found
+
+
+def walk(top: str) -> Iterator[str]:
+    """Yield a path and everything below it."""
+    if os.path.lexists(top):
+        yield top
+    for base, directories, files in os.walk(top):
+        for name in directories + files:
+            yield os.path.join(base, name)
+
+
+def children(directory: str) -> list[str]:
+    """Return the paths in a directory, hidden ones too; none where it is missing."""
+    return glob.glob(f"{glob.escape(directory)}/*", include_hidden=True)
+
+
+def paths() -> Iterator[str]:
+    """Yield every path that the checks look at."""
+    for top in WHOLE:
+        yield from walk(top)
+    for directory in UNIT_DIRECTORIES:
+        for path in walk(directory):
+            if re.search(r"/\.?left4me", path):
+                yield path
+    yield from ("/usr", "/usr/local", "/usr/local/libexec", "/usr/local/lib", "/usr/local/lib/systemd", "/etc")
+    yield from (VAR, *children(VAR), *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))
+    for name in children(f"{VAR}/overlays"):
+        yield f"{name}/current"
+    for runtime in children(f"{VAR}/runtime"):
+        yield from (runtime, f"{runtime}/upper", f"{runtime}/work", f"{runtime}/merged")
+
+
+def entries() -> dict[str, dict[str, Any]]:
+    """Return what is at each of these paths, where something is."""
+    return {path: entry(path) for path in sorted(set(paths())) if os.path.lexists(path)}
+
+
+# -- systemd
+
+
+def show(units: list[str], properties: list[str]) -> dict[str, dict[str, str]]:
+    """Return properties of units as systemd has them, by unit; a property that is there twice is two lines."""
+    command = ["systemctl", "show", "--all", "--no-pager", f"--property={','.join(['Id', *properties])}", *units]
+    shown: dict[str, dict[str, str]] = {}
+    for block in run(*command).stdout.strip().split("\n\n"):
+        unit: dict[str, str] = {}
+        for line in block.splitlines():
+            key, _, value = line.partition("=")
+            unit[key] = f"{unit[key]}\n{value}" if key in unit else value
+        shown[unit["Id"]] = unit
+    return shown
+
+
+def units(servers: list[str], properties: list[str]) -> dict[str, Any]:
+    """Return how systemd sees left4me's units, and what its own tools say about them."""
+    instances = [f"left4me-server@{server}.service" for server in servers]
+    listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*").stdout
+    names = {line.split()[0] for line in listed.splitlines() if line.split()}
+    names |= {*instances, "left4me-server@_check.service", "left4me.slice"}
+    verify = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *instances, "left4me.slice")
+    exposure = {}
+    for unit in instances:
+        said = run("systemd-analyze", "security", "--no-pager", unit).stdout
+        found = re.search(r"exposure level for \S+: ([0-9.]+)", said)
+        exposure[unit] = float(found[1]) if found else None
+    return {
+        "units": show(sorted(names), properties),
+        "verify": (verify.stdout + verify.stderr).splitlines(),
+        "verify_exit": verify.returncode,
+        "exposure": exposure,
+    }
+
+
+# -- mounts and who holds them
+
+
+def mounts(pid: str = "1") -> list[dict[str, Any]]:
+    """Return a process's mounts; the format is that of proc_pid_mountinfo(5)."""
+    found = []
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            fields, (kind, _source, rest) = left.split(), right.split(" ", 2)
+            options = dict(option.partition("=")[::2] for option in rest.strip().split(","))
+            found.append(
+                {
+                    "id": int(fields[0]),
+                    "point": fields[4],
+                    "flags": fields[5].split(","),
+                    "type": kind,
+                    "options": options,
+                }
+            )
+    return found
+
+
+def overlays() -> list[dict[str, Any]]:
+    """Return the overlays below /var/lib/left4me in PID 1's namespace."""
+    return [each for each in mounts() if each["type"] == "overlay" and each["point"].startswith(f"{VAR}/")]
+
+
+def references(pid: str) -> Iterator[tuple[str, str]]:
+    """Yield how (cwd, root, exe, fd, map) a process refers to which link in /proc; nothing of one that has ended."""
+    for kind in ("cwd", "root", "exe"):
+        yield kind, f"/proc/{pid}/{kind}"
+    for kind, directory in (("fd", "fd"), ("map", "map_files")):
+        try:
+            names = os.listdir(f"/proc/{pid}/{directory}")
+        except OSError:
+            continue
+        for name in names:
+            yield kind, f"/proc/{pid}/{directory}/{name}"
+
+
+def is_detached(link: str, attached: set[int]) -> bool:
+    """Tell whether what a link in /proc leads to lies on an overlay that is mounted nowhere any more (umount -l)."""
+    try:
+        fd = os.open(link, os.O_PATH)
+    except OSError:
+        return False
+    try:
+        kind = ctypes.create_string_buffer(256)  # struct statfs, whose first word is f_type
+        ctypes.CDLL(None).fstatfs(fd, kind)
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            number = re.search(r"^mnt_id:\s+(\d+)", file.read(), re.MULTILINE)
+        overlay = int.from_bytes(kind.raw[:8], sys.byteorder) == OVERLAYFS
+        return overlay and number is not None and int(number[1]) not in attached
+    finally:
+        os.close(fd)
+
+
+def everywhere() -> set[int]:
+    """Return the ids of all mounts in all namespaces."""
+    ids: set[int] = set()
+    seen = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in seen:
+                ids |= {mount["id"] for mount in mounts(pid)}
+                seen.add(namespace)
+        except OSError:
+            continue  # it has ended
+    return ids
+
+
+def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]]:
+    """Return the processes that refer to something below a path, or, with all mounts' ids, on a detached overlay."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for kind, link in references(pid):
+            try:
+                target = os.readlink(link)
+                inside = f"{target}/".startswith(f"{below}/")
+                if not inside and not (attached and target.startswith("/") and is_detached(link, attached)):
+                    continue
+                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                    comm = file.read().strip()
+            except OSError:
+                continue  # it has ended
+            found.append({"pid": int(pid), "comm": comm, "kind": kind, "path": target, "detached": not inside})
+    return found
+
+
+def process(pid: int) -> dict[str, Any] | None:
+    """Return user and command line of a process, None where there is none."""
+    try:
+        user = name_of(os.stat(f"/proc/{pid}").st_uid)
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return None
+    return {"user": user, "command": [word.decode(errors="replace") for word in line]}
+
+
+# -- A2S_INFO (https://developer.valvesoftware.com/wiki/Server_queries)
+
+
+def text(data: bytes) -> tuple[str, bytes]:
+    """Return the string that data begins with, and what follows its zero byte."""
+    head, _, rest = data.partition(b"\0")
+    return head.decode(errors="replace"), rest
+
+
+def ask(address: str, port: int, seconds: float) -> dict[str, Any] | None:
+    """Ask a server who it is and how many play; None where nobody answers in time."""
+    request = b"\xff\xff\xff\xffTSource Engine Query\0"
+    challenge, end = b"", time.monotonic() + seconds
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(1)
+        udp.connect((address, port))
+        while time.monotonic() < end:
+            try:
+                udp.send(request + challenge)
+                answer = udp.recv(4096)
+            except TimeoutError:
+                continue
+            except ConnectionRefusedError:
+                time.sleep(0.05)  # nobody has the port yet: it is answered at once
+                continue
+            if answer[:5] == b"\xff\xff\xff\xffA":
+                challenge = answer[5:9]
+            elif answer[:5] == b"\xff\xff\xff\xffI":
+                name, rest = text(answer[6:])
+                current_map, rest = text(rest)
+                folder, rest = text(rest)
+                _game, rest = text(rest)
+                return {"name": name, "map": current_map, "folder": folder, "players": rest[2], "bots": rest[4]}
+    return None
+
+
+# -- all of it
+
+
+def accounts() -> dict[str, Any]:
+    """Return left4me's users and groups."""
+    return {
+        "users": {
+            user.pw_name: {"uid": user.pw_uid, "group": group_of(user.pw_gid), "shell": user.pw_shell}
+            for user in pwd.getpwall()
+            if user.pw_name.startswith("left4me")
+        },
+        "groups": {group.gr_name: group.gr_gid for group in grp.getgrall() if group.gr_name.startswith("left4me")},
+    }
+
+
+def packages() -> list[str]:
+    """Return name:architecture of every installed package."""
+    said = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").stdout
+    return [line.split()[0] for line in said.splitlines() if line.endswith(" installed")]
+
+
+def look(question: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of the host."""
+    servers: dict[str, tuple[str, int]] = question["servers"]
+    with ThreadPoolExecutor(max(1, len(servers))) as pool:
+        asked = {each: pool.submit(ask, host, port, ANSWER_SECONDS) for each, (host, port) in servers.items()}
+        found = {
+            "entries": entries(),
+            "overlays": overlays(),
+            "holders": holders(f"{VAR}/runtime", everywhere()),
+            **units(list(servers), question["properties"]),
+            **accounts(),
+            "packages": packages(),
+        }
+        mains = {unit: int(shown.get("MainPID") or 0) for unit, shown in found["units"].items()}
+        found["processes"] = {unit: process(pid) for unit, pid in mains.items() if pid}
+        found["answers"] = {each: answer.result() for each, answer in asked.items()}
+    return found
+
+
+def refusal(unit: str, answer: dict[str, Any] | None) -> str:
+    """Return why a server is not to be stopped now, or nothing."""
+    if answer is None:
+        return f"{unit} was not stopped: it does not answer A2S, so nobody knows who plays"
+    if answer["players"] > answer["bots"]:
+        return f"{unit} was not stopped: {answer['players'] - answer['bots']} play on it"
+    return ""
+
+
+def cycle(server: str, address: str, port: int) -> dict[str, Any]:
+    """Stop a server that nobody plays on, watch who holds its overlay meanwhile, and start it again."""
+    unit, merged = f"left4me-server@{server}.service", f"{VAR}/runtime/{server}/merged"
+    refused = refusal(unit, ask(address, port, ANSWER_SECONDS))
+    if refused:
+        return {"refused": refused}
+    own = {holder["pid"] for holder in holders(merged)}
+    seen: dict[str, dict[str, Any]] = {}
+    begin = time.monotonic()
+    with subprocess.Popen(["systemctl", "stop", unit]) as stop:
+        while stop.poll() is None and time.monotonic() < begin + STOPPED_SECONDS:
+            for holder in holders(merged):
+                if holder["pid"] not in own:
+                    seen[f"{holder['pid']} {holder['comm']} {holder['kind']}"] = holder
+        seconds = time.monotonic() - begin
+        stop.terminate()
+    result = {
+        "seconds": round(seconds, 3),
+        "holders": list(seen.values()),
+        "unit": show([unit], ["ActiveState", "Result", "ExecStopPostEx"])[unit],
+        "left": [each["point"] for each in overlays() if each["point"] == merged],
+        "holders_left": holders(merged, everywhere()),
+    }
+    started = run("systemctl", "start", unit)
+    return result | {"start": started.stderr.strip(), "answer": ask(address, port, STARTED_SECONDS)}
+
+
+def main(question: dict[str, Any]) -> None:
+    """Answer."""
+    if os.geteuid() != 0:
+        sys.exit("the SSH user is not root: set _sudo = True in the host's data")
+    print(json.dumps(cycle(*question["cycle"]) if "cycle" in question else look(question)))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

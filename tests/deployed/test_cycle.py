@@ -1,0 +1,55 @@
+"""With --cycle HOST/ID: one server is stopped and started, and the postmortem's four figures are checked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.deployed.hosts import NotRead, Target
+
+CYCLE_SECONDS = 300  # a stop that hangs as long as systemd lets it, and a slow start
+
+
+def test_a_stop_is_clean_and_the_server_comes_back(
+    cycled: tuple[Target, str], sockets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, server = cycled
+    try:
+        done = target.ask({"cycle": [server, *target.where(server)]}, sockets, CYCLE_SECONDS)
+    except NotRead as reason:
+        pytest.fail(f"{target.name}: {reason}", pytrace=False)
+    if "refused" in done:
+        pytest.fail(f"{target.name}: {done['refused']}", pytrace=False)
+    # nsenter is the door out of the unit's namespace: it stands in merged until it has called setns(2).
+    held = [each for each in done["holders"] if each["comm"].strip("()") != "nsenter"]
+    post = re.search(r"code=(\S+) ; status=(\d+)", done["unit"]["ExecStopPostEx"])
+    figures = {
+        "stop duration": f"{done['seconds']} s",
+        "holders while it stopped": [f"{each['pid']} {each['comm']} {each['kind']}" for each in held],
+        "unit after the stop": done["unit"]["ActiveState"],
+        "ExecStopPost": f"{post[1]} {post[2]}" if post else "unknown",
+        "mounts left": done["left"],
+        "holders left": [
+            f"{each['pid']} {each['comm']} {each['kind']} {each['path']}" for each in done["holders_left"]
+        ],
+    }
+    with capsys.disabled():
+        print(
+            f"\n{target.name}/{server}:", *(f"  {key:26}{value or 'none'}" for key, value in figures.items()), sep="\n"
+        )
+    wanted = {
+        "holders while it stopped": [],
+        "unit after the stop": "inactive",
+        "ExecStopPost": "exited 0",
+        "mounts left": [],
+        "holders left": [],
+    }
+    wrong = [f"{key}: {figures[key]}, must be {wanted[key] or 'none'}" for key in wanted if figures[key] != wanted[key]]
+    if done["seconds"] >= 15:
+        wrong.append(f"the stop took {done['seconds']} s: TimeoutStopSec=15s ended it")
+    if done["start"] or done["answer"] is None:
+        wrong.append(f"it did not come back: {done['start'] or 'no answer over A2S'}")
+    if wrong:
+        pytest.fail("\n".join(f"{target.name}/{server}: {line}" for line in wrong), pytrace=False)

@@ -1,0 +1,146 @@
+"""The files of a deployed host: what has to be there, and that nothing else is in the managed places."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from left4me import model
+from tests.deployed.hosts import Host
+
+ROOT = Path(__file__).parent.parent.parent
+HELPER = "/usr/local/libexec/left4me/left4me-overlay"
+UNITS = "/usr/local/lib/systemd/system"
+OWN = "/etc/systemd/system"
+VAR = "/var/lib/left4me"
+# Type, mode, owner, group; {id} is a server's.
+LAYOUT = {
+    "/etc/left4me": ("directory", "0755", "root", "root"),
+    "/etc/left4me/servers": ("directory", "0755", "root", "root"),
+    "/usr/local/libexec/left4me": ("directory", "0755", "root", "root"),
+    HELPER: ("file", "0755", "root", "root"),
+    f"{UNITS}/left4me-server@.service": ("file", "0644", "root", "root"),
+    f"{UNITS}/left4me.slice": ("file", "0644", "root", "root"),
+    VAR: ("directory", "0755", "root", "root"),
+    f"{VAR}/releases": ("directory", "0700", "root", "root"),
+    f"{VAR}/overlays": ("directory", "0700", "root", "root"),
+    f"{VAR}/secrets": ("directory", "0700", "root", "root"),
+    f"{VAR}/attic": ("directory", "0700", "root", "root"),
+    f"{VAR}/runtime": ("directory", "0755", "root", "root"),
+    f"{VAR}/installation": ("symlink", "0777", "root", "root"),
+}
+SERVER_LAYOUT = {
+    "/etc/left4me/servers/{id}": ("directory", "0755", "root", "root"),
+    "/etc/left4me/servers/{id}/server.env": ("file", "0644", "root", "root"),
+    "/etc/left4me/servers/{id}/server.cfg": ("file", "0644", "root", "root"),
+    "/etc/left4me/servers/{id}/layers": ("file", "0644", "root", "root"),
+    OWN + "/left4me-server@{id}.service.d": ("directory", "0755", "root", "root"),
+    OWN + "/left4me-server@{id}.service.d/limits.conf": ("file", "0644", "root", "root"),
+    OWN + "/multi-user.target.wants/left4me-server@{id}.service": ("symlink", "0777", "root", "root"),
+    VAR + "/runtime/{id}": ("directory", "0700", "root", "root"),
+    VAR + "/runtime/{id}/upper": ("directory", "0755", "left4me-{id}", "left4me"),
+    VAR + "/runtime/{id}/work": ("directory", "0700", "root", "root"),
+}
+# Directories on the way to what root runs: the system's own, whose modes are its business.
+ON_THE_WAY = ("/etc", "/usr", "/usr/local", "/usr/local/lib", "/usr/local/lib/systemd", "/usr/local/libexec")
+
+
+def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
+    """Return what has to be at each path."""
+    return LAYOUT | {
+        path.format(id=server): tuple(value.format(id=server) for value in wanted)
+        for server in declares.servers
+        for path, wanted in SERVER_LAYOUT.items()
+    }
+
+
+def statements(text: str, comment: str) -> list[str]:
+    """Return the lines of a file that are neither empty nor comments."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(comment)]
+
+
+def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
+    entries, wrong = host.found["entries"], []
+    for path, wanted in layout(host.declares).items():
+        if path not in entries:
+            wrong.append(f"{path} is missing")
+            continue
+        found = tuple(entries[path][key] for key in ("type", "mode", "owner", "group"))
+        if found != wanted:
+            wrong.append(f"{path} is {' '.join(found)}, must be {' '.join(wanted)}")
+    host.require(wrong)
+
+
+def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
+    # The system's own places, and in ours what the game, its layers and its servers put there.
+    allowed = {*layout(host.declares), *ON_THE_WAY}
+    free = re.compile(rf"{VAR}/(releases|overlays|secrets|attic|runtime)/[^.].*")
+    foreign = [path for path in host.found["entries"] if path not in allowed and not free.fullmatch(path)]
+    host.require([f"{path} is foreign here: nobody declared it" for path in foreign])
+
+
+def test_nobody_but_root_can_change_what_root_runs(host: Host) -> None:
+    entries, wrong = host.found["entries"], []
+    for path in ON_THE_WAY:
+        if path not in entries:
+            wrong.append(f"{path} is missing")
+        elif entries[path]["owner"] != "root" or int(entries[path]["mode"], 8) & 0o002:
+            wrong.append(
+                f"{path} is {entries[path]['mode']} of {entries[path]['owner']}: others could replace what is in it"
+            )
+    host.require(wrong)
+
+
+def test_the_helper_is_the_one_of_this_repository(host: Host) -> None:
+    ours = hashlib.sha256((ROOT / "files/libexec/left4me-overlay").read_bytes()).hexdigest()
+    found = host.found["entries"].get(HELPER, {}).get("sha256")
+    host.require([] if found == ours else [f"{HELPER} has sha256 {found}, must be {ours}"])
+
+
+def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
+    declared, folder = host.declares.servers[server], f"/etc/left4me/servers/{server}"
+    texts = {name: host.found["entries"].get(f"{folder}/{name}", {}).get("text", "") for name in FILES}
+    found = {name: statements(texts[name], comment) for name, comment in FILES.items()}
+    wanted = {
+        "server.env": [
+            f'LEFT4ME_ADDRESS="{host.declares.address}"',
+            f'LEFT4ME_PORT="{declared.port}"',
+            f'LEFT4ME_MAX_PLAYERS="{declared.max_players}"',
+            f'LEFT4ME_MAP="{declared.map}"',
+        ],
+        "server.cfg": [f'hostname "{declared.hostname}"'],
+        "layers": list(declared.layers),
+    }
+    host.require(
+        [
+            f"{folder}/{name} has {found[name]}, must have {wanted[name]}"
+            for name in FILES
+            if found[name] != wanted[name]
+        ]
+    )
+
+
+FILES = {"server.env": "#", "server.cfg": "//", "layers": "#"}
+
+
+def test_each_server_is_enabled_by_our_unit(host: Host, server: str) -> None:
+    path = f"{OWN}/multi-user.target.wants/left4me-server@{server}.service"
+    target = host.found["entries"].get(path, {}).get("target")
+    wanted = f"{UNITS}/left4me-server@.service"
+    host.require([] if target == wanted else [f"{path} leads to {target}, must lead to {wanted}"])
+
+
+def test_the_current_release_is_one_of_the_declared_source(host: Host) -> None:
+    link = host.found["entries"].get(f"{VAR}/installation", {}).get("target", "")
+    wrong = []
+    if not re.fullmatch(rf"releases/{host.declares.game.source}-[A-Za-z0-9_.-]+", link):
+        wrong.append(
+            f"{VAR}/installation leads to {link!r}, must lead to a release of source {host.declares.game.source}"
+        )
+    release = host.found["entries"].get(f"{VAR}/{link}", {})
+    found = tuple(release.get(key) for key in ("type", "mode", "owner", "group"))
+    wanted = ("directory", "0775", "left4me", "left4me")
+    if found != wanted:
+        wrong.append(f"{VAR}/{link} is {found}, must be {wanted}")
+    host.require(wrong)

@@ -1,0 +1,95 @@
+"""The units as systemd has understood them."""
+
+from __future__ import annotations
+
+from tests.deployed.hosts import Host
+from tests.deployed.promises import CHECK, LIMITS, TEMPLATE, broken
+
+
+def test_the_template_keeps_every_promise(host: Host) -> None:
+    unit = host.found["units"][CHECK]
+    wrong = broken(unit, "_check")
+    if unit["DropInPaths"]:
+        wrong.append(f"drop-ins {unit['DropInPaths']} must not be there")
+    host.require([f"{TEMPLATE}: {line}" for line in wrong])
+
+
+def test_each_instance_keeps_every_promise(host: Host, server: str) -> None:
+    name = f"left4me-server@{server}.service"
+    host.require([f"{name}: {line}" for line in broken(host.found["units"][name], server)])
+
+
+def bytes_of(size: str) -> str:
+    """Return a size as systemd reports it: K, M, G and T are powers of 1024."""
+    powers = {"K": 1, "M": 2, "G": 3, "T": 4}
+    return size if size == "infinity" or size[-1] not in powers else str(int(size[:-1]) * 1024 ** powers[size[-1]])
+
+
+def test_the_slice_has_the_declared_limits(host: Host) -> None:
+    unit = host.found["units"]["left4me.slice"]
+    wanted = {
+        "FragmentPath": "/usr/local/lib/systemd/system/left4me.slice",
+        "DropInPaths": "",
+        "NeedDaemonReload": "no",
+        "LoadState": "loaded",
+        "CPUWeight": str(host.declares.cpu_weight),
+        "MemoryMax": bytes_of(host.declares.memory_max),
+    }
+    host.require(
+        [
+            f"left4me.slice: {key} is {unit[key]!r}, must be {wanted[key]!r}"
+            for key in wanted
+            if unit[key] != wanted[key]
+        ]
+    )
+
+
+def test_each_instance_has_the_declared_limits(host: Host, server: str) -> None:
+    name, declared = f"left4me-server@{server}.service", host.declares.servers[server]
+    unit = host.found["units"][name]
+    own = [path for path in unit["DropInPaths"].split() if "/left4me" in path]
+    shown = {**{key: unit[key] for key in LIMITS}, "own drop-ins": own}
+    wanted = {
+        "CPUWeight": str(declared.cpu_weight),
+        "MemoryMax": bytes_of(declared.memory_max),
+        "Nice": str(declared.nice),
+        "own drop-ins": [f"/etc/systemd/system/{name}.d/limits.conf"],
+    }
+    host.require(
+        [f"{name}: {key}: {shown[key]!r}, must be {wanted[key]!r}" for key in wanted if shown[key] != wanted[key]]
+    )
+
+
+def test_each_server_starts_with_the_host(host: Host, server: str) -> None:
+    name = f"left4me-server@{server}.service"
+    unit = host.found["units"][name]
+    wrong = []
+    if unit["UnitFileState"] != "enabled":
+        wrong.append(f"{name} is {unit['UnitFileState'] or 'not enabled'}, must be enabled")
+    elif "multi-user.target" not in unit["WantedBy"].split():
+        wrong.append(f"{name} is enabled on disk and systemd does not know it: it needs a daemon-reload")
+    host.require(wrong)
+
+
+def test_no_unit_has_failed_or_waits_for_a_reload(host: Host) -> None:
+    wrong = []
+    for name, unit in host.found["units"].items():
+        if unit["ActiveState"] == "failed":
+            wrong.append(f"{name} has failed: {unit['Result']}")
+        if unit["NeedDaemonReload"] != "no":
+            wrong.append(f"{name} was changed on disk after systemd read it: it needs a daemon-reload")
+    host.require(wrong)
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(host: Host) -> None:
+    # Other units of the host may have their own faults.
+    wrong = [line for line in host.found["verify"] if "left4me" in line]
+    if host.found["verify_exit"] and not wrong:
+        wrong = [f"exit {host.found['verify_exit']}", *host.found["verify"]]
+    host.require([f"systemd-analyze verify: {line}" for line in wrong])
+
+
+def test_the_sandbox_is_worth_its_name(host: Host, server: str) -> None:
+    exposure = host.found["exposure"][f"left4me-server@{server}.service"]
+    if exposure is None or exposure > 2.0:
+        host.require([f"server {server}: systemd-analyze security says {exposure}, must be at most 2.0"])
