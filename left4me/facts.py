@@ -115,6 +115,7 @@ def _question(host: model.Host) -> str:
         "installation": host.game.path if isinstance(host.game, model.GameOnHost) else None,
         "releases": declared.RELEASES,
         "held": declared.HELD,
+        "unfinished": f"{declared.VAR}/runtime/*/reset",
     }
     return json.dumps(question)
 

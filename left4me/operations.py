@@ -219,7 +219,7 @@ def reload_systemd(declares: model.Host) -> Commands:
 
 @operation()
 def start_servers(declares: model.Host) -> Commands:
-    """Start the declared servers that do not run; touches no server that does, and none that was stopped by hand.
+    """Start the declared servers that do not run; touches none that does, was stopped by hand or is in a reset.
 
     + declares: what the host declares
     """
@@ -236,4 +236,4 @@ def start_servers(declares: model.Host) -> Commands:
         # A server that reached its start limit is not started again before its failure is forgotten.
         yield StringCommand(f"systemctl reset-failed {names} 2>/dev/null; systemctl start {names} || {why}")
     else:
-        host.noop("all run, or were stopped by hand with l4d2ctl stop")
+        host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")

@@ -154,7 +154,8 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         },
         "installation": installation(question["installation"]) if question["installation"] else None,
         "releases": names_in(question["releases"]),
-        "held": names_in(question["held"]),
+        # Stopped by hand, or in the middle of a reset that another has to finish.
+        "held": names_in(question["held"]) + [path.split("/")[-2] for path in glob.glob(question["unfinished"])],
         "mounts": mounts(),
     }
 

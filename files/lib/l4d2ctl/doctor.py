@@ -49,8 +49,10 @@ def _lowers(server: str) -> list[str]:
 
 def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
     for mount, several in one.overlays().items():
-        server = mount.split("/")[-2]
-        if server not in running:
+        server = mount.removeprefix(f"{one.VAR}/runtime/").partition("/")[0]
+        if mount != one.merged(server):
+            yield Finding(server, f"{mount} is mounted, and nothing of left4me does that", f"umount {mount}")
+        elif server not in running:
             yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount(server))
         elif server in servers and several[0].get("lowerdir", "").split(":") != _lowers(server):
             yield Finding(server, "runs with other layers than declared", f"l4d2ctl restart {server}, when it suits")
@@ -123,8 +125,9 @@ def _systemd(declared: list[str]) -> Iterator[Finding]:
         yield Finding("", "systemd has not read what is on disk", "systemctl daemon-reload", mend)
 
 
-def _owners(declared: list[str]) -> Iterator[Finding]:
+def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
     for server in declared:
+        in_use = server in running or one.mounted(server)
         user = f"left4me-{server}"
         wanted = {"": ("root", "root", 0o700), "/upper": (user, "left4me", 0o755), "/work": ("root", "root", 0o700)}
         for below, (owner, group, mode) in wanted.items():
@@ -137,7 +140,10 @@ def _owners(declared: list[str]) -> Iterator[Finding]:
                 continue
             if (about.st_uid, about.st_gid, about.st_mode & 0o7777) != (uid, gid, mode):
                 what = f"{path} is not {owner}:{group} {mode:04o}"
-                yield Finding(server, what, "give it back", _give_back(path, uid, gid, mode))
+                if in_use:  # below a mounted overlay nothing may change
+                    yield Finding(server, what, f"l4d2ctl stop {server}, then l4d2ctl doctor --fix")
+                else:
+                    yield Finding(server, what, "give it back", _give_back(path, uid, gid, mode))
 
 
 def _give_back(path: str, uid: int, gid: int, mode: int) -> Callable[[], str]:
@@ -169,4 +175,4 @@ def examine() -> list[Finding]:
     states = one.properties([name for name in known if one.ID.fullmatch(name)], "ActiveState")
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(), *_leftovers(running, declared)]
-    return [*findings, *_systemd(declared), *_owners(declared)]
+    return [*findings, *_systemd(declared), *_owners(declared, running)]

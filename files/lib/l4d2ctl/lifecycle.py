@@ -16,6 +16,9 @@ _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 def start(servers: list[str]) -> None:
     """Start servers and end what an operator's stop holds. Raises Failed with the last lines of who did not start."""
     for server in servers:
+        if one.reset_unfinished(server):
+            raise one.Failed(f"server {server}: a reset of it did not finish; l4d2ctl reset {server} does that")
+    for server in servers:
         one.release(server)
     units = list(map(one.unit, servers))
     one.systemctl("reset-failed", *units)  # a server at its start limit; those that never failed are not of interest

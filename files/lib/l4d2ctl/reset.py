@@ -167,7 +167,7 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
         ) from None
     os.unlink(_plan_path(server))
     one.sync_directory(one.runtime(server))
-    if plan["start"]:
+    if plan["start"] and not one.is_held(server):
         with _timed(times, "start"):
             lifecycle.start([server])
     one.systemctl("start", "--no-block", "left4me-attic.service")

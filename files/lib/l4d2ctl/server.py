@@ -92,6 +92,11 @@ def sync_directory(path: str) -> None:
     os.close(fd)
 
 
+def reset_unfinished(server: str) -> bool:
+    """Tell whether a reset of a server has begun and not ended; its unit does not start meanwhile."""
+    return os.path.exists(f"{runtime(server)}/reset")
+
+
 def is_held(server: str) -> bool:
     """Tell whether an operator stopped a server by hand, for good until he starts it."""
     return os.path.exists(f"{HELD}/{server}")
