@@ -89,7 +89,7 @@ def _fresh(server: str) -> None:
 
 
 def _move_kept(server: str, old: str) -> None:
-    """Move what the data keeps from the old upper to the fresh one, following no symlink on the way."""
+    """Move what the data keeps from the old upper to the present one, following no symlink on the way."""
     user = pwd.getpwnam(f"left4me-{server}")
     for path in _keep(server):
         *parents, name = path.split("/")
@@ -104,6 +104,9 @@ def _move_kept(server: str, old: str) -> None:
                     os.chown(part, user.pw_uid, user.pw_gid, dir_fd=target, follow_symlinks=False)
                 target = _step(target, part)
             os.stat(name, dir_fd=source, follow_symlinks=False)
+            if name in os.listdir(target):
+                # An undo brought back an older one. It stays in the attic, under a name that no game can have guessed.
+                os.rename(name, f"{name}.{time.time_ns()}", src_dir_fd=target, dst_dir_fd=source)
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
         except (FileNotFoundError, NotADirectoryError):
             continue  # the game has never made it, or a second reset finds it moved
@@ -159,8 +162,7 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
             if plan["back"]:
                 _bring_back(server, f"{ATTIC}/{plan['back']}")
             _fresh(server)
-            if not plan["back"]:
-                _move_kept(server, f"{into}/upper")
+            _move_kept(server, f"{into}/upper")
     except OSError as error:
         raise one.Failed(
             f"server {server} is stopped, its reset is not finished: {error}. Mend that, then: l4d2ctl reset {server}"
