@@ -10,7 +10,8 @@ import pytest
 from tests.boxes.boxes import Box
 from tests.integration.harness import having, overlays, rounds, wait_for_server, write_inventory
 
-SERVERS = {str(number): {"port": 27014 + number, "hostname": f"server {number}"} for number in range(1, 9)}
+PORTS = {str(number): 27014 + number for number in range(1, 9)}
+SERVERS = {server: {"port": port, "hostname": f"server {server}"} for server, port in PORTS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def reset(box: Box, servers: list[str], times: int) -> None:
     """Reset running servers, all at the same time, so many times; look at each end of it."""
     box.run(f"l4d2ctl start {' '.join(servers)}")
     for server in servers:
-        wait_for_server(box, int(SERVERS[server]["port"]))
+        wait_for_server(box, PORTS[server])
     cursor = box.run("journalctl --quiet --lines=1 --show-cursor").stdout.splitlines()[-1].removeprefix("-- cursor: ")
     together = " & ".join(f"{{ l4d2ctl reset {server} || echo failed {server}; }}" for server in servers)
     for _ in range(times):

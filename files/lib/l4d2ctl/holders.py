@@ -15,10 +15,13 @@ from dataclasses import asdict, dataclass
 
 from l4d2ctl import server as one
 
+Device = tuple[int, int]
+"""Major and minor number."""
+
 
 @dataclass(frozen=True, order=True)
 class Holder:
-    """A process, and what of it holds the overlay: cwd, root, exe, fd, map or mount namespace."""
+    """A process, and what of it holds the overlay: cwd, root, exe, fd, map, mount namespace, or a mount elsewhere."""
 
     pid: int
     command: str
@@ -30,7 +33,7 @@ class Holder:
         return f"pid {self.pid} ({self.command}) by its {self.kind}: {self.path}"
 
 
-def _device(path: str) -> tuple[int, int] | None:
+def _device(path: str) -> Device | None:
     try:
         about = os.stat(path)
     except OSError:
@@ -62,10 +65,11 @@ def _read(path: str) -> str:
 
 @dataclass(frozen=True)
 class Copy:
-    """A server's overlay as one mount namespace has it: its device, and the peer groups it gets unmounts from."""
+    """A server's overlay as one mount namespace has it: device, the peer groups it gets unmounts from, place."""
 
-    device: tuple[int, int]
+    device: Device
     peers: frozenset[str]
+    point: str
 
 
 def copies(server: str, mounts: str) -> set[Copy]:
@@ -77,60 +81,95 @@ def copies(server: str, mounts: str) -> set[Copy]:
         if upper in fields[-1].split(","):
             major, _, minor = fields[2].partition(":")
             peers = frozenset(field.partition(":")[2] for field in fields[6 : fields.index("-")])
-            found.add(Copy((int(major), int(minor)), peers))
+            found.add(Copy((int(major), int(minor)), peers, fields[4]))
     return found
 
 
-def _references(pid: str, wanted: frozenset[tuple[int, int]], merged: str) -> Iterator[tuple[str, str]]:
-    base = f"/proc/{pid}"
-    for kind in ("cwd", "root", "exe"):
-        if _device(f"{base}/{kind}") in wanted:
-            yield kind, _link(f"{base}/{kind}")
-    for name in _listed(f"{base}/fd"):
-        if _device(f"{base}/fd/{name}") in wanted:
-            yield f"fd {name}", _link(f"{base}/fd/{name}")
+def _other_devices(server: str, mounts: str) -> set[Device]:
+    """Return the devices of all that is not a server's overlay in the text of a mountinfo file."""
+    upper = f"upperdir={one.runtime(server)}/upper"
+    pairs = [line.split()[2].split(":") for line in mounts.splitlines() if upper not in line]
+    return {(int(major), int(minor)) for major, minor in pairs}
+
+
+def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[tuple[str, str, Device | None]]:
+    base = f"/proc/{task}"
+    links = [("cwd", f"{base}/cwd"), ("root", f"{base}/root"), ("exe", f"{base}/exe")]
+    for kind, link in [*links, *((f"fd {name}", f"{base}/fd/{name}") for name in _listed(f"{base}/fd"))]:
+        if (device := _device(link)) in wanted:
+            yield kind, _link(link), device
+    if "/" in task:
+        return  # a thread's memory is its process's
     seen = set()
     # maps names the device of the file in the layer below on older kernels: its path tells on all of them.
     for line in _read(f"{base}/maps").splitlines():
         path = line.split(maxsplit=5)[5] if line.count(" ") > 4 and "/" in line else ""
         if path.startswith(f"{merged}/") and path not in seen:
             seen.add(path)
-            yield "map", path
+            yield "map", path, None
     for name in _listed(f"{base}/map_files"):
-        path = f"{base}/map_files/{name}"
-        if _device(path) in wanted and (target := _link(path)) not in seen:
+        link = f"{base}/map_files/{name}"
+        if (device := _device(link)) in wanted and (target := _link(link)) not in seen:
             seen.add(target)
-            yield "map", target
+            yield "map", target, device
 
 
-def holders(server: str, known: frozenset[tuple[int, int]] = frozenset()) -> list[Holder]:
+def _spaces() -> dict[str, list[str]]:
+    """Return the tasks of each mount namespace, as names below /proc, but this process; PID 1 comes first in its own.
+
+    A thread may have a working directory, files, and a namespace that are not its process's.
+    """
+    found: dict[str, list[str]] = {}
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit() and name != str(os.getpid())), key=int):
+        threads = [f"{pid}/task/{thread}" for thread in _listed(f"/proc/{pid}/task") if thread != pid]
+        for task in (pid, *threads):
+            found.setdefault(_link(f"/proc/{task}/ns/mnt"), []).append(task)
+    found.pop("?", None)  # it has ended
+    return found
+
+
+def holders(server: str, known: frozenset[Device] = frozenset()) -> list[Holder]:
     """Return every process that holds a server's overlay.
 
     `known` are devices (major, minor) that the overlay had before it was unmounted.
     """
-    me = str(os.getpid())
-    spaces = {pid: _link(f"/proc/{pid}/ns/mnt") for pid in os.listdir("/proc") if pid.isdigit() and pid != me}
-    first = {space: pid for pid, space in spaces.items()}
-    there = {space: copies(server, _read(f"/proc/{pid}/mountinfo")) for space, pid in first.items()}
+    spaces = _spaces()
+    # The first process of a namespace may end while we look: then the next one tells.
+    mounts = {
+        space: next(filter(None, (_read(f"/proc/{task}/mountinfo") for task in tasks)), "")
+        for space, tasks in spaces.items()
+    }
+    there = {space: copies(server, text) for space, text in mounts.items()}
+    now = frozenset(copy.device for each in there.values() for copy in each)
     init = _link("/proc/1/ns/mnt")
-    wanted = known.union(copy.device for each in there.values() for copy in each)
-    found = {pid: list(_references(pid, wanted, one.merged(server))) for pid in (spaces if wanted else ())}
     # A namespace that gets the host's unmounts is none in the way, such as that of any sandboxed service. But the
     # server's own is, and one that was copied from the host and cut off.
-    peers = {peer for copy in there.get(init, ()) for peer in copy.peers}
-    in_the_way = {spaces[pid] for pid, references in found.items() if references}
-    in_the_way |= {space for space, each in there.items() if any(not copy.peers & peers for copy in each)}
-    for pid, references in found.items():
-        if spaces[pid] != init and spaces[pid] in in_the_way and there[spaces[pid]]:
-            references.append(("mount namespace", spaces[pid]))
-    return sorted(
-        Holder(int(pid), _read(f"/proc/{pid}/comm").strip() or "?", kind, path)
-        for pid, references in found.items()
-        for kind, path in references
-    )
+    peers = {peer for copy in there[init] for peer in copy.peers}
+    bound = {copy.point for copy in there[init]} - {one.merged(server)}
+    found = [Holder(1, _read("/proc/1/comm").strip(), "mount", point) for point in bound]
+    for space, tasks in spaces.items():
+        referring = {task: _held_by(task, server, now, known - now) for task in tasks} if now or known else {}
+        cut_off = any(not copy.peers & peers for copy in there[space])
+        in_the_way = space != init and there[space] and (cut_off or any(referring.values()))
+        for task, references in referring.items():
+            process = task.partition("/")[0]
+            command = _read(f"/proc/{process}/comm").strip() or "?"
+            found += [Holder(int(process), command, kind, path) for kind, path in references]
+            if in_the_way:
+                found.append(Holder(int(process), command, "mount namespace", space))
+    return sorted(set(found))
 
 
-def devices_now(server: str) -> frozenset[tuple[int, int]]:
+def _held_by(task: str, server: str, now: frozenset[Device], gone: frozenset[Device]) -> list[tuple[str, str]]:
+    """Return what of a process refers to the overlay: its devices `now`, and those `gone` from every namespace."""
+    references = list(_references(task, now | gone, one.merged(server)))
+    if any(device in gone for _kind, _path, device in references):
+        # The kernel uses a number again as soon as it is free: then it is another mount that the process sees.
+        gone -= _other_devices(server, _read(f"/proc/{task}/mountinfo"))
+    return [(kind, path) for kind, path, device in references if device is None or device in now | gone]
+
+
+def devices_now(server: str) -> frozenset[Device]:
     """Return the devices of a server's overlay as it is mounted on the host."""
     return frozenset(copy.device for copy in copies(server, _read("/proc/1/mountinfo")))
 

@@ -10,6 +10,7 @@ from l4d2ctl import server as one
 
 # In PID 1's mount namespace, as the unit's own Exec lines have it.
 HELPER = ["/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", one.HELPER]
+_SIGSEGV, _BY_SIGNAL = "11", ("2", "3")  # CLD_KILLED and CLD_DUMPED of waitid(2)
 _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 
 
@@ -29,7 +30,8 @@ def start(servers: list[str]) -> None:
 
 def _explain_start(servers: list[str], said: str) -> None:
     states = one.properties(servers, "ActiveState", "Result")
-    down = [server for server in servers if states[server]["ActiveState"] not in ("active", "activating")]
+    # One that systemd starts again by itself in a while is down as well.
+    down = [server for server in servers if states[server]["ActiveState"] != "active"]
     if not down:
         raise one.Failed(said.strip().splitlines()[0] if said.strip() else "systemctl start failed")
     lines = []
@@ -75,6 +77,8 @@ def _after_stop(server: str, state: dict[str, str], known: frozenset[tuple[int, 
     if state["ActiveState"] == "failed":
         _tell_how_it_ended(server, state)
         one.systemctl("reset-failed", one.unit(server))
+    elif known and state["ExecMainStatus"] == _SIGSEGV and state["ExecMainCode"] in _BY_SIGNAL:
+        print(f"server {server}: crashed by SIGSEGV while it quit; it is stopped and unmounted", file=sys.stderr)
     return []
 
 
