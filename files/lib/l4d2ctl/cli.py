@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 from l4d2ctl import server as one
+
+# What a command waits for first is the import of what it uses: json and typing are for few of them, or for none.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _EPILOG = """\
 examples:
@@ -37,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    # With prog argparse needs no formatter, which costs more imports than all of the rest.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
     def add(name: str, text: str, ids: str | None = "+") -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -83,6 +87,13 @@ def _selected(arguments: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(arguments.ids))
 
 
+def print_json(value: object) -> None:
+    """Print what --json asks for."""
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
 def print_table(lines: list[list[str]]) -> None:
     """Print aligned columns on a terminal, and columns with tabs between in a pipe."""
     if not sys.stdout.isatty():
@@ -99,7 +110,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
     rows = status.status(_selected(arguments))
     if arguments.json:
-        print(json.dumps(status.as_json(rows), indent=2))
+        print_json(status.as_json(rows))
     else:
         print_table(status.table(rows))
 
@@ -149,7 +160,7 @@ def _holders(arguments: argparse.Namespace) -> None:
         return
     found = {server: holders.holders(server) for server in servers}
     if arguments.json:
-        print(json.dumps({server: holders.as_json(each) for server, each in found.items()}, indent=2))
+        print_json({server: holders.as_json(each) for server, each in found.items()})
         return
     lines = [[server, str(h.pid), h.command, h.kind, h.path] for server, each in found.items() for h in each]
     print_table([["ID", "PID", "COMMAND", "BY", "PATH"], *lines])
@@ -187,7 +198,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
     left = [(finding, doctor.mended(finding) if arguments.fix else None) for finding in doctor.examine()]
     if arguments.json:
         rows = [{"server": f.server, "what": f.what, "do": f.do, "done": done} for f, done in left]
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
     else:
         for finding, done in left:
             where = f"server {finding.server}: " if finding.server else ""

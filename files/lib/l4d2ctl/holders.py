@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from l4d2ctl import server as one
 
@@ -19,8 +19,7 @@ Device = tuple[int, int]
 """Major and minor number."""
 
 
-@dataclass(frozen=True, order=True)
-class Holder:
+class Holder(NamedTuple):
     """A process, and what of it holds the overlay: cwd, root, exe, fd, map, mount namespace, or a mount elsewhere."""
 
     pid: int
@@ -63,8 +62,7 @@ def _read(path: str) -> str:
         return ""
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """A server's overlay as one mount namespace has it: device, the peer groups it gets unmounts from, place."""
 
     device: Device
@@ -192,4 +190,4 @@ def watch(server: str, interval: float = 0.02) -> Iterator[tuple[float, bool, li
 
 def as_json(found: list[Holder]) -> list[dict[str, object]]:
     """Return holders as JSON has them."""
-    return [asdict(holder) for holder in found]
+    return [holder._asdict() for holder in found]

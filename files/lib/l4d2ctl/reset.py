@@ -7,19 +7,19 @@ left4me-attic.service removes the oldest when nobody waits.
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from l4d2ctl import lifecycle
 from l4d2ctl import server as one
 
 ATTIC = f"{one.VAR}/attic"
+_RUNNING = ("active", "activating", "reloading")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -35,19 +35,18 @@ def _plan_path(server: str) -> str:
     return f"{one.runtime(server)}/reset"
 
 
-def _read_plan(server: str) -> dict[str, Any] | None:
+def _read_plan(server: str) -> dict[str, str] | None:
     try:
         with open(_plan_path(server), encoding="utf-8") as file:
-            plan: dict[str, Any] = json.load(file)
-            return plan
+            return dict(line.rstrip("\n").split("=", 1) for line in file)
     except FileNotFoundError:
         return None
 
 
-def _write_plan(server: str, plan: dict[str, Any]) -> None:
+def _write_plan(server: str, plan: dict[str, str]) -> None:
     new = f"{_plan_path(server)}.new"
     with open(new, "w", encoding="utf-8") as file:
-        json.dump(plan, file)
+        file.writelines(f"{key}={value}\n" for key, value in plan.items())
         file.flush()
         os.fsync(file.fileno())
     os.rename(new, _plan_path(server))
@@ -151,7 +150,7 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
                 raise one.Failed(f"server {server}: nothing of it is in {ATTIC}; there is no reset to undo")
             back = kept[0]
         state = one.properties([server], "ActiveState")[server]["ActiveState"]
-        plan = {"into": attic_name(server), "back": back, "start": state in ("active", "activating", "reloading")}
+        plan = {"into": attic_name(server), "back": back, "start": "yes" if state in _RUNNING else ""}
         _write_plan(server, plan)
     with _timed(times, "stop"):
         lifecycle.stop([server], held=False)
@@ -172,7 +171,9 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
     if plan["start"] and not one.is_held(server):
         with _timed(times, "start"):
             lifecycle.start([server])
-    one.systemctl("start", "--no-block", "left4me-attic.service")
+    # Nobody waits for it, not even for systemd's word that it has begun.
+    command, nowhere = ["systemctl", "start", "--no-block", "left4me-attic.service"], subprocess.DEVNULL
+    subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     return times
 
 
