@@ -7,10 +7,11 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help demo test lint types unit integration soak verify clean
+.PHONY: help demo status test lint types unit integration soak verify clean
 
 help:
 	@echo "make demo      a test box, the deploy, one server started, asked and stopped: the figures of that stop"
+	@echo "make status    every server of every host, in one table  INVENTORY=../fleet/inventory LIMIT=host"
 	@echo "make verify    prove the state of deployed hosts       INVENTORY=../fleet/inventory LIMIT=host"
 	@echo "make test      lint, types, unit tests, integration tests on boxes of both Debians (minutes)"
 	@echo "make soak      the same claims with the full counts (tens of minutes)"
@@ -27,6 +28,9 @@ help:
 
 demo: .venv/installed
 	@$(PYTHON) -m tests.boxes.demo
+
+status: .venv/installed
+	@$(PYTHON) -m left4me.status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
 
 verify: .venv/installed
 	@$(PYTEST) tests/deployed --inventory $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))

@@ -1,13 +1,13 @@
 """pyinfra INVENTORY deploy.py: brings each host to the state that its data declares."""
 
-from left4me.deploys import accounts, game, helper, layout, packages, preflight, servers, units
+from left4me.deploys import accounts, game, layout, packages, preflight, programs, servers, units
 
 preflight.preflight()
 packages.packages()
 accounts.accounts()
 layout.layout()
 game.game()
-helper.helper()
+programs.programs()
 units.units()
 servers.files()
 units.reload()

@@ -19,6 +19,15 @@ gid = 980
 memory_max = "infinity"
 cpu_weight = 1000
 
+# The group whose members may run `sudo l4d2ctl` without a password; None: only root. The group has to exist.
+operators = None
+
+# Told when a server crashes, cannot start or cannot be stopped: an address that takes what Discord takes, or None.
+webhook = None
+
+# How many of each server's resets stay in the attic, where `l4d2ctl reset --undo` finds the latest.
+attic_keep = 3
+
 # What each server has that does not say otherwise: the one place where dictionaries are merged.
 server_defaults = {
     # The name in the server browser.
@@ -29,6 +38,8 @@ server_defaults = {
     "max_players": 8,
     # Mod layers over the game, the topmost first: names of directories below /var/lib/left4me/overlays/.
     "layers": [],
+    # What a reset keeps, as paths below the game's directory, such as "left4dead2/cfg/banned_user.cfg".
+    "keep": [],
     # This server's own memory in bytes, its share of the CPU among the servers, and its nice level.
     "memory_max": "2G",
     "cpu_weight": 100,

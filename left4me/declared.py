@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -14,19 +16,22 @@ from left4me import model
 ROOT = Path(__file__).parent.parent
 USER_PREFIX = "left4me-"
 GROUP = "left4me"
-PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64")
-"""What srcds is linked against (it is a 32-bit program), and nsenter."""
+_PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64")
 
 ETC = "/etc/left4me"
 VAR = "/var/lib/left4me"
 RELEASES = f"{VAR}/releases"
 INSTALLATION = f"{VAR}/installation"
+HELD = f"{VAR}/held"
 LIBEXEC = "/usr/local/libexec/left4me"
+LIB = "/usr/local/lib/left4me"
 UNITS = "/usr/local/lib/systemd/system"
 OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
 
-MANAGED = (ETC, LIBEXEC, *(f"{folder}/{dot}left4me*" for folder in (UNITS, OWN_UNITS, WANTS) for dot in ("", ".")))
+SUDOERS = "/etc/sudoers.d"
+_FOLDERS = (UNITS, OWN_UNITS, WANTS, SUDOERS)
+MANAGED = (ETC, LIBEXEC, LIB, *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")))
 """Where a path that nobody declared is removed; the dot is that of a killed run's temporary file."""
 
 
@@ -41,6 +46,8 @@ class Item:
     group: str = "root"
     text: str = ""
     target: str = ""
+    check: tuple[str, ...] = ()
+    """A command that must accept the new file, whose name follows, before it is put in place."""
     shared: bool = False
     """The system's own directory: made where it is missing, left as it is where it is there."""
 
@@ -72,6 +79,16 @@ def user_of(server: str) -> str:
     return USER_PREFIX + server
 
 
+def packages(host: model.Host) -> list[str]:
+    """Return what srcds is linked against (it is a 32-bit program), nsenter, and what the operators' group needs."""
+    return [*_PACKAGES, *(["sudo:amd64"] if host.operators else [])]
+
+
+def links(host: model.Host) -> list[str]:
+    """Return the symlinks that name the current version of each layer that a server of this host has."""
+    return sorted({f"{VAR}/overlays/{layer}/current" for server in host.servers.values() for layer in server.layers})
+
+
 def directories(host: model.Host) -> list[Item]:
     """Return the layout of /var/lib/left4me. Lower layers lie where no game can reach them but through its overlay."""
     items = [
@@ -80,6 +97,7 @@ def directories(host: model.Host) -> list[Item]:
         Item("directory", f"{VAR}/overlays", 0o700),
         Item("directory", f"{VAR}/secrets", 0o700),
         Item("directory", f"{VAR}/attic", 0o700),
+        Item("directory", HELD, 0o755),
         Item("directory", f"{VAR}/runtime", 0o755),
     ]
     for server in host.servers:
@@ -97,47 +115,84 @@ def directories(host: model.Host) -> list[Item]:
     return items
 
 
-def helper() -> list[Item]:
-    """Return the one program that mounts."""
-    text = (ROOT / "files/libexec/left4me-overlay").read_text(encoding="utf-8")
-    return [
+def programs(host: model.Host) -> list[Item]:
+    """Return the programs on the host: the one that mounts, the operator's tool, and what they start."""
+    files = ROOT / "files"
+    items = [
         Item("directory", "/usr/local/libexec", 0o755, shared=True),
         Item("directory", LIBEXEC, 0o755),
-        Item("file", f"{LIBEXEC}/left4me-overlay", 0o755, text=text),
+        *(_program(path, f"{LIBEXEC}/{path.name}", 0o755) for path in sorted(files.glob("libexec/*"))),
+        Item("directory", LIB, 0o755),
+        Item("directory", f"{LIB}/l4d2ctl", 0o755),
+        *(_program(path, f"{LIB}/l4d2ctl/{path.name}", 0o644) for path in sorted(files.glob("lib/l4d2ctl/*.py"))),
+        _program(files / "sbin/l4d2ctl", "/usr/local/sbin/l4d2ctl", 0o755),
+        *(
+            Item("directory", f"/usr/local/share{below}", 0o755, shared=True)
+            for below in ("", "/bash-completion", "/bash-completion/completions")
+        ),
+        _program(files / "completions/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl", 0o644),
     ]
+    if host.operators:
+        text, check = _render("sudoers.j2", host=host), ("/usr/sbin/visudo", "-c", "-q", "-f")
+        items.append(Item("file", f"{SUDOERS}/left4me", 0o440, text=text, check=check))
+    return items
+
+
+def _program(source: Path, path: str, mode: int) -> Item:
+    return Item("file", path, mode, text=source.read_text(encoding="utf-8"))
+
+
+def _template_unit() -> str:
+    return _render("systemd/left4me-server@.service.j2", user_prefix=USER_PREFIX, group=GROUP)
 
 
 def units(host: model.Host) -> list[Item]:
-    """Return the template unit and the slice."""
-    template = _render("systemd/left4me-server@.service.j2", user_prefix=USER_PREFIX, group=GROUP)
+    """Return the template unit, the slice, and the two units that work when nobody waits."""
     return [
         Item("directory", "/usr/local/lib/systemd", 0o755, shared=True),
         Item("directory", UNITS, 0o755, shared=True),
-        Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=template),
-        Item("file", f"{UNITS}/left4me.slice", 0o644, text=_render("systemd/left4me.slice.j2", host=host)),
+        Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
+        *(
+            Item("file", f"{UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host))
+            for name in ("left4me.slice", "left4me-attic.service", "left4me-notify@.service")
+        ),
     ]
 
 
-def servers(host: model.Host) -> list[Item]:
-    """Return each server's own files, its limits, and the symlink that enables it."""
+def servers(host: model.Host, current: Mapping[str, str] | None = None) -> list[Item]:
+    """Return each server's own files, its limits, and the symlink that enables it.
+
+    `current` is what each symlink of links(), and INSTALLATION, names on the host; without it the texts are not whole.
+    """
     items = [Item("directory", ETC, 0o755), Item("directory", f"{ETC}/servers", 0o755)]
+    if host.webhook:
+        items.append(Item("file", f"{ETC}/webhook", 0o600, text=f"{host.webhook}\n"))
     for name, server in host.servers.items():
         values = {"id": name, "server": server, "host": host}
         folder, drop_ins = f"{ETC}/servers/{name}", f"{OWN_UNITS}/{unit_of(name)}.d"
-        layers = "".join(f"{layer}\n" for layer in server.layers)
+        limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
+        environment += f'LEFT4ME_GENERATION="{_generation(server, limits, environment, current or {})}"\n'
         items += [
             Item("directory", folder, 0o755),
-            Item("file", f"{folder}/server.env", 0o644, text=_render("server.env.j2", **values)),
+            Item("file", f"{folder}/server.env", 0o644, text=environment),
             Item("file", f"{folder}/server.cfg", 0o644, text=_render("server.cfg.j2", **values)),
-            Item("file", f"{folder}/layers", 0o644, text=layers),
+            Item("file", f"{folder}/layers", 0o644, text="".join(f"{layer}\n" for layer in server.layers)),
+            Item("file", f"{folder}/keep", 0o644, text="".join(f"{path}\n" for path in server.keep)),
             Item("directory", drop_ins, 0o755),
-            Item("file", f"{drop_ins}/limits.conf", 0o644, text=_render("systemd/limits.conf.j2", **values)),
+            Item("file", f"{drop_ins}/limits.conf", 0o644, text=limits),
             Item("directory", WANTS, 0o755, shared=True),
             Item("symlink", f"{WANTS}/{unit_of(name)}", 0o777, target=f"{UNITS}/left4me-server@.service"),
         ]
     return items
 
 
+def _generation(server: model.Server, limits: str, environment: str, current: Mapping[str, str]) -> str:
+    """Return a digest of what only a restart applies: unit, drop-in, arguments, resolved layers and release."""
+    lowers = [f"{layer}={current.get(f'{VAR}/overlays/{layer}/current')}" for layer in server.layers]
+    whole = "\0".join([_template_unit(), limits, environment, *lowers, str(current.get(INSTALLATION))])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
 def everything(host: model.Host) -> list[Item]:
     """Return all that is declared."""
-    return [*directories(host), *helper(), *units(host), *servers(host)]
+    return [*directories(host), *programs(host), *units(host), *servers(host)]

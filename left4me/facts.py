@@ -17,7 +17,8 @@ from pyinfra.connectors.util import CommandOutput
 from left4me import declared, model
 
 SYSTEMS = ("debian 12", "debian 13")
-_REMOTE = Path(__file__).parent / "remote"
+_HERE = Path(__file__).parent
+_PROGRAMS = {path.stem: path for path in [*_HERE.glob("remote/*.py"), _HERE.parent / "files/lib/l4d2ctl/units.py"]}
 
 
 class Program(StringCommand):
@@ -27,7 +28,7 @@ class Program(StringCommand):
     """
 
     def __init__(self, name: str, *arguments: str, stdin: Any = None) -> None:
-        source = (_REMOTE / f"{name}.py").read_text(encoding="utf-8")
+        source = _PROGRAMS[name].read_text(encoding="utf-8")
         bits = [QuoteString(part) for part in (source, *arguments)]
         if stdin is None:
             super().__init__("python3", "-I", "-c", *bits)
@@ -73,6 +74,7 @@ class HostState(TypedDict, total=False):
     installation: dict[str, Any] | None
     releases: list[str]
     mounts: dict[str, list[str]]
+    held: list[str]
 
 
 class Look(FactBase[HostState]):
@@ -105,13 +107,19 @@ class Units(FactBase[dict[str, Any]]):
 def _question(host: model.Host) -> str:
     question = {
         "systems": SYSTEMS,
-        "paths": [*(item.path for item in declared.everything(host)), declared.INSTALLATION],
+        "paths": [
+            *(item.path for item in declared.everything(host)),
+            *declared.links(host),
+            declared.INSTALLATION,
+        ],
         "managed": declared.MANAGED,
-        "packages": declared.PACKAGES,
+        "packages": declared.packages(host),
         "uid": host.uid,
         "gid": host.gid,
         "installation": host.game.path if isinstance(host.game, model.GameOnHost) else None,
         "releases": declared.RELEASES,
+        "held": declared.HELD,
+        "unfinished": f"{declared.VAR}/runtime/*/reset",
     }
     return json.dumps(question)
 

@@ -55,6 +55,19 @@ def _absolute(text: str) -> str:
     return str(path)
 
 
+def _kept(text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts or not re.fullmatch(r"[\w/.+@ -]+", text):
+        raise ValueError("must be a path below the server's directory, without ..")
+    return str(path)
+
+
+def _webhook(text: str) -> str:
+    if not re.fullmatch(r"https?://[!-~]+", text):
+        raise ValueError("must be an address that begins with https:// or http://")
+    return text
+
+
 Id = Annotated[str, StringConstraints(pattern=f"^{SERVER_ID}$")]
 LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 MapName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
@@ -64,6 +77,9 @@ SystemId = Annotated[int, Field(ge=1, le=999)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_single_line)]
 Size = Annotated[str, AfterValidator(_size)]
 Address = Annotated[str, AfterValidator(_address)]
+KeptPath = Annotated[str, AfterValidator(_kept)]
+Webhook = Annotated[str, AfterValidator(_webhook)]
+GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
@@ -95,6 +111,7 @@ class Server(_Declared):
     layers: tuple[LayerName, ...] = Field(description="names below overlays/, the topmost first")
     memory_max: Size = Field(description="bytes, as systemd's MemoryMax=")
     cpu_weight: Weight = Field(description="share of the CPU among the servers, as systemd's CPUWeight=")
+    keep: tuple[KeptPath, ...] = Field(description="paths that a reset keeps, such as left4dead2/cfg/banned_user.cfg")
     nice: int = Field(ge=-20, le=19, description="as systemd's Nice=")
 
 
@@ -107,6 +124,9 @@ class Host(_Declared):
     gid: SystemId = Field(description="of the group left4me")
     memory_max: Size = Field(description="bytes, of all servers together: MemoryMax= of left4me.slice")
     cpu_weight: Weight = Field(description="share of the CPU against the rest of the host: left4me.slice")
+    operators: GroupName | None = Field(description="the group that may run l4d2ctl with sudo, or None")
+    webhook: Webhook | None = Field(description="told when a server fails, as Discord takes it, or None")
+    attic_keep: int = Field(ge=1, le=1000, description="how many resets of each server can be undone")
     server_defaults: dict[str, Any] = Field(description="what every server has that does not say otherwise")
     servers: dict[Id, Server]
 

@@ -138,6 +138,13 @@ def release_name(declares: model.Host, state: facts.HostState) -> str:
     return f"host-{state['installation']['digest'][:12]}"
 
 
+def current(declares: model.Host) -> dict[str, str]:
+    """Return what the symlinks of the layers and of the installation name once this deploy is done."""
+    state = facts.look(host, declares)
+    found = {path: state["entries"][path]["content"] for path in declared.links(declares) if path in state["entries"]}
+    return found | {declared.INSTALLATION: f"releases/{release_name(declares, state)}"}
+
+
 @operation()
 def game(declares: model.Host) -> Commands:
     """Put the declared game in releases/ as a directory of its own, whole, and make it current by one rename.
@@ -174,7 +181,8 @@ def remove_undeclared(declares: model.Host) -> Commands:
     """
     state = facts.look(host, declares)
     wanted = {item.path for item in declared.everything(declares)}
-    foreign = [path for path in state["entries"] if path not in wanted and path != declared.INSTALLATION]
+    wanted |= {declared.INSTALLATION, *declared.links(declares)}
+    foreign = [path for path in state["entries"] if path not in wanted]
     if not foreign:
         return host.noop("nothing undeclared")
     in_use = [name for name, unit in _units(declares).items() if unit["ActiveState"] not in ("inactive", "failed")]
@@ -214,15 +222,16 @@ def reload_systemd(declares: model.Host) -> Commands:
 
 @operation()
 def start_servers(declares: model.Host) -> Commands:
-    """Start the declared servers that do not run; touches no server that does.
+    """Start the declared servers that do not run; touches none that does, was stopped by hand or is in a reset.
 
     + declares: what the host declares
     """
     units = _units(declares)
+    held = facts.look(host, declares)["held"]
     down = [
         shlex.quote(unit)
-        for unit in map(declared.unit_of, declares.servers)
-        if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
+        for server, unit in ((server, declared.unit_of(server)) for server in declares.servers)
+        if server not in held and units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
     ]
     if down:
         names = " ".join(down)
@@ -230,4 +239,4 @@ def start_servers(declares: model.Host) -> Commands:
         # A server that reached its start limit is not started again before its failure is forgotten.
         yield StringCommand(f"systemctl reset-failed {names} 2>/dev/null; systemctl start {names} || {why}")
     else:
-        host.noop("all run")
+        host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")

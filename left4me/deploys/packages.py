@@ -9,9 +9,6 @@ from left4me.deploys import declared_here
 @deploy("Packages")
 def packages() -> None:
     """Install the 32-bit libraries that srcds is linked against."""
-    operations.packages(
-        name="Install the i386 libraries that srcds needs",
-        names=declared.PACKAGES,
-        declares=declared_here(),
-        _timeout=900,
-    )
+    host = declared_here()
+    name = "Install the i386 libraries that srcds needs"
+    operations.packages(name=name, names=declared.packages(host), declares=host, _timeout=900)

@@ -10,7 +10,8 @@ from left4me.deploys import declared_here
 def files() -> None:
     """Write each server's files and enable it; take away what nobody declared."""
     host = declared_here()
-    operations.place(name="Write the servers' files", items=declared.servers(host), declares=host)
+    items = declared.servers(host, operations.current(host))
+    operations.place(name="Write the servers' files", items=items, declares=host)
     operations.remove_undeclared(name="Remove what is not declared", declares=host)
 
 

@@ -153,6 +153,11 @@ def mounts() -> dict[str, list[str]]:
     return found
 
 
+def names_in(directory: str) -> list[str]:
+    """Return what a directory holds; nothing where it is not there."""
+    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+
+
 def look(question: dict[str, Any]) -> dict[str, Any]:
     """Answer a question about this host."""
     release: dict[str, str] = {}
@@ -190,7 +195,9 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             if each.gr_name == "left4me" or each.gr_gid == question["gid"]
         },
         "installation": installation(question["installation"]) if question["installation"] else None,
-        "releases": sorted(os.listdir(question["releases"])) if os.path.isdir(question["releases"]) else [],
+        "releases": names_in(question["releases"]),
+        # Stopped by hand, or in the middle of a reset that another has to finish.
+        "held": names_in(question["held"]) + [path.split("/")[-2] for path in glob.glob(question["unfinished"])],
         "mounts": mounts(),
     }
 

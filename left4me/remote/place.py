@@ -1,9 +1,10 @@
 """Put files, directories and symlinks in place, and remove others: place.py, with a JSON list on standard input.
 
 Each item has do (directory, file, symlink or remove) and path, and, but for remove, mode, owner and group; a file has
-text, a symlink target. Files are written under an unguessable name beside their place, with their owner and mode
-before their content, and renamed: never half-written, never anyone's but root's to write. All is on disk (fsync)
-before this ends, so that what a deploy reported done survives a power cut.
+text, and perhaps a check, a command that has to accept it first; a symlink has a target. Files are written under an
+unguessable name beside their place, with their owner and mode before their content, and renamed: never half-written,
+never anyone's but root's to write. All is on disk (fsync) before this ends, so that what a deploy reported done
+survives a power cut.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pwd
 import secrets
 import shutil
 import stat
+import subprocess
 import sys
 from typing import Any
 
@@ -80,6 +82,8 @@ def file(item: dict[str, Any]) -> None:
             out.flush()
             os.fchmod(fd, item["mode"])
             os.fsync(fd)
+        if item["check"]:
+            subprocess.run([*item["check"], temporary], check=True)
         os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -113,7 +117,7 @@ def main(items: list[dict[str, Any]]) -> None:
     for item in items:
         try:
             actions[item["do"]](item)
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, subprocess.CalledProcessError) as error:
             sys.exit(f"cannot {item['do']} {item['path']}: {error}")
         touched.add(os.path.dirname(item["path"]))
     for path in sorted(touched):

@@ -250,7 +250,7 @@ def _locked() -> Iterator[None]:
     """Let one call at a time change the boxes of this checkout, and first clean up after one that was killed."""
     with locked(_LOCK):
         for leftover in (*STATE.glob(".*.new"), *STATE.glob(".*.gone")):
-            shutil.rmtree(leftover)
+            _remove_tree(leftover)
         there = boxes()
         for group in groups(_PREFIX):
             if group.name.removeprefix(_PREFIX) not in {one.name for one in there}:
@@ -367,4 +367,9 @@ def _remove(one: Box) -> None:
     one._stop()
     gone = STATE / f".{one.name}.gone"
     one.directory.rename(gone)
-    shutil.rmtree(gone)
+    _remove_tree(gone)
+
+
+def _remove_tree(path: Path) -> None:
+    # Not shutil.rmtree, which ends in a RecursionError on a tree that a test made hostile.
+    tool("rm", "--recursive", "--force", "--one-file-system", path, timeout=300)

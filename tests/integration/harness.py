@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -183,3 +184,35 @@ def wait_for_server(box: Box, port: int, limit: float = 20) -> None:
             return False
 
     wait_for(f"{box.name}:{port} answers A2S", answers, limit)
+
+
+def rounds(test: int, soak: int) -> int:
+    """Return how often a counted test does its thing: `soak` times with SOAK=1 in the environment."""
+    return soak if os.environ.get("SOAK") else test
+
+
+def device(box: Box, server: str) -> str:
+    """Return major:minor of a server's overlay as the box's PID 1 has it, read from outside."""
+    lines = Path(f"/proc/{box.leader}/mountinfo").read_text(encoding="utf-8").splitlines()
+    [found] = [line.split()[2] for line in lines if line.split()[4] == f"/var/lib/left4me/runtime/{server}/merged"]
+    return found
+
+
+def having(box: Box, server: str) -> list[str]:
+    """Return which processes of a box have something of a server's runtime directory, found from outside by its path.
+
+    A working directory, a root, a program, an open file, a mapping, or a mount in their namespace.
+    """
+    found = []
+    path = f"/var/lib/left4me/runtime/{server}/"
+    mine = os.readlink(f"/proc/{box.leader}/ns/pid")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(process / "ns/pid") != mine:
+                continue
+            links = [process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()]
+            names = [os.readlink(link) for link in links]
+            text = (process / "maps").read_text(errors="replace") + (process / "mountinfo").read_text(errors="replace")
+            if any(f"{name}/".startswith(path) for name in names) or path in text:
+                found.append((process / "comm").read_text().strip())
+    return found

@@ -1,5 +1,6 @@
 """Tell how systemd sees left4me's units, and whether it needs a daemon-reload: units.py UNIT…; changes nothing.
 
+A part of l4d2ctl, and sent by a deploy as a program of its own: it stands for itself.
 NeedDaemonReload alone does not tell: 252 says no after the first drop-in in a new t@3.service.d/, both say no after a
 new symlink in multi-user.target.wants/, and a directory of units that was not there when PID 1 started is not read at
 all. So what systemd loaded is compared with the disk.
@@ -63,16 +64,16 @@ def stale(unit: dict[str, str]) -> bool:
     )
 
 
-def main(declared: list[str]) -> None:
-    """Print the units, and whether a reload is due."""
+def look(declared: list[str]) -> dict[str, object]:
+    """Return the units (`units`, by name), and whether a reload is due (`reload`)."""
     # The imaginary instance tells how systemd reads the template where no real one is loaded.
     names = {*declared, "left4me-server@_check.service", "left4me.slice"}
     listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*")
     names |= {line.split()[0] for line in listed.splitlines() if line.split()}
     blocks = systemctl("show", "--no-pager", f"--property={PROPERTIES}", *sorted(names)).strip().split("\n\n")
     units = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
-    print(json.dumps({"reload": any(map(stale, units)), "units": {unit["Id"]: unit for unit in units}}))
+    return {"reload": any(map(stale, units)), "units": {unit["Id"]: unit for unit in units}}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(json.dumps(look(sys.argv[1:])))

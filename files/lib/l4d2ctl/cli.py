@@ -1,0 +1,238 @@
+"""l4d2ctl's command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from l4d2ctl import server as one
+
+# What a command waits for first is the import of what it uses: json and typing are for few of them, or for none.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_EPILOG = """\
+examples:
+  l4d2ctl status                 every server: state, players, whether a restart is due
+  l4d2ctl stop 3                 stop server 3; no deploy and no reboot brings it back
+  l4d2ctl start 3                start it again
+  l4d2ctl reset 3                server 3 as new; its files are put aside
+  l4d2ctl reset --undo 3         bring back what the latest reset put aside
+  l4d2ctl holders --watch 3      who keeps its overlay busy, while it stops
+  l4d2ctl doctor --fix           find what is wrong on this host, mend what is safe
+
+exit codes: 0 done, 1 failed, 2 wrong command line
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise one.Usage(f"{message}; {self.prog} --help tells more")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="l4d2ctl",
+        description="Left 4 Dead 2 servers on this host: what runs, and to run it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # With prog argparse needs no formatter, which costs more imports than all of the rest.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
+
+    def add(name: str, text: str, ids: str | None = "+") -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if ids:
+            command.add_argument("ids", metavar="ID", nargs="*", help="a server's id: what follows the @ of its unit")
+            command.add_argument("--all", action="store_true", help="every declared server")
+        return command
+
+    status = add("status", "show each server: state, players, memory, whether a restart is due")
+    status.add_argument("--json", action="store_true", help="for programs")
+    add("start", "start servers, also those that were stopped by hand")
+    add("stop", "stop servers for good: neither a deploy nor a reboot starts them, only `l4d2ctl start` does")
+    add("restart", "stop servers and start them again")
+    reset = add("reset", "make servers as new: put what they wrote into the attic, and start again those that ran")
+    reset.add_argument("--undo", action="store_true", help="bring back what the latest reset put aside")
+    holders = add("holders", "show every process that holds a server's overlay, and how")
+    holders.add_argument("--json", action="store_true", help="for programs")
+    holders.add_argument("--watch", action="store_true", help="follow it until the overlay is gone (Ctrl-C ends it)")
+    logs = add("logs", "show a server's journal, without a pager")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as it is written")
+    logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default 50)")
+    doctor = add("doctor", "find what is wrong on this host: mounts, layers, leftovers, units, owners", ids=None)
+    doctor.add_argument("--fix", action="store_true", help="mend what is safe to mend with no running server touched")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _selected(arguments: argparse.Namespace) -> list[str]:
+    """Return the ids that a command is for; `status` alone is for all without saying so."""
+    every = one.declared()
+    if arguments.all or (not arguments.ids and arguments.command == "status"):
+        if arguments.ids:
+            raise one.Usage("either ids or --all")
+        return every
+    if not arguments.ids:
+        raise one.Usage(f"{arguments.command} which server? name ids, or --all. Declared: {', '.join(every) or 'none'}")
+    for server in arguments.ids:
+        if not one.ID.fullmatch(server):
+            raise one.Usage(f"{server!r} is no server's id: {one.ID.pattern}")
+        # One that is no longer declared can still be stopped, looked at, and read.
+        if server not in every and arguments.command not in ("stop", "logs", "holders"):
+            raise one.Usage(f"server {server} is not declared on this host; declared: {', '.join(every) or 'none'}")
+    return list(dict.fromkeys(arguments.ids))
+
+
+def print_json(value: object) -> None:
+    """Print what --json asks for."""
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
+def print_table(lines: list[list[str]]) -> None:
+    """Print aligned columns on a terminal, and columns with tabs between in a pipe."""
+    if not sys.stdout.isatty():
+        for line in lines:
+            print("\t".join(line))
+        return
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import status
+
+    rows = status.status(_selected(arguments))
+    if arguments.json:
+        print_json(status.as_json(rows))
+    else:
+        print_table(status.table(rows))
+
+
+def _start(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import lifecycle
+
+    lifecycle.start(_selected(arguments))
+
+
+def _stop(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import lifecycle
+
+    lifecycle.stop(_selected(arguments))
+
+
+def _restart(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import lifecycle
+
+    lifecycle.restart(_selected(arguments))
+
+
+def _reset(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import reset
+
+    failures = []
+    for server in _selected(arguments):
+        try:
+            times = reset.reset(server, arguments.undo)
+        except one.Failed as failed:
+            failures.append(str(failed))
+            continue
+        steps = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in times.items())
+        print(f"server {server}: {steps}; {sum(times.values()):.2f} s in all")
+    if failures:
+        raise one.Failed("\n".join(failures))
+
+
+def _holders(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import holders
+
+    servers = _selected(arguments)
+    if arguments.watch:
+        if len(servers) != 1 or arguments.json:
+            raise one.Usage("holders --watch follows one server, as text")
+        _watch(servers[0])
+        return
+    found = {server: holders.holders(server) for server in servers}
+    if arguments.json:
+        print_json({server: holders.as_json(each) for server, each in found.items()})
+        return
+    lines = [[server, str(h.pid), h.command, h.kind, h.path] for server, each in found.items() for h in each]
+    print_table([["ID", "PID", "COMMAND", "BY", "PATH"], *lines])
+
+
+def _watch(server: str) -> None:
+    from l4d2ctl import holders
+
+    seen: dict[holders.Holder, None] = {}
+    before = None
+    try:
+        for seconds, mounted, found in holders.watch(server):
+            seen |= dict.fromkeys(found)
+            now = (mounted, [(each.pid, each.kind) for each in found])
+            if now != before:
+                names = sorted({f"{each.pid}({each.command})" for each in found})
+                print(f"[t={seconds:6.2f}] mounted={'Y' if mounted else 'N'} holders=[{', '.join(names)}]", flush=True)
+                before = now
+    except KeyboardInterrupt:
+        print()
+    print(f"seen in total: {len({each.pid for each in seen})} processes")
+    print_table([["PID", "COMMAND", "BY", "PATH"], *([str(h.pid), h.command, h.kind, h.path] for h in sorted(seen))])
+
+
+def _logs(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import lifecycle
+
+    servers = _selected(arguments)
+    lifecycle.logs(servers, arguments.lines, arguments.follow)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import doctor
+
+    left = [(finding, doctor.mended(finding) if arguments.fix else None) for finding in doctor.examine()]
+    if arguments.json:
+        rows = [{"server": f.server, "what": f.what, "do": f.do, "done": done} for f, done in left]
+        print_json(rows)
+    else:
+        for finding, done in left:
+            where = f"server {finding.server}: " if finding.server else ""
+            print(f"{where}{finding.what}: {done or finding.do}")
+        if not left:
+            print("nothing found")
+    if any(done is None for _finding, done in left):
+        raise one.Failed("")
+
+
+def main(words: list[str]) -> int:
+    """Do what the command line says and return the exit code."""
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+        "status": _status,
+        "start": _start,
+        "stop": _stop,
+        "restart": _restart,
+        "reset": _reset,
+        "holders": _holders,
+        "logs": _logs,
+        "doctor": _doctor,
+    }
+    try:
+        arguments = _parser().parse_args(words)
+        if os.geteuid() != 0:
+            raise one.Failed("needs root: sudo l4d2ctl, as a member of the operators' group")
+        commands[arguments.command](arguments)
+    except one.Usage as error:
+        print(f"l4d2ctl: {error}", file=sys.stderr)
+        return 2
+    except (one.Failed, OSError) as error:
+        if str(error):
+            print(f"l4d2ctl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,178 @@
+"""What is not as it should be on this host, and the mending of what can be mended with no running server touched."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from l4d2ctl import lifecycle
+from l4d2ctl import server as one
+from l4d2ctl.status import layers_of
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong; `mend` does what is safe and says what it did, or is None where nothing is."""
+
+    server: str
+    what: str
+    do: str
+    mend: Callable[[], str] | None = None
+
+
+def _umount(server: str) -> Callable[[], str]:
+    def mend() -> str:
+        done = subprocess.run([*lifecycle.HELPER, "umount", server], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise one.Failed(done.stderr.strip())
+        return "unmounted, and work/work removed"
+
+    return mend
+
+
+def _lowers(server: str) -> list[str]:
+    """Return the lower layers that a server would get now, as the helper resolves them; "?" for one that is missing."""
+    links = [f"{one.VAR}/overlays/{name}/current" for name in layers_of(server)] + [f"{one.VAR}/installation"]
+    found = []
+    for link in links:
+        try:
+            found.append(os.path.join(os.path.dirname(link), os.readlink(link)))
+        except OSError:
+            found.append("?")
+    return found
+
+
+def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
+    for mount, several in one.overlays().items():
+        server = mount.removeprefix(f"{one.VAR}/runtime/").partition("/")[0]
+        if mount != one.merged(server):
+            yield Finding(server, f"{mount} is mounted, and nothing of left4me does that", f"umount {mount}")
+        elif server not in running:
+            yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount(server))
+        elif server in servers and several[0].get("lowerdir", "").split(":") != _lowers(server):
+            yield Finding(server, "runs with other layers than declared", f"l4d2ctl restart {server}, when it suits")
+        if len(several) > 1 and server in running:
+            yield Finding(server, f"{mount} is mounted {len(several)} times", f"l4d2ctl stop {server}, then start")
+
+
+def _shared_uppers() -> Iterator[Finding]:
+    uppers: dict[str, set[str]] = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
+                lines = [line.split() for line in file if f"upperdir={one.VAR}/runtime/" in line]
+        except OSError:
+            continue  # it has ended
+        for fields in lines:
+            upper = next(part for part in fields[-1].split(",") if part.startswith("upperdir="))
+            uppers.setdefault(upper.split("/")[-2], set()).add(fields[2])
+    for server, devices in sorted(uppers.items()):
+        if len(devices) > 1:
+            do = f"l4d2ctl stop {server}; l4d2ctl holders {server} names who has the other"
+            yield Finding(server, f"{len(devices)} overlays are mounted over its upper", do)
+
+
+def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
+    for server in sorted(os.listdir(f"{one.VAR}/runtime")):
+        path = one.runtime(server)
+        if server in running or one.mounted(server):
+            continue
+        if os.path.lexists(f"{path}/work/work"):
+            yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount(server))
+        if server not in declared:
+            yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic(server))
+        elif os.path.lexists(f"{path}/reset"):
+            yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset(server))
+
+
+def _to_attic(server: str) -> Callable[[], str]:
+    def mend() -> str:
+        from l4d2ctl import reset
+
+        into = reset.attic_name(server)
+        os.rename(one.runtime(server), f"{reset.ATTIC}/{into}")
+        one.sync_directory(reset.ATTIC)
+        return f"moved to {reset.ATTIC}/{into}"
+
+    return mend
+
+
+def _finish_reset(server: str) -> Callable[[], str]:
+    def mend() -> str:
+        from l4d2ctl import reset
+
+        reset.reset(server)
+        return "finished"
+
+    return mend
+
+
+def _systemd(declared: list[str]) -> Iterator[Finding]:
+    from l4d2ctl import units
+
+    def mend() -> str:
+        done = one.systemctl("daemon-reload")
+        if done.returncode:
+            raise one.Failed(done.stderr.strip())
+        return "systemd has read its files again"
+
+    if units.look([one.unit(server) for server in declared])["reload"]:
+        yield Finding("", "systemd has not read what is on disk", "systemctl daemon-reload", mend)
+
+
+def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
+    for server in declared:
+        in_use = server in running or one.mounted(server)
+        user = f"left4me-{server}"
+        wanted = {"": ("root", "root", 0o700), "/upper": (user, "left4me", 0o755), "/work": ("root", "root", 0o700)}
+        for below, (owner, group, mode) in wanted.items():
+            path = one.runtime(server) + below
+            try:
+                about = os.lstat(path)
+                uid, gid = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
+            except (FileNotFoundError, KeyError):
+                yield Finding(server, f"{path} or its owner {owner} is missing", "deploy this host")
+                continue
+            if (about.st_uid, about.st_gid, about.st_mode & 0o7777) != (uid, gid, mode):
+                what = f"{path} is not {owner}:{group} {mode:04o}"
+                if in_use:  # below a mounted overlay nothing may change
+                    yield Finding(server, what, f"l4d2ctl stop {server}, then l4d2ctl doctor --fix")
+                else:
+                    yield Finding(server, what, "give it back", _give_back(path, uid, gid, mode))
+
+
+def _give_back(path: str, uid: int, gid: int, mode: int) -> Callable[[], str]:
+    def mend() -> str:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+        os.close(fd)
+        return "given back"
+
+    return mend
+
+
+def mended(finding: Finding) -> str | None:
+    """Mend what was found and return what was done; None, and the reason on standard error, where it is left."""
+    if finding.mend is None:
+        return None
+    try:
+        return finding.mend()
+    except (one.Failed, OSError) as error:
+        print(f"l4d2ctl: {finding.what}: {error}", file=sys.stderr)
+        return None
+
+
+def examine() -> list[Finding]:
+    """Return everything that is wrong on this host; changes nothing."""
+    declared = one.declared()
+    known = sorted({*declared, *os.listdir(f"{one.VAR}/runtime")} if os.path.isdir(f"{one.VAR}/runtime") else declared)
+    states = one.properties([name for name in known if one.ID.fullmatch(name)], "ActiveState")
+    running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
+    findings = [*_mounts(declared, running), *_shared_uppers(), *_leftovers(running, declared)]
+    return [*findings, *_systemd(declared), *_owners(declared, running)]

@@ -1,0 +1,193 @@
+"""Who keeps a server's overlay busy, and how: the question that cost days.
+
+A reference pins a mount, whatever mount namespace it is in: a working directory, a root, an open file, a mapping, a
+running program. A process that merely lives in the unit's mount namespace pins that namespace's copy of the mount,
+and a copy in a foreign namespace outlives the unit; /proc/PID/ns/mnt alone proves neither, since its numbers are
+used again. So each process's own mountinfo is read, and everything it refers to is compared with the mount's device.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from l4d2ctl import server as one
+
+Device = tuple[int, int]
+"""Major and minor number."""
+
+
+class Holder(NamedTuple):
+    """A process, and what of it holds the overlay: cwd, root, exe, fd, map, mount namespace, or a mount elsewhere."""
+
+    pid: int
+    command: str
+    kind: str
+    path: str
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"pid {self.pid} ({self.command}) by its {self.kind}: {self.path}"
+
+
+def _device(path: str) -> Device | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None  # the process has ended, or the reference leads nowhere
+    return os.major(about.st_dev), os.minor(about.st_dev)
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return "?"
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+class Copy(NamedTuple):
+    """A server's overlay as one mount namespace has it: device, the peer groups it gets unmounts from, place."""
+
+    device: Device
+    peers: frozenset[str]
+    point: str
+
+
+def copies(server: str, mounts: str) -> set[Copy]:
+    """Return the copies of a server's overlay, wherever it is mounted, in the text of a mountinfo file."""
+    upper = f"upperdir={one.runtime(server)}/upper"
+    found = set()
+    for line in mounts.splitlines():
+        fields = line.split()
+        if upper in fields[-1].split(","):
+            major, _, minor = fields[2].partition(":")
+            peers = frozenset(field.partition(":")[2] for field in fields[6 : fields.index("-")])
+            found.add(Copy((int(major), int(minor)), peers, fields[4]))
+    return found
+
+
+def _other_devices(server: str, mounts: str) -> set[Device]:
+    """Return the devices of all that is not a server's overlay in the text of a mountinfo file."""
+    upper = f"upperdir={one.runtime(server)}/upper"
+    pairs = [line.split()[2].split(":") for line in mounts.splitlines() if upper not in line]
+    return {(int(major), int(minor)) for major, minor in pairs}
+
+
+def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[tuple[str, str, Device | None]]:
+    base = f"/proc/{task}"
+    links = [("cwd", f"{base}/cwd"), ("root", f"{base}/root"), ("exe", f"{base}/exe")]
+    for kind, link in [*links, *((f"fd {name}", f"{base}/fd/{name}") for name in _listed(f"{base}/fd"))]:
+        if (device := _device(link)) in wanted:
+            yield kind, _link(link), device
+    if "/" in task:
+        return  # a thread's memory is its process's
+    seen = set()
+    # maps names the device of the file in the layer below on older kernels: its path tells on all of them.
+    for line in _read(f"{base}/maps").splitlines():
+        path = line.split(maxsplit=5)[5] if line.count(" ") > 4 and "/" in line else ""
+        if path.startswith(f"{merged}/") and path not in seen:
+            seen.add(path)
+            yield "map", path, None
+    for name in _listed(f"{base}/map_files"):
+        link = f"{base}/map_files/{name}"
+        if (device := _device(link)) in wanted and (target := _link(link)) not in seen:
+            seen.add(target)
+            yield "map", target, device
+
+
+def _spaces() -> dict[str, list[str]]:
+    """Return the tasks of each mount namespace, as names below /proc, but this process; PID 1 comes first in its own.
+
+    A thread may have a working directory, files, and a namespace that are not its process's.
+    """
+    found: dict[str, list[str]] = {}
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit() and name != str(os.getpid())), key=int):
+        threads = [f"{pid}/task/{thread}" for thread in _listed(f"/proc/{pid}/task") if thread != pid]
+        for task in (pid, *threads):
+            found.setdefault(_link(f"/proc/{task}/ns/mnt"), []).append(task)
+    found.pop("?", None)  # it has ended
+    return found
+
+
+def holders(server: str, known: frozenset[Device] = frozenset()) -> list[Holder]:
+    """Return every process that holds a server's overlay.
+
+    `known` are devices (major, minor) that the overlay had before it was unmounted.
+    """
+    spaces = _spaces()
+    # The first process of a namespace may end while we look: then the next one tells.
+    mounts = {
+        space: next(filter(None, (_read(f"/proc/{task}/mountinfo") for task in tasks)), "")
+        for space, tasks in spaces.items()
+    }
+    there = {space: copies(server, text) for space, text in mounts.items()}
+    now = frozenset(copy.device for each in there.values() for copy in each)
+    init = _link("/proc/1/ns/mnt")
+    # A namespace that gets the host's unmounts is none in the way, such as that of any sandboxed service. But the
+    # server's own is, and one that was copied from the host and cut off.
+    peers = {peer for copy in there[init] for peer in copy.peers}
+    bound = {copy.point for copy in there[init]} - {one.merged(server)}
+    found = [Holder(1, _read("/proc/1/comm").strip(), "mount", point) for point in bound]
+    for space, tasks in spaces.items():
+        referring = {task: _held_by(task, server, now, known - now) for task in tasks} if now or known else {}
+        cut_off = any(not copy.peers & peers for copy in there[space])
+        in_the_way = space != init and there[space] and (cut_off or any(referring.values()))
+        for task, references in referring.items():
+            process = task.partition("/")[0]
+            command = _read(f"/proc/{process}/comm").strip() or "?"
+            found += [Holder(int(process), command, kind, path) for kind, path in references]
+            if in_the_way:
+                found.append(Holder(int(process), command, "mount namespace", space))
+    return sorted(set(found))
+
+
+def _held_by(task: str, server: str, now: frozenset[Device], gone: frozenset[Device]) -> list[tuple[str, str]]:
+    """Return what of a process refers to the overlay: its devices `now`, and those `gone` from every namespace."""
+    references = list(_references(task, now | gone, one.merged(server)))
+    if any(device in gone for _kind, _path, device in references):
+        # The kernel uses a number again as soon as it is free: then it is another mount that the process sees.
+        gone -= _other_devices(server, _read(f"/proc/{task}/mountinfo"))
+    return [(kind, path) for kind, path, device in references if device is None or device in now | gone]
+
+
+def devices_now(server: str) -> frozenset[Device]:
+    """Return the devices of a server's overlay as it is mounted on the host."""
+    return frozenset(copy.device for copy in copies(server, _read("/proc/1/mountinfo")))
+
+
+def watch(server: str, interval: float = 0.02) -> Iterator[tuple[float, bool, list[Holder]]]:
+    """Yield (seconds since the call, mounted, holders), first at once, until the overlay is gone and nobody holds it.
+
+    `interval` in seconds is between two looks; /proc has nothing to wait on.
+    """
+    known = devices_now(server)
+    begin = time.monotonic()
+    while True:
+        mounted = one.mounted(server)
+        found = holders(server, known)
+        yield time.monotonic() - begin, mounted, found
+        if not mounted and not found:
+            return
+        time.sleep(interval)
+
+
+def as_json(found: list[Holder]) -> list[dict[str, object]]:
+    """Return holders as JSON has them."""
+    return [holder._asdict() for holder in found]

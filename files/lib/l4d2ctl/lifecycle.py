@@ -1,0 +1,102 @@
+"""start, stop, restart: through systemd, and with a word on what it was that stood in the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from l4d2ctl import server as one
+
+# In PID 1's mount namespace, as the unit's own Exec lines have it.
+HELPER = ["/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", one.HELPER]
+_SIGSEGV, _BY_SIGNAL = "11", ("2", "3")  # CLD_KILLED and CLD_DUMPED of waitid(2)
+_AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
+
+
+def start(servers: list[str]) -> None:
+    """Start servers and end what an operator's stop holds. Raises Failed with the last lines of who did not start."""
+    for server in servers:
+        if one.reset_unfinished(server):
+            raise one.Failed(f"server {server}: a reset of it did not finish; l4d2ctl reset {server} does that")
+    for server in servers:
+        one.release(server)
+    units = list(map(one.unit, servers))
+    one.systemctl("reset-failed", *units)  # a server at its start limit; those that never failed are not of interest
+    done = one.systemctl("start", *units)
+    if done.returncode:
+        _explain_start(servers, done.stderr)
+
+
+def _explain_start(servers: list[str], said: str) -> None:
+    states = one.properties(servers, "ActiveState", "Result")
+    # One that systemd starts again by itself in a while is down as well.
+    down = [server for server in servers if states[server]["ActiveState"] != "active"]
+    if not down:
+        raise one.Failed(said.strip().splitlines()[0] if said.strip() else "systemctl start failed")
+    lines = []
+    for server in down:
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=5", f"--unit={one.unit(server)}"]
+        log = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        lines.append(f"server {server} did not start ({states[server]['Result']}):\n{log}")
+    raise one.Failed("\n".join(lines))
+
+
+def stop(servers: list[str], held: bool = True) -> None:
+    """Stop servers, for good until `start` where `held`. Raises Failed that names who holds an overlay.
+
+    A server that had to be killed, or crashed while it quit, is stopped all the same: that is said, and no failure.
+    """
+    from l4d2ctl import holders
+
+    known = {server: holders.devices_now(server) for server in servers}
+    if held:
+        for server in servers:
+            one.hold(server)
+    one.systemctl("stop", *map(one.unit, servers))
+    states = one.properties(servers, *_AFTER)
+    failures = [line for server in servers for line in _after_stop(server, states[server], known[server])]
+    if failures:
+        raise one.Failed("\n".join(failures))
+
+
+def _after_stop(server: str, state: dict[str, str], known: frozenset[tuple[int, int]]) -> list[str]:
+    from l4d2ctl import holders
+
+    if state["ActiveState"] not in ("inactive", "failed"):
+        return [f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"]
+    why = ""
+    if one.mounted(server):
+        # Stopped before, with somebody in the way: its unit runs no ExecStopPost a second time.
+        done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
+        why = done.stderr.strip()
+    found = holders.holders(server, known)
+    if one.mounted(server) or found:
+        by = "; ".join(map(str, found)) or why or "nobody that /proc shows"
+        return [f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"]
+    if state["ActiveState"] == "failed":
+        _tell_how_it_ended(server, state)
+        one.systemctl("reset-failed", one.unit(server))
+    elif known and state["ExecMainStatus"] == _SIGSEGV and state["ExecMainCode"] in _BY_SIGNAL:
+        print(f"server {server}: crashed by SIGSEGV while it quit; it is stopped and unmounted", file=sys.stderr)
+    return []
+
+
+def _tell_how_it_ended(server: str, state: dict[str, str]) -> None:
+    if state["Result"] == "timeout":
+        how = "did not quit when asked and was killed"
+    else:
+        how = f"had ended before with {state['Result']} (status {state['ExecMainStatus']})"
+    print(f"server {server}: {how}; it is stopped and unmounted", file=sys.stderr)
+
+
+def restart(servers: list[str]) -> None:
+    """Stop and start servers. Raises Failed."""
+    stop(servers, held=False)
+    start(servers)
+
+
+def logs(servers: list[str], lines: int, follow: bool) -> None:
+    """Become journalctl with servers' journal, without a pager; does not return."""
+    units = [f"--unit={one.unit(server)}" for server in servers]
+    os.execvp("journalctl", ["journalctl", "--no-pager", *units, f"--lines={lines}", *(["--follow"] if follow else [])])

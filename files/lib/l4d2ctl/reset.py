@@ -1,0 +1,187 @@
+"""reset: a server as new, by the renaming of two directories; and the way back.
+
+What a reset is doing stands in runtime/ID/reset, on disk before the first rename, so that a second reset finishes one
+that died. Nothing here walks a tree that the game can write: what is put aside goes to the attic whole, and
+left4me-attic.service removes the oldest when nobody waits.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from l4d2ctl import lifecycle
+from l4d2ctl import server as one
+
+ATTIC = f"{one.VAR}/attic"
+_RUNNING = ("active", "activating", "reloading")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def _keep(server: str) -> list[str]:
+    try:
+        with open(f"{one.ETC}/{server}/keep", encoding="utf-8") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _plan_path(server: str) -> str:
+    return f"{one.runtime(server)}/reset"
+
+
+def _read_plan(server: str) -> dict[str, str] | None:
+    try:
+        with open(_plan_path(server), encoding="utf-8") as file:
+            return dict(line.rstrip("\n").split("=", 1) for line in file)
+    except FileNotFoundError:
+        return None
+
+
+def _write_plan(server: str, plan: dict[str, str]) -> None:
+    new = f"{_plan_path(server)}.new"
+    with open(new, "w", encoding="utf-8") as file:
+        file.writelines(f"{key}={value}\n" for key, value in plan.items())
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(new, _plan_path(server))
+    one.sync_directory(one.runtime(server))
+
+
+def attic_name(server: str) -> str:
+    """Return a new name for something of a server in the attic: they sort by time."""
+    now = time.time_ns()
+    return f"{server}@{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}"
+
+
+def in_attic(server: str) -> list[str]:
+    """Return what resets of a server put aside, the latest first: names in the attic, ID@TIME."""
+    return sorted((name for name in os.listdir(ATTIC) if name.partition("@")[0] == server), reverse=True)
+
+
+def _aside(server: str, into: str) -> None:
+    """Rename upper and work into the attic; each may be there already from a reset that died."""
+    os.makedirs(into, mode=0o700, exist_ok=True)
+    for name in ("upper", "work"):
+        source = f"{one.runtime(server)}/{name}"
+        if os.path.lexists(source) and not os.path.lexists(f"{into}/{name}"):
+            os.rename(source, f"{into}/{name}")
+    one.sync_directory(ATTIC)
+    one.sync_directory(into)
+
+
+def _fresh(server: str) -> None:
+    """Make upper and work, as the deploy makes them."""
+    user = pwd.getpwnam(f"left4me-{server}")
+    for name, uid, gid, mode in (("upper", user.pw_uid, user.pw_gid, 0o755), ("work", 0, 0, 0o700)):
+        path = f"{one.runtime(server)}/{name}"
+        if not os.path.isdir(path):
+            os.mkdir(path, 0o700)
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+    one.sync_directory(one.runtime(server))
+
+
+def _move_kept(server: str, old: str) -> None:
+    """Move what the data keeps from the old upper to the present one, following no symlink on the way."""
+    user = pwd.getpwnam(f"left4me-{server}")
+    for path in _keep(server):
+        *parents, name = path.split("/")
+        source = target = -1
+        try:
+            source = os.open(old, _DIRECTORY)
+            target = os.open(f"{one.runtime(server)}/upper", _DIRECTORY)
+            for part in parents:
+                source = _step(source, part)
+                if part not in os.listdir(target):
+                    os.mkdir(part, 0o755, dir_fd=target)
+                    os.chown(part, user.pw_uid, user.pw_gid, dir_fd=target, follow_symlinks=False)
+                target = _step(target, part)
+            os.stat(name, dir_fd=source, follow_symlinks=False)
+            if name in os.listdir(target):
+                # An undo brought back an older one. It stays in the attic, under a name that no game can have guessed.
+                os.rename(name, f"{name}.{time.time_ns()}", src_dir_fd=target, dst_dir_fd=source)
+            os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # the game has never made it, or a second reset finds it moved
+        finally:
+            for fd in (source, target):
+                if fd >= 0:
+                    os.close(fd)
+
+
+def _step(fd: int, name: str) -> int:
+    """Go from the directory `fd` to `name` in it; on a symlink NotADirectoryError is raised and `fd` stays open."""
+    inner = os.open(name, _DIRECTORY, dir_fd=fd)
+    os.close(fd)
+    return inner
+
+
+@contextmanager
+def _timed(times: dict[str, float], step: str) -> Iterator[None]:
+    begin = time.monotonic()
+    yield
+    times[step] = time.monotonic() - begin
+
+
+def _check(server: str) -> None:
+    if not stat.S_ISDIR(os.lstat(one.runtime(server)).st_mode):
+        raise one.Failed(f"{one.runtime(server)} is not a directory: deploy this host")
+
+
+def reset(server: str, undo: bool = False) -> dict[str, float]:
+    """Reset a server, or bring back with `undo` what its latest reset put aside; return seconds by step.
+
+    Raises Failed; the server is then stopped, and a second reset finishes this one.
+    """
+    _check(server)
+    times: dict[str, float] = {}
+    plan = _read_plan(server)
+    if plan is None:
+        back = ""
+        if undo:
+            kept = in_attic(server)
+            if not kept:
+                raise one.Failed(f"server {server}: nothing of it is in {ATTIC}; there is no reset to undo")
+            back = kept[0]
+        state = one.properties([server], "ActiveState")[server]["ActiveState"]
+        plan = {"into": attic_name(server), "back": back, "start": "yes" if state in _RUNNING else ""}
+        _write_plan(server, plan)
+    with _timed(times, "stop"):
+        lifecycle.stop([server], held=False)
+    try:
+        with _timed(times, "reset"):
+            into = f"{ATTIC}/{plan['into']}"
+            _aside(server, into)
+            if plan["back"]:
+                _bring_back(server, f"{ATTIC}/{plan['back']}")
+            _fresh(server)
+            _move_kept(server, f"{into}/upper")
+    except OSError as error:
+        raise one.Failed(
+            f"server {server} is stopped, its reset is not finished: {error}. Mend that, then: l4d2ctl reset {server}"
+        ) from None
+    os.unlink(_plan_path(server))
+    one.sync_directory(one.runtime(server))
+    if plan["start"] and not one.is_held(server):
+        with _timed(times, "start"):
+            lifecycle.start([server])
+    # Nobody waits for it, not even for systemd's word that it has begun.
+    command, nowhere = ["systemctl", "start", "--no-block", "left4me-attic.service"], subprocess.DEVNULL
+    subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    return times
+
+
+def _bring_back(server: str, kept: str) -> None:
+    for name in ("upper", "work"):
+        target = f"{one.runtime(server)}/{name}"
+        if os.path.lexists(f"{kept}/{name}") and not os.path.lexists(target):
+            os.rename(f"{kept}/{name}", target)
+    if os.path.isdir(kept):
+        os.rmdir(kept)
+    one.sync_directory(ATTIC)

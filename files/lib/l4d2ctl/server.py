@@ -1,0 +1,117 @@
+"""A server as systemd, the kernel and its files have it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+ETC = "/etc/left4me/servers"
+VAR = "/var/lib/left4me"
+HELD = f"{VAR}/held"
+HELPER = "/usr/local/libexec/left4me/left4me-overlay"
+ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
+
+
+class Failed(Exception):
+    """Something could not be done; the message names the server, the reason, and what to do next. Exit 1."""
+
+
+class Usage(Exception):
+    """The command line is wrong. Exit 2."""
+
+
+def unit(server: str) -> str:
+    """Return the name of a server's unit."""
+    return f"left4me-server@{server}.service"
+
+
+def runtime(server: str) -> str:
+    """Return the directory of a server's upper, work and merged."""
+    return f"{VAR}/runtime/{server}"
+
+
+def merged(server: str) -> str:
+    """Return where a server's overlay is mounted."""
+    return f"{VAR}/runtime/{server}/merged"
+
+
+def declared() -> list[str]:
+    """Return the ids of the servers that the deploy declared, in order."""
+    try:
+        return sorted(os.listdir(ETC))
+    except FileNotFoundError:
+        return []
+
+
+def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run systemctl; its exit code and its words are the caller's to judge."""
+    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+
+
+def properties(servers: list[str], *names: str) -> dict[str, dict[str, str]]:
+    """Return properties of several servers' units, as systemd reports them, by id: one call for all."""
+    if not servers:
+        return {}
+    done = systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(unit, servers))
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in done.stdout.strip().split("\n\n")]
+    return {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
+
+
+def environment(server: str) -> dict[str, str]:
+    """Return what the deploy declared of a server in its server.env; empty where there is none."""
+    try:
+        with open(f"{ETC}/{server}/server.env", encoding="utf-8") as file:
+            pairs = [line.strip().partition("=") for line in file if "=" in line and not line.startswith("#")]
+    except FileNotFoundError:
+        return {}
+    return {key: value.strip('"') for key, _, value in pairs}
+
+
+def overlays() -> dict[str, list[dict[str, str]]]:
+    """Return the options of every overlay below runtime/, by mount point, as PID 1 has them (proc_pid_mountinfo(5))."""
+    found: dict[str, list[dict[str, str]]] = {}
+    with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split()
+            if fields[4].startswith(f"{VAR}/runtime/"):
+                options = dict(option.partition("=")[::2] for option in fields[fields.index("-") + 3].split(","))
+                found.setdefault(fields[4], []).append({**options, "device": fields[2]})
+    return found
+
+
+def mounted(server: str) -> bool:
+    """Tell whether something is mounted on a server's merged directory."""
+    return merged(server) in overlays()
+
+
+def sync_directory(path: str) -> None:
+    """Put the names that a directory holds on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def reset_unfinished(server: str) -> bool:
+    """Tell whether a reset of a server has begun and not ended; its unit does not start meanwhile."""
+    return os.path.exists(f"{runtime(server)}/reset")
+
+
+def is_held(server: str) -> bool:
+    """Tell whether an operator stopped a server by hand, for good until he starts it."""
+    return os.path.exists(f"{HELD}/{server}")
+
+
+def hold(server: str) -> None:
+    """Keep a server down over deploys and reboots: its unit's condition looks at this file."""
+    os.close(os.open(f"{HELD}/{server}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+    sync_directory(HELD)
+
+
+def release(server: str) -> None:
+    """Let a held server start again."""
+    try:
+        os.unlink(f"{HELD}/{server}")
+    except FileNotFoundError:
+        return
+    sync_directory(HELD)

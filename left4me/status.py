@@ -1,0 +1,104 @@
+"""python -m left4me.status INVENTORY [--limit NAME]…: `l4d2ctl status` of every host of the inventory, in one table.
+
+A host that cannot be asked has a line on standard error that says why, and makes the exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from left4me.declared import ROOT
+
+sys.path.insert(0, str(ROOT / "files/lib"))
+
+from l4d2ctl.cli import print_table
+from l4d2ctl.status import Status, table
+
+LIMIT = 30
+"""Seconds for one host: ssh gives up a connection after 10, l4d2ctl on a hung server after 1."""
+
+
+class NotAsked(Exception):
+    """Why a host could not be asked, in one line."""
+
+
+def command(name: str, connection: Mapping[str, Any]) -> list[str]:
+    """Return the command that asks a host; `connection` is pyinfra's data, and what it leaves out ssh's own config has.
+
+    A new host's key is taken and a changed one never, as pyinfra does it.
+    """
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": 10,
+        "ServerAliveInterval": 5,
+        "StrictHostKeyChecking": connection.get("ssh_strict_host_key_checking", "accept-new"),
+    }
+    for key, option in (
+        ("ssh_known_hosts_file", "UserKnownHostsFile"),
+        ("ssh_key", "IdentityFile"),
+        ("ssh_port", "Port"),
+        ("ssh_user", "User"),
+    ):
+        if key in connection:
+            options[option] = f'"{connection[key]}"'
+    words = ["ssh", "-T", *(f"-o{key}={value}" for key, value in options.items())]
+    if "ssh_config_file" in connection:
+        words += ["-F", connection["ssh_config_file"]]
+    asked = ["sudo", "-n"] if connection.get("_sudo") else []
+    return [*words, connection.get("ssh_hostname", name), shlex.join([*asked, "l4d2ctl", "status", "--json"])]
+
+
+def ask(name: str, connection: Mapping[str, Any]) -> list[Status] | NotAsked:
+    """Ask a host for the status of its servers."""
+    try:
+        done = subprocess.run(
+            command(name, connection),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return NotAsked(f"no answer within {LIMIT} s")
+    if done.returncode:
+        return NotAsked((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
+    return [Status(**row) for row in json.loads(done.stdout)]
+
+
+def main() -> int:
+    """Ask all hosts side by side, print the table and the hosts that were not asked, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="left4me.status", description=__doc__)
+    parser.add_argument("inventory")
+    parser.add_argument("--limit", action="append", default=[])
+    arguments = parser.parse_args()
+    limits = [f"--limit={limit}" for limit in arguments.limit]
+    # A process of its own, for pyinfra changes the whole interpreter.
+    loading = [sys.executable, "-m", "left4me.fleet", arguments.inventory, *limits]
+    fleet = subprocess.run(loading, stdout=subprocess.PIPE, text=True, check=False)
+    if fleet.returncode:
+        return fleet.returncode
+    hosts = {each["name"]: each["connection"] for each in json.loads(fleet.stdout)}
+    with ThreadPoolExecutor(32) as pool:
+        answers = dict(zip(hosts, pool.map(ask, hosts, hosts.values()), strict=True))
+    lines = [["HOST", *table([])[0]]]
+    for name, answer in answers.items():
+        if not isinstance(answer, NotAsked):
+            lines += [[name, *line] for line in table(answer)[1:]]
+    print_table(lines)
+    sys.stdout.flush()
+    for name, answer in answers.items():
+        if isinstance(answer, NotAsked):
+            print(f"{name}: {answer}", file=sys.stderr)
+    return 1 if any(isinstance(answer, NotAsked) for answer in answers.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""l4d2ctl doctor: it finds each thing that is wrong, mends what is safe, and touches no running server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.integration.ctl import ATTIC, RUNTIME, add_layer, ctl, fleet, main_pid, state
+from tests.integration.harness import overlays, wait_for_server
+
+HELPER = "/usr/local/libexec/left4me/left4me-overlay"
+LIMITS = "/etc/systemd/system/left4me-server@4.service.d/limits.conf"
+OWNERS = f"stat -c '%U:%G %a %n' {RUNTIME}/3 {RUNTIME}/3/upper {RUNTIME}/3/work"
+
+
+@pytest.fixture(scope="module")
+def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fleet(tmp_path_factory.mktemp("fleet") / "inventory", [box])
+
+
+@pytest.fixture
+def host(deployed: Box) -> Iterator[Box]:
+    """Have server 3 stopped and server 4 run; whatever doctor does, 4 runs on, and in the end nothing is found."""
+    wait_for_server(deployed, 27016)
+    ctl(deployed, "stop 3")
+    assert found(deployed) == []
+    pid = main_pid(deployed, "4")
+    yield deployed
+    assert main_pid(deployed, "4") == pid
+    assert ctl(deployed, "doctor").stdout == "nothing found\n"
+
+
+def found(box: Box, fix: bool = False) -> list[dict[str, Any]]:
+    """Return what doctor finds; its exit code has to agree."""
+    done = box.run(f"l4d2ctl doctor --json {'--fix' if fix else ''}", check=False)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    assert done.returncode == (1 if any(row["done"] is None for row in rows) else 0), done.stderr
+    return rows
+
+
+def mended(box: Box, server: str, what: str, did: str) -> None:
+    """Assert that doctor finds exactly this, changes nothing by looking, and mends it when told to."""
+    for fix in (False, False, True):
+        [row] = found(box, fix)
+        assert row["server"] == server
+        assert what in row["what"]
+        assert (did in row["done"]) if fix else row["done"] is None
+
+
+def left(box: Box, server: str, what: str, do: str) -> None:
+    """Assert that doctor finds exactly this, and leaves it to the operator, whom it tells what to do."""
+    for fix in (False, True):
+        [row] = found(box, fix)
+        assert row["server"] == server
+        assert what in row["what"]
+        assert do in row["do"]
+        assert row["done"] is None
+
+
+def test_a_mount_without_its_server(host: Box) -> None:
+    host.run(f"{HELPER} mount 3")
+    mended(host, "3", "is mounted and its unit does not run", "unmounted")
+    assert overlays(host) == [f"{RUNTIME}/4/merged"]
+
+
+def test_a_mount_without_its_server_that_somebody_holds(host: Box) -> None:
+    host.run(
+        f"{HELPER} mount 3; cd {RUNTIME}/3/merged && systemd-run -q --unit=shell --working-directory=$PWD sleep 999"
+    )
+    done = ctl(host, "doctor --fix", code=1)
+    assert "a process uses a file or a directory in it" in done.stderr
+    host.run("systemctl stop shell")
+    mended(host, "3", "is mounted and its unit does not run", "unmounted")
+
+
+def test_a_foreign_mount_in_a_servers_directory(host: Box) -> None:
+    host.run(f"mount -t tmpfs none {RUNTIME}/3/work")
+    assert any("nothing of left4me does that" in row["what"] for row in found(host, fix=True))
+    host.run(f"umount {RUNTIME}/3/work")
+
+
+def test_other_layers_than_declared(host: Box) -> None:
+    ctl(host, "start 3")
+    add_layer(host, version="2")
+    left_over = found(host, fix=True)
+    assert {(row["server"], row["what"], row["done"]) for row in left_over} == {
+        (server, "runs with other layers than declared", None) for server in "34"
+    }
+    ctl(host, "restart 3")
+    add_layer(host)
+    left(host, "3", "runs with other layers than declared", "l4d2ctl restart 3")
+    ctl(host, "restart 3")
+
+
+def test_two_mounts_over_one_upper(host: Box) -> None:
+    runtime = f"{RUNTIME}/4"
+    options = f"lowerdir=/var/lib/left4me/installation,upperdir={runtime}/upper,workdir=/var/lib/other"
+    host.run(f"""
+        mkdir /var/lib/other
+        systemd-run -q --unit=other -p Type=exec unshare --mount \
+            sh -c 'mount -t overlay overlay -o {options} /mnt && exec sleep 999'
+        until grep -q /var/lib/other /proc/$(systemctl show -P MainPID other)/mounts; do :; done
+    """)
+    left(host, "4", "2 overlays are mounted over its upper", "l4d2ctl holders 4")
+    host.run("systemctl stop other; rm -r /var/lib/other")
+
+
+def test_a_leftover_work_directory(host: Box) -> None:
+    host.run(f"mkdir -p {RUNTIME}/3/work/work/x; touch {RUNTIME}/3/work/work/x/y; chmod 0 {RUNTIME}/3/work/work")
+    mended(host, "3", f"{RUNTIME}/3/work/work was left behind", "work/work removed")
+    assert not host.run(f"ls -A {RUNTIME}/3/work").stdout
+
+
+@pytest.mark.parametrize("name", ["9", "Left over"])
+def test_a_runtime_directory_of_nobody(host: Box, name: str) -> None:
+    host.run(f"mkdir -p '{RUNTIME}/{name}/upper'; echo mine >'{RUNTIME}/{name}/upper/file'")
+    mended(host, name, "belongs to no declared server", f"moved to {ATTIC}/{name}@")
+    assert host.run(f"cat {ATTIC}/'{name}'@*/upper/file").stdout == "mine\n"
+
+
+def test_a_unit_that_is_newer_on_disk(host: Box) -> None:
+    before = host.run("systemctl show -P CPUWeight left4me-server@4").stdout.strip()
+    host.run(f"cp {LIMITS} /run/limits.conf; echo CPUWeight=77 >>{LIMITS}")
+    mended(host, "", "systemd has not read what is on disk", "systemd has read its files again")
+    assert host.run("systemctl show -P CPUWeight left4me-server@4").stdout.strip() == "77" != before
+    host.run(f"cat /run/limits.conf >{LIMITS}")
+    mended(host, "", "systemd has not read what is on disk", "systemd has read its files again")
+
+
+@pytest.mark.parametrize(
+    "damage", ["chown root upper", "chmod 777 .", "chmod 755 work", "chgrp daemon work", "chown left4me-4 upper"]
+)
+def test_a_wrong_owner(host: Box, damage: str) -> None:
+    before = host.run(OWNERS).stdout
+    host.run(f"cd {RUNTIME}/3 && {damage}")
+    mended(host, "3", "is not ", "given back")
+    assert host.run(OWNERS).stdout == before
+
+
+def test_a_wrong_owner_while_the_server_runs(host: Box) -> None:
+    before = host.run(OWNERS).stdout
+    ctl(host, "start 3")
+    host.run(f"chmod 755 {RUNTIME}/3/work")
+    left(host, "3", "/work is not root:root 0700", "l4d2ctl stop 3")
+    ctl(host, "stop 3")
+    mended(host, "3", "/work is not root:root 0700", "given back")
+    assert host.run(OWNERS).stdout == before
+
+
+def test_an_upper_that_is_a_symlink(host: Box) -> None:
+    host.run(f"cd {RUNTIME}/3 && mv upper /root/upper && ln -s /root/upper upper && stat -c %U /root/upper")
+    rows = found(host, fix=True)
+    assert rows
+    assert all(row["done"] is None for row in rows)
+    host.run(f"cd {RUNTIME}/3 && rm upper && mv /root/upper upper")
+
+
+@pytest.mark.parametrize("was", ["active", "inactive"])
+def test_a_reset_that_did_not_finish(host: Box, was: str) -> None:
+    if was == "active":
+        ctl(host, "start 3")
+    host.run(f"mount --bind {ATTIC} {ATTIC} && mount -o remount,bind,ro {ATTIC}")
+    ctl(host, "reset 3", code=1)
+    host.run(f"umount {ATTIC}")
+    mended(host, "3", "a reset did not finish", "finished")
+    assert state(host, "3") == was
+
+
+def test_as_text_it_says_where_what_and_what_to_do(host: Box) -> None:
+    host.run(f"mkdir {RUNTIME}/9")
+    done = ctl(host, "doctor", code=1)
+    assert done.stdout == f"server 9: {RUNTIME}/9 belongs to no declared server: move it to the attic\n"
+    assert f"{RUNTIME}/9 belongs to no declared server: moved to {ATTIC}/9@" in ctl(host, "doctor --fix").stdout

@@ -1,0 +1,345 @@
+"""Whatever goes wrong in a start, a stop or a reset: afterwards `doctor --fix` makes the host sound again."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.integration.harness import (
+    device,
+    having,
+    overlays,
+    properties,
+    pyinfra,
+    start_pyinfra,
+    wait_for,
+    wait_for_server,
+)
+
+UNIT = "left4me-server@3"
+RUNTIME = "/var/lib/left4me/runtime/3"
+MERGED = f"{RUNTIME}/merged"
+HELPER = "/usr/local/libexec/left4me/left4me-overlay"
+DROP_IN = f"/run/systemd/system/{UNIT}.service.d"
+LINES = {"mount": "ExecStartPre", "umount": "ExecStopPost"}
+# Calls that only look, or change nothing but the process itself; what is not here counts as a change.
+LOOKS = """
+    access arch_prctl brk clock_gettime close connect dup dup2 epoll_create1 execve faccessat faccessat2 fcntl fstat
+    fstatfs futex getcwd getdents64 getegid geteuid getgid getpid getrandom gettid getuid ioctl lseek lstat madvise
+    mmap mprotect mremap munmap newfstatat open openat poll pread64 prlimit64 read readlink readlinkat rseq
+    rt_sigaction rt_sigprocmask sched_getaffinity set_robust_list set_tid_address sigaltstack socket stat statfs
+    sysinfo uname write
+"""
+
+
+SLEEPS = (
+    "alarm clock_nanosleep epoll_pwait epoll_wait nanosleep pause poll ppoll pselect6 select setitimer timer_settime"
+)
+
+
+@pytest.fixture(scope="module")
+def traced(deployed: Box) -> Box:
+    """The deployed box, with strace."""
+    deployed.run("command -v strace || { apt-get -qq update; apt-get -qq -y install strace; }", timeout=300)
+    return deployed
+
+
+@pytest.fixture
+def running(deployed: Box) -> Box:
+    """The box, with server 3 new and running."""
+    deployed.run("l4d2ctl stop 3; l4d2ctl reset 3; l4d2ctl start 3")
+    wait_for_server(deployed, 27015)
+    return deployed
+
+
+def assert_sound(box: Box) -> None:
+    """Assert what has to hold after every fault: nothing is left to find, and a start and a stop are clean."""
+    fixed = box.run("l4d2ctl doctor --fix", check=False)
+    assert fixed.returncode == 0, fixed.stdout + fixed.stderr
+    found = box.run("l4d2ctl doctor", check=False)
+    assert (found.returncode, found.stdout) == (0, "nothing found\n")
+    box.run("l4d2ctl start 3")
+    wait_for_server(box, 27015)
+    assert overlays(box).count(MERGED) == 1
+    stopped = box.run("l4d2ctl stop 3")
+    assert (stopped.stdout, stopped.stderr) == ("", "")
+    wanted = {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}
+    assert properties(box, UNIT, *wanted) == wanted
+    assert MERGED not in overlays(box)
+    assert having(box, "3") == []
+    assert box.run(f"ls -A {RUNTIME}/work; systemctl list-units --failed --no-legend").stdout == ""
+
+
+@contextmanager
+def drop_in(box: Box, text: str) -> Iterator[None]:
+    """Have more lines in the unit of server 3."""
+    box.run(f"mkdir -p {DROP_IN}; cat >{DROP_IN}/fault.conf; systemctl daemon-reload", input=text.encode())
+    try:
+        yield
+    finally:
+        box.run(f"rm -rf {DROP_IN}; systemctl daemon-reload")
+
+
+@contextmanager
+def strace(box: Box, action: str, *options: str) -> Iterator[None]:
+    """Have strace at the helper in the unit's real line; what it writes is in /run/trace."""
+    line = LINES[action]
+    command = f"/usr/bin/strace -o /run/trace {' '.join(options)} {HELPER} {action} %i"
+    with drop_in(box, f"[Service]\n{line}=\n{line}=+/usr/bin/nsenter --mount=/proc/1/ns/mnt -- {command}\n"):
+        yield
+
+
+def in_upper(box: Box, line: str) -> None:
+    """Have a stopped server's game execute a line at each start."""
+    box.run(
+        f"install -d -o left4me-3 -g left4me -m 775 {RUNTIME}/upper/left4dead2 {RUNTIME}/upper/left4dead2/cfg;"
+        f"echo '{line}' >{RUNTIME}/upper/left4dead2/cfg/autoexec.cfg"
+    )
+
+
+def main_pid(box: Box) -> str:
+    return properties(box, UNIT, "MainPID")["MainPID"]
+
+
+def with_leftovers(box: Box) -> None:
+    """Put into a mounted overlay's work what a copy-up that died would have left."""
+    box.run(f"mkdir {RUNTIME}/work/work/directory; touch {RUNTIME}/work/work/directory/file {RUNTIME}/work/work/file")
+
+
+def do(box: Box, action: str) -> None:
+    box.run(f"systemctl {'start' if action == 'mount' else 'stop'} {UNIT}", check=False)
+
+
+def prepared(box: Box, action: str) -> None:
+    """Bring server 3 to where the helper's action comes next."""
+    if action == "umount":
+        box.run("l4d2ctl start 3")
+        with_leftovers(box)
+    else:
+        box.run("l4d2ctl stop 3; rm -f /var/lib/left4me/held/3; l4d2ctl doctor --fix", check=False)
+
+
+# -- the helper
+
+
+@pytest.mark.parametrize("action", ["mount", "umount"])
+def test_a_helper_killed_at_any_call_that_changes_something(running: Box, traced: Box, action: str) -> None:
+    prepared(traced, action)
+    with strace(traced, action):
+        do(traced, action)
+    calls = Counter(re.findall(r"^(\w+)\(", traced.run("cat /run/trace").stdout, re.MULTILINE))
+    changing = [
+        (call, number) for call in sorted(set(calls) - set(LOOKS.split())) for number in range(1, calls[call] + 1)
+    ]
+    wanted = {"mount": {"mount"}, "umount": {"umount2", "rmdir", "unlinkat"}}[action]
+    assert wanted | {"exit_group"} <= {call for call, _ in changing}
+    for call, number in changing:
+        prepared(traced, action)
+        with strace(traced, action, "-e", f"inject={call}:signal=SIGKILL:when={number}"):
+            do(traced, action)
+            assert "+++ killed by SIGKILL +++" in traced.run("cat /run/trace").stdout, (call, number)
+        assert_sound(traced)
+    print(f"{action}: killed at {len(changing)} calls: {', '.join(f'{call} {number}' for call, number in changing)}")
+
+
+def test_the_helper_by_hand_twice_at_once(running: Box) -> None:
+    running.run("l4d2ctl stop 3")
+    for _ in range(10):
+        running.run(f"{HELPER} mount 3 & first=$!; {HELPER} mount 3 && wait $first")
+        assert overlays(running).count(MERGED) == 1
+        running.run(f"{HELPER} umount 3 & first=$!; {HELPER} umount 3 && wait $first")
+        assert MERGED not in overlays(running)
+    assert_sound(running)
+
+
+def test_a_held_mount_gets_one_plain_unmount_and_no_sleep(running: Box, traced: Box) -> None:
+    hold = f"sh -c 'cd {MERGED}; echo $$ >/run/holder; exec sleep infinity' >/dev/null 2>&1 </dev/null &"
+    with strace(traced, "umount", "-f"):
+        traced.run(hold)
+        try:
+            wait_for("the holder is there", lambda: "sleep" in traced.run("cat /proc/$(cat /run/holder)/comm").stdout)
+            do(traced, "umount")
+        finally:
+            traced.run("pid=$(cat /run/holder); kill $pid; while kill -0 $pid 2>/dev/null; do :; done")
+        trace = traced.run("cat /run/trace").stdout
+        said = traced.run(f"journalctl -u {UNIT} -n 20 -o cat").stdout
+    assert re.findall(r"umount\w*\(.*", trace) == [f'umount2("{MERGED}", 0) = -1 EBUSY (Device or resource busy)']
+    assert set(re.findall(r"^\d+ +(\w+)\(", trace, re.MULTILINE)) & set(SLEEPS.split()) == set()
+    assert said.count("(sleep) by its cwd") == 1
+    assert properties(traced, UNIT, "TimeoutStopUSec") == {"TimeoutStopUSec": "15s"}
+    assert_sound(traced)
+
+
+# -- the game
+
+
+def test_a_killed_game_comes_back(running: Box) -> None:
+    before = main_pid(running)
+    running.run(f"kill -KILL {before}")
+    wait_for("it was started again", lambda: main_pid(running) not in ("0", before))
+    wait_for_server(running, 27015)
+    assert overlays(running).count(MERGED) == 1
+    assert_sound(running)
+
+
+def test_a_game_that_ignores_sigint_is_killed_in_its_time(running: Box) -> None:
+    running.run("l4d2ctl stop 3")
+    in_upper(running, "standin_ignore_sigint 1")
+    running.run("l4d2ctl start 3")
+    wait_for_server(running, 27015)
+    done = running.run("l4d2ctl stop 3")
+    assert done.stderr == "server 3: did not quit when asked and was killed; it is stopped and unmounted\n"
+    assert MERGED not in overlays(running)
+    running.run("l4d2ctl reset 3")
+    assert_sound(running)
+
+
+def test_a_game_that_crashes_while_it_quits_has_stopped_and_one_in_mid_game_comes_back(running: Box) -> None:
+    running.run("l4d2ctl stop 3")
+    in_upper(running, "standin_segv_on_quit 1")
+    running.run("l4d2ctl start 3")
+    wait_for_server(running, 27015)
+    before = main_pid(running)
+    running.run(f"kill -SEGV {before}")
+    wait_for("it was started again", lambda: main_pid(running) not in ("0", before))
+    wait_for_server(running, 27015)
+    done = running.run("l4d2ctl stop 3")
+    assert done.stderr == "server 3: crashed by SIGSEGV while it quit; it is stopped and unmounted\n"
+    state = properties(running, UNIT, "ActiveState", "Result", "ExecMainStatus")
+    assert state == {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "11"}
+    assert running.run("l4d2ctl stop 3").stderr == ""
+    running.run("l4d2ctl start 3")
+    wait_for_server(running, 27015)
+    done = running.run("l4d2ctl reset 3")
+    assert "in all" in done.stdout
+    assert "crashed by SIGSEGV" in done.stderr
+    assert_sound(running)
+
+
+# -- files
+
+
+def test_a_missing_layer_is_named_and_the_mount_in_use_goes(running: Box) -> None:
+    running.run("cp -a /etc/left4me/servers/3/layers /run/layers; echo absent >/etc/left4me/servers/3/layers")
+    running.run("l4d2ctl stop 3")
+    done = running.run("l4d2ctl start 3", check=False)
+    assert done.returncode == 1
+    assert "/var/lib/left4me/overlays/absent/current: No such file or directory" in done.stderr
+    assert MERGED not in overlays(running)
+    running.run("l4d2ctl stop 3; cp -a /run/layers /etc/left4me/servers/3/layers")
+    assert_sound(running)
+
+
+@pytest.mark.parametrize("command", ["l4d2ctl stop 3", f"systemctl stop {UNIT}; l4d2ctl doctor --fix"])
+def test_a_server_whose_environment_is_gone_is_unmounted(running: Box, command: str) -> None:
+    running.run("mv /etc/left4me/servers/3/server.env /run/server.env")
+    running.run(command)
+    assert MERGED not in overlays(running)
+    done = running.run("l4d2ctl start 3", check=False)
+    assert (done.returncode, MERGED in overlays(running)) == (1, False)
+    running.run("l4d2ctl stop 3; mv /run/server.env /etc/left4me/servers/3/server.env")
+    assert_sound(running)
+
+
+@pytest.fixture
+def full(deployed: Box) -> Iterator[Callable[[], None]]:
+    """Put /var/lib/left4me on a small filesystem; what is yielded fills it, to the last byte and inode."""
+    var, small = "/var/lib/left4me", "/run/small"
+    deployed.run(f"""
+        l4d2ctl stop --all
+        mkdir {small}; mount -t tmpfs -o mode=755,size=400M,nr_inodes=20000 small {small}
+        cp -a {var}/. {small}; mount --move {small} {var}
+    """)
+
+    def fill() -> None:
+        deployed.run(f"""
+            head -c 1G /dev/zero >{var}/.fill 2>/dev/null; n=0; mkdir {var}/.inodes
+            while : 2>/dev/null >{var}/.inodes/$n; do n=$((n+1)); done; true
+        """)
+
+    yield fill
+    deployed.run(f"l4d2ctl stop --all; umount {var}; rmdir {small}; l4d2ctl start --all")
+
+
+def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: Box) -> None:
+    empty = "rm -rf /var/lib/left4me/.fill /var/lib/left4me/.inodes"
+    full()
+    done = deployed.run("l4d2ctl start 3", check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert MERGED not in overlays(deployed)
+    deployed.run(empty)
+    assert_sound(deployed)
+    deployed.run("l4d2ctl start 3")
+    wait_for_server(deployed, 27015)
+    full()
+    done = deployed.run("l4d2ctl reset 3", check=False)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "server 3" in line
+    assert "No space left on device" in line
+    deployed.run(empty)
+    deployed.run("l4d2ctl reset 3")
+    assert_sound(deployed)
+
+
+# -- the machine
+
+
+@pytest.mark.parametrize(
+    ("action", "call"), [("mount", "mount"), ("mount", "exit_group"), ("umount", "umount2"), ("umount", "rmdir")]
+)
+def test_a_power_cut_in_a_start_and_in_a_stop(running: Box, traced: Box, action: str, call: str) -> None:
+    prepared(traced, action)
+    with strace(traced, action, "-e", f"inject={call}:signal=SIGSTOP:when=1"):
+        traced.run(f"systemctl {'start' if action == 'mount' else 'stop'} --no-block {UNIT}")
+        wait_for("the helper stands still", lambda: "stopped by SIGSTOP" in traced.run("cat /run/trace").stdout)
+        traced.crash()
+        traced.start()
+    assert_sound(traced)
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_a_power_cut_in_a_reset(running: Box, traced: Box, number: int) -> None:
+    # The plan, upper and work; the fourth is where none is left, and what follows the renames is cut.
+    call = f"/^rename:signal=SIGSTOP:when={number}" if number < 4 else "/^mkdir:signal=SIGSTOP:when=2"
+    command = f"strace -o /run/trace -e inject={call} /usr/local/sbin/l4d2ctl reset 3"
+    traced.run(f"touch {RUNTIME}/upper/evening; {command} >/dev/null 2>&1 </dev/null &")
+    wait_for("the reset stands still", lambda: "stopped by SIGSTOP" in traced.run("cat /run/trace").stdout)
+    traced.crash()
+    traced.start()
+    assert_sound(traced)
+    found = traced.run(f"cd /var/lib/left4me; ls {RUNTIME}/upper/evening attic/*/upper/evening", check=False).stdout
+    assert len(found.split()) == 1, "what was in upper is in one place"
+
+
+def test_a_deploy_in_the_middle_of_a_stop(running: Box, inventory: Path) -> None:
+    running.run("l4d2ctl stop 3")
+    in_upper(running, "standin_ignore_sigint 1")
+    running.run("l4d2ctl start 3")
+    wait_for_server(running, 27015)
+    other = properties(running, "left4me-server@4", "MainPID")
+    running.run("l4d2ctl stop 3 >/run/stopped 2>&1 </dev/null; echo $? >>/run/stopped &")
+    wait_for("it is stopping", lambda: properties(running, UNIT, "ActiveState")["ActiveState"] == "deactivating")
+    with start_pyinfra(inventory, "deploy.py", "-y") as deploying:
+        _out, err = deploying.communicate(timeout=120)
+    assert deploying.returncode == 0, err
+    wait_for("the stop has ended", lambda: running.run("tail -n1 /run/stopped").stdout.strip() == "0", limit=40)
+    assert MERGED not in overlays(running)
+    assert properties(running, "left4me-server@4", "MainPID") == other
+    running.run("l4d2ctl reset 3")
+    assert_sound(running)
+    assert pyinfra(inventory, "deploy.py", "-y").returncode == 0
+
+
+def test_a_new_systemd_while_a_server_runs(running: Box) -> None:
+    before, mount = main_pid(running), device(running, "3")
+    running.run("systemctl daemon-reexec")
+    assert (main_pid(running), device(running, "3")) == (before, mount)
+    assert_sound(running)

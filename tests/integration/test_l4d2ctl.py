@@ -1,0 +1,252 @@
+"""l4d2ctl as an operator meets it: its help, its exit codes, who may use it, what status tells, a stop that holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from left4me.declared import ROOT, Item
+from tests.boxes.boxes import Box
+from tests.integration.ctl import LAYER, ctl, fleet, main_pid, rcon, state, unit
+from tests.integration.harness import (
+    SERVERS,
+    assert_idle,
+    deploy,
+    overlays,
+    properties,
+    wait_for_server,
+)
+
+COMMANDS = ("status", "start", "stop", "restart", "reset", "holders", "logs", "doctor")
+OPERATORS = "gamers"
+
+
+@pytest.fixture(scope="module")
+def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    box.run(f"groupadd {OPERATORS}; useradd -m -G {OPERATORS} -s /bin/bash olga; useradd -m -s /bin/bash mallory")
+    return fleet(tmp_path_factory.mktemp("fleet") / "inventory", [box], operators=OPERATORS)
+
+
+def status(box: Box) -> dict[str, dict[str, Any]]:
+    return {each["id"]: each for each in json.loads(ctl(box, "status --json").stdout)}
+
+
+def test_help_teaches(deployed: Box) -> None:
+    everything = ctl(deployed, "--help").stdout
+    for command in COMMANDS:
+        assert f"\n    {command} " in everything
+        assert len(ctl(deployed, f"{command} --help").stdout.splitlines()) > 4
+    assert "exit codes: 0 done, 1 failed, 2 wrong command line" in everything
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "COMMAND"),
+        ("frobnicate 3", "frobnicate"),
+        ("stop", "3, 4"),
+        ("stop 3 --all", "either ids or --all"),
+        ("start 9", "server 9 is not declared on this host; declared: 3, 4"),
+        ("stop 3/../4", "is no server's id"),
+        ("stop 'left4me*'", "is no server's id"),
+        ("logs 3 -n many", "invalid int value"),
+        ("status --xml", "--xml"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_2_with_one_line(deployed: Box, words: str, said: str) -> None:
+    done = ctl(deployed, words, code=2)
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_who_is_not_root_is_told_how(deployed: Box) -> None:
+    done = deployed.run("su olga -c '/usr/local/sbin/l4d2ctl status'", check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "sudo l4d2ctl" in done.stderr
+
+
+def test_the_operators_group_may_and_others_may_not(deployed: Box) -> None:
+    assert deployed.run("su olga -c 'sudo -n l4d2ctl status --json'").stdout.startswith("[")
+    assert deployed.run("su mallory -c 'sudo -n l4d2ctl status'", check=False).returncode == 1
+    assert deployed.run("su olga -c 'sudo -n cat /etc/shadow'", check=False).returncode == 1
+    assert deployed.run("stat -c '%a %U:%G' /etc/sudoers.d/left4me").stdout == "440 root:root\n"
+
+
+def test_status_tells_what_is(deployed: Box) -> None:
+    for port in (27015, 27016):
+        wait_for_server(deployed, port)
+    rcon(deployed, 27015, "standin_players 3", "standin_bots 2", "standin_sourcetv 1")
+    row = status(deployed)["3"]
+    seen = properties(deployed, unit("3"), "ActiveState", "StateChangeTimestamp")
+    assert row["state"] == seen["ActiveState"] == "active"
+    assert row["since"] == seen["StateChangeTimestamp"]
+    assert not row["held"]
+    assert (row["port"], row["map"]) == (SERVERS["3"]["port"], "c1m1_hotel")
+    assert (row["players"], row["slots"]) == (3, 8)
+    assert row["layers"] == [LAYER]
+    # Where the kernel accounts none, as in a box on a machine with cgroup v1, there is none to tell.
+    memory = properties(deployed, unit("3"), "MemoryCurrent")["MemoryCurrent"]
+    assert 0.5 < row["memory"] / int(memory) < 2 if memory.isdigit() else row["memory"] is None
+    assert not row["restart_due"]
+
+
+@pytest.mark.parametrize("television", [0, 1])
+def test_players_are_people(deployed: Box, television: int) -> None:
+    rcon(deployed, 27015, "standin_players 3", "standin_bots 2", f"standin_sourcetv {television}")
+    assert status(deployed)["3"]["players"] == 3
+
+
+def on_a_terminal(box: Box, words: str) -> list[str]:
+    """Run l4d2ctl on a terminal and return what it showed."""
+    return box.run(f"TERM=xterm script -qec 'l4d2ctl {words}' /dev/null </dev/null").stdout.splitlines()
+
+
+def test_a_table_on_a_terminal_and_plain_text_in_a_pipe(deployed: Box) -> None:
+    piped = ctl(deployed, "status").stdout.splitlines()
+    heading, *rows = [line.split("\t") for line in piped]
+    assert (heading[0], heading[4], [row[0] for row in rows]) == ("ID", "PORT", ["3", "4"])
+    shown = on_a_terminal(deployed, "status")
+    assert not any("\t" in line for line in shown)
+    assert len({line.index(word) for line, word in zip(shown, ("PORT", "27015", "27016"), strict=True)}) == 1
+
+
+def test_json_of_the_others_parses(deployed: Box) -> None:
+    held = json.loads(ctl(deployed, "holders --json --all").stdout)
+    assert sorted(held) == ["3", "4"]
+    game = [each for each in held["3"] if each["pid"] == int(main_pid(deployed, "3"))]
+    assert {each["kind"].split()[0] for each in game} >= {"cwd", "exe", "fd", "map"}
+    assert json.loads(ctl(deployed, "doctor --json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("l4d2ctl st", "status start stop"),
+        ("l4d2ctl stop ''", "3 4"),
+        ("l4d2ctl reset --", "--all --undo --help"),
+        ("l4d2ctl doctor --f", "--fix"),
+        ("l4d2ctl doctor ''", ""),
+    ],
+)
+def test_bash_completes(deployed: Box, typed: str, offered: str) -> None:
+    script = f"""
+        . /usr/local/share/bash-completion/completions/l4d2ctl
+        COMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _l4d2ctl
+        echo "${{COMPREPLY[*]}}"
+    """
+    assert deployed.run("bash", input=script.encode()).stdout == f"{offered}\n"
+
+
+def test_sudo_never_gets_a_file_that_it_cannot_read(deployed: Box) -> None:
+    path = "/etc/sudoers.d/left4me"
+    before = deployed.run(f"cat {path}; stat -c '%i' {path}").stdout
+    item = Item("file", path, 0o440, text="%gamers ALL=(root NOPASSWD\n", check=("/usr/sbin/visudo", "-c", "-q", "-f"))
+    place = (ROOT / "left4me/remote/place.py").read_text(encoding="utf-8")
+    asked = json.dumps([item.as_json()]).encode()
+    deployed.run("cat >/run/place.py", input=place.encode())
+    done = deployed.run("python3 -I /run/place.py; code=$?; rm /run/place.py; exit $code", input=asked, check=False)
+    assert done.returncode == 1
+    assert f"cannot file {path}" in done.stderr
+    assert deployed.run(f"cat {path}; stat -c '%i' {path}").stdout == before
+    assert deployed.run("ls -A /etc/sudoers.d | grep left4me").stdout == "left4me\n"
+
+
+def test_a_hung_server_has_not_answered_since(deployed: Box) -> None:
+    wait_for_server(deployed, 27016)
+    answered = status(deployed)["4"]
+    assert answered["unanswered_since"] is None
+    rcon(deployed, 27016, "standin_hang forever")
+    row = status(deployed)["4"]
+    assert (row["state"], row["map"], row["players"]) == ("active", None, None)
+    year = deployed.run("date +%Y").stdout.strip()
+    assert year in row["unanswered_since"]
+    assert status(deployed)["4"]["unanswered_since"] == row["unanswered_since"]
+    assert f"no answer since {row['unanswered_since']}" in ctl(deployed, "status 4").stdout
+    deployed.run(f"kill -9 {main_pid(deployed, '4')}")
+    wait_for_server(deployed, 27016)
+    assert status(deployed)["4"]["unanswered_since"] is None
+
+
+def test_a_restart_is_due_when_what_runs_is_not_what_was_declared(deployed: Box, tmp_path: Path) -> None:
+    renamed = fleet(tmp_path / "renamed", [deployed], {**SERVERS, "3": {**SERVERS["3"], "hostname": "new name"}})
+    pid = main_pid(deployed, "3")
+    deploy(renamed)
+    assert not status(deployed)["3"]["restart_due"]
+    assert not status(deployed)["4"]["restart_due"]
+    moved = fleet(tmp_path / "moved", [deployed], {**SERVERS, "3": {**SERVERS["3"], "port": 27025}})
+    deploy(moved)
+    rows = status(deployed)
+    assert (rows["3"]["restart_due"], rows["4"]["restart_due"]) == (True, False)
+    assert main_pid(deployed, "3") == pid
+    assert "\tdue" in ctl(deployed, "status 3").stdout
+    ctl(deployed, "restart 3")
+    wait_for_server(deployed, 27025)
+    assert not status(deployed)["3"]["restart_due"]
+
+
+def test_a_stop_holds_over_a_deploy_and_a_reboot(deployed: Box, inventory: Path) -> None:
+    deploy(inventory)
+    ctl(deployed, "stop 3")
+    assert overlays(deployed) == ["/var/lib/left4me/runtime/4/merged"]
+    assert_idle(deploy(inventory), [deployed])
+    assert state(deployed, "3") == "inactive"
+    assert status(deployed)["3"]["held"]
+    deployed.reboot()
+    wait_for_server(deployed, 27016)
+    assert state(deployed, "3") == "inactive"
+    assert_idle(deploy(inventory), [deployed])
+    ctl(deployed, "start 3")
+    wait_for_server(deployed, 27015)
+    assert not status(deployed)["3"]["held"]
+    deployed.reboot()
+    wait_for_server(deployed, 27015)
+
+
+def test_logs_are_the_servers_own_and_end(deployed: Box) -> None:
+    lines = on_a_terminal(deployed, "logs 4 -n 3")
+    assert len(lines) == 3
+    deployed.run("systemd-cat -t other echo from somewhere else")
+    assert "somewhere else" not in ctl(deployed, "logs 4 -n 1000").stdout
+
+
+def test_logs_follow(deployed: Box) -> None:
+    command = ["ssh", "-F", str(deployed.ssh_config), deployed.name, "timeout 20 l4d2ctl logs 4 -f -n 0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout
+        ctl(deployed, "restart 4")
+        assert "Left 4 Dead 2 server 4" in follower.stdout.readline()
+        follower.kill()
+
+
+def make_status(inventory: Path) -> subprocess.CompletedProcess[str]:
+    # -o: the environment is whatever runs this test.
+    command = ["make", "-s", "-o", ".venv/installed", "status", f"INVENTORY={inventory}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_make_status_is_one_table_of_all_hosts(deployed: Box, inventory: Path, tmp_path: Path) -> None:
+    done = make_status(inventory)
+    assert done.returncode == 0, done.stderr
+    of_host = [line.split("\t") for line in ctl(deployed, "status").stdout.splitlines()]
+    heading, *rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert heading == ["HOST", *of_host[0]]
+    # The memory may have changed in between.
+    assert [row[:9] for row in rows] == [[deployed.name, *row[:8]] for row in of_host[1:]]
+    assert not done.stderr
+
+
+def test_make_status_names_the_host_that_is_down(deployed: Box, tmp_path: Path) -> None:
+    listed = fleet(tmp_path / "one", [deployed]).read_text(encoding="utf-8")
+    nowhere = listed.replace(deployed.name, "gone").replace(deployed.address, "127.0.0.1")
+    both = tmp_path / "both"
+    both.write_text(f"{listed}{nowhere.replace('boxes', 'others', 1)}", encoding="utf-8")
+    done = make_status(both)
+    assert done.returncode != 0
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["HOST", deployed.name, deployed.name]
+    assert any(line.startswith("gone: ") for line in done.stderr.splitlines())

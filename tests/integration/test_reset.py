@@ -1,0 +1,267 @@
+"""l4d2ctl reset: what it puts aside, what it keeps, the way back, and what becomes of the attic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.integration.ctl import ATTIC, RUNTIME, ctl, fleet, main_pid, state
+from tests.integration.harness import SERVERS, assert_idle, deploy, overlays, properties, wait_for, wait_for_server
+
+KEEP = [
+    "left4dead2/cfg/banned_user.cfg",
+    "left4dead2/addons/sourcemod/data",
+    "left4dead2/linked/passwd",
+    "left4dead2/link.cfg",
+    "left4dead2/never/was",
+]
+MERGED = f"{RUNTIME}/3/merged"
+AS_THE_GAME = "setpriv --reuid left4me-3 --regid left4me --clear-groups"
+
+
+@pytest.fixture(scope="module")
+def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    servers = {"3": {**SERVERS["3"], "keep": KEEP}, "4": SERVERS["4"]}
+    return fleet(tmp_path_factory.mktemp("fleet") / "inventory", [box], servers, attic_keep=2)
+
+
+@pytest.fixture
+def running(deployed: Box) -> Box:
+    """Have server 3 run, with nothing in the attic."""
+    wait_for_attic(deployed)
+    deployed.run(f"rm -rf {ATTIC}/*")
+    ctl(deployed, "start 3")
+    wait_for_server(deployed, 27015)
+    return deployed
+
+
+def wait_for_attic(box: Box) -> None:
+    name = "left4me-attic.service"
+    wait_for(f"{name} has ended", lambda: properties(box, name, "ActiveState", "Job")["ActiveState"] != "activating")
+
+
+def attic(box: Box, server: str = "3") -> list[str]:
+    """Return the paths of what is put aside of a server, the latest first."""
+    return [f"{ATTIC}/{name}" for name in box.run(f"ls -r {ATTIC} | grep '^{server}@' || true").stdout.split()]
+
+
+def inode(box: Box, *paths: str) -> list[str]:
+    return box.run(f"stat -c %i {' '.join(paths)}").stdout.split()
+
+
+def write(box: Box, name: str, text: str) -> None:
+    """Write a file of server 3 as the game does."""
+    path = f"left4dead2/{name}"
+    box.run(f"cd {MERGED} && {AS_THE_GAME} sh -c 'mkdir -p $(dirname {path}); echo {text} >{path}'")
+
+
+def read(box: Box, name: str) -> str | None:
+    done = box.run(f"cat {MERGED}/left4dead2/{name}", check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def test_a_reset_renames_and_starts_again(running: Box) -> None:
+    write(running, "mine.txt", "mine")
+    write(running, "cfg/banned_user.cfg", "banned")
+    write(running, "addons/sourcemod/data/sqlite/ranks.sq3", "ranks")
+    runtime = f"{RUNTIME}/3"
+    before = inode(running, f"{runtime}/upper", f"{runtime}/work")
+    pid = main_pid(running, "3")
+    said = ctl(running, "reset 3").stdout
+    assert re.fullmatch(r"server 3: stop \d+\.\d\d s, reset \d+\.\d\d s, start \d+\.\d\d s; \d+\.\d\d s in all\n", said)
+    wait_for_server(running, 27015)
+    assert main_pid(running, "3") != pid
+    [aside] = attic(running)
+    assert inode(running, f"{aside}/upper", f"{aside}/work") == before
+    modes = running.run(f"stat -c '%a %U:%G' {runtime}/upper {runtime}/work {ATTIC} {aside}").stdout.splitlines()
+    assert modes == ["755 left4me-3:left4me", "700 root:root", "700 root:root", "700 root:root"]
+    assert read(running, "mine.txt") is None
+    assert read(running, "standin.state") == "1"
+    assert running.run(f"cat {aside}/upper/left4dead2/mine.txt").stdout == "mine\n"
+    assert read(running, "cfg/banned_user.cfg") == "banned"
+    assert read(running, "addons/sourcemod/data/sqlite/ranks.sq3") == "ranks"
+    write(running, "cfg/banned_user.cfg", "more")
+    ctl(running, "reset 3")
+    assert read(running, "cfg/banned_user.cfg") == "more"
+
+
+def test_a_server_that_was_down_stays_down(running: Box) -> None:
+    running.run("systemctl stop left4me-server@3")
+    ctl(running, "reset 3")
+    assert state(running, "3") == "inactive"
+    ctl(running, "stop 3")
+    ctl(running, "reset 3")
+    assert state(running, "3") == "inactive"
+    assert running.run("ls /var/lib/left4me/held").stdout == "3\n"
+    assert len(attic(running)) == 2
+
+
+def test_what_is_kept_leads_nowhere_outside(running: Box) -> None:
+    running.run(f"cd {MERGED} && {AS_THE_GAME} ln -sfn /etc left4dead2/linked")
+    running.run(f"cd {MERGED} && {AS_THE_GAME} ln -sfn /etc/shadow left4dead2/link.cfg")
+    before = running.run("stat -c '%i %z' /etc/passwd /etc/shadow").stdout
+    ctl(running, "reset 3")
+    assert running.run("stat -c '%i %z' /etc/passwd /etc/shadow").stdout == before
+    assert running.run(f"readlink {MERGED}/left4dead2/link.cfg").stdout == "/etc/shadow\n"
+    assert read(running, "linked") is None
+    assert running.run(f"find {RUNTIME}/3/upper -name passwd").stdout == ""
+
+
+def test_only_the_latest_stay(running: Box) -> None:
+    ctl(running, "reset 4")
+    made = []
+    for _ in range(3):
+        ctl(running, "reset 3")
+        made += attic(running)[:1]
+        wait_for_attic(running)
+    assert attic(running) == made[:0:-1]
+    assert len(attic(running, "4")) == 1
+
+
+def test_undo_brings_the_latest_back(running: Box) -> None:
+    write(running, "mine.txt", "before")
+    write(running, "cfg/banned_user.cfg", "banned")
+    before = inode(running, f"{RUNTIME}/3/upper")
+    ctl(running, "reset 3")
+    wait_for_server(running, 27015)
+    write(running, "mine.txt", "after")
+    write(running, "cfg/banned_user.cfg", "banned since")
+    ctl(running, "reset --undo 3")
+    wait_for_server(running, 27015)
+    assert inode(running, f"{RUNTIME}/3/upper") == before
+    assert read(running, "mine.txt") == "before"
+    assert read(running, "cfg/banned_user.cfg") == "banned since"
+    ctl(running, "reset --undo 3")
+    wait_for_server(running, 27015)
+    assert read(running, "mine.txt") == "after"
+
+
+def test_undo_of_nothing_leaves_the_server_alone(running: Box) -> None:
+    pid = main_pid(running, "3")
+    done = ctl(running, "reset --undo 3", code=1)
+    assert "no reset to undo" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert main_pid(running, "3") == pid
+
+
+@contextmanager
+def read_only_attic(box: Box) -> Iterator[None]:
+    box.run(f"mount --bind {ATTIC} {ATTIC} && mount -o remount,bind,ro {ATTIC}")
+    try:
+        yield
+    finally:
+        box.run(f"umount {ATTIC}")
+
+
+@pytest.mark.parametrize("words", ["reset 3", "reset --undo 3"])
+def test_what_fails_midway_stays_down_until_another_reset(running: Box, inventory: Path, words: str) -> None:
+    ctl(running, "reset 3")
+    write(running, "mine.txt", "mine")
+    with read_only_attic(running):
+        done = ctl(running, words, code=1)
+        assert re.fullmatch(r"l4d2ctl: server 3 is stopped, .*: l4d2ctl reset 3\n", done.stderr), done.stderr
+        assert state(running, "3") == "inactive"
+        assert f"{RUNTIME}/3/merged" not in overlays(running)
+        ctl(running, "reset 3", code=1)
+    assert_idle(deploy(inventory), [running])
+    running.run("systemctl start left4me-server@3")
+    assert state(running, "3") == "inactive"
+    done = ctl(running, "start 3", code=1)
+    assert "l4d2ctl reset 3" in done.stderr
+    ctl(running, "reset 3")
+    wait_for_server(running, 27015)
+    assert read(running, "mine.txt") is None
+    assert ctl(running, "doctor").stdout == "nothing found\n"
+
+
+def test_a_stop_by_hand_holds_over_the_rest_of_a_reset(running: Box) -> None:
+    with read_only_attic(running):
+        ctl(running, "reset 3", code=1)
+    ctl(running, "stop 3")
+    ctl(running, "reset 3")
+    assert state(running, "3") == "inactive"
+
+
+def test_several_at_once(running: Box) -> None:
+    ctl(running, "start --all")
+    said = ctl(running, "reset --all").stdout.splitlines()
+    assert [line[:9] for line in said] == ["server 3:", "server 4:"]
+    for port in (27015, 27016):
+        wait_for_server(running, port)
+
+
+HOSTILE = """
+import os, sys
+top = sys.argv[1]
+os.makedirs(f"{top}/upper/left4dead2")
+os.mkdir(f"{top}/work")
+os.chdir(f"{top}/upper/left4dead2")
+os.symlink("/var/lib/outside", "directory")
+os.symlink("/var/lib/outside/file", "symlink")
+os.symlink("directory", "loop")
+os.link("/var/lib/outside/file", "hard")
+for name in (b"\\n", b"-rf", b" ", b"\\xff\\xfe", b"*", b"0", b"1"):
+    os.mkdir(name)
+    open(name + b"/file", "w").close()
+os.mkfifo("fifo")
+os.mknod("whiteout", 0o600 | 0o020000, 0)
+os.mkdir("bound")
+os.mkdir("mounted")
+os.mkdir("closed")
+open("closed/file", "w").close()
+os.chmod("closed/file", 0)
+os.chmod("closed", 0)
+for depth in range(3000):
+    os.mkdir("deep" if depth else "deepest")
+    os.chdir("deep" if depth else "deepest")
+"""
+
+
+def test_a_hostile_tree_leads_the_attic_nowhere(running: Box) -> None:
+    old = f"{ATTIC}/3@20000101T000000.000000000"
+    tree = f"{old}/upper/left4dead2"
+    running.run("mkdir /var/lib/outside; echo content >/var/lib/outside/file")
+    running.run(f"python3 - {old}", input=HOSTILE.encode())
+    # Whoever owns it all, a game could have made it.
+    running.run(f"chown -hR left4me-3 {tree}/closed; mount --bind /var/lib/outside {tree}/bound")
+    running.run(f"mount -t tmpfs none {tree}/mounted; echo in >{tree}/mounted/file; chown left4me-3 {tree}")
+    before = running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout
+    for _ in range(2):
+        ctl(running, "reset 3")
+        wait_for_attic(running)
+    # What something is mounted on stays, and is named; the rest has gone.
+    gone = f"{ATTIC}/.gone-3@20000101T000000.000000000"
+    stays = running.run(f"find {gone} -mindepth 1 -maxdepth 2 -printf '%f\\n' | sort").stdout.split()
+    assert stays[1:] == ["bound", "mounted"]
+    assert "Device or resource busy" in running.run("journalctl -q -o cat -u left4me-attic -n 5").stdout
+    assert running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout == before
+    running.run(f"umount $(find {gone} -name bound) $(find {gone} -name mounted); systemctl start left4me-attic")
+    assert not running.run(f"ls -A {ATTIC} | grep -v '^[34]@20[2-9]' || true").stdout
+    assert len(attic(running)) == 2
+    assert running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout == before
+    assert running.run("cat /var/lib/outside/file; rm -r /var/lib/outside").stdout == "content\n"
+
+
+def test_the_attic_finishes_what_a_killed_run_left(running: Box) -> None:
+    old = f"{ATTIC}/3@20000101T000000.000000000"
+    many = "for n in range(40000): open(f'{sys.argv[1]}/upper/{n}', 'w').close()"
+    running.run(f"mkdir -p {old}/upper; python3 -c 'import sys\n{many.replace(chr(39), chr(34))}' {old}")
+    for _ in range(2):
+        running.run(f"mkdir {ATTIC}/3@20990101T00000$(ls {ATTIC} | wc -l).0")
+    running.run(f"""
+        systemctl start --no-block left4me-attic
+        until [ -e {ATTIC}/.gone-3@20000101T000000.000000000 ]; do :; done
+        systemctl kill --signal=KILL left4me-attic
+    """)
+    wait_for_attic(running)
+    assert properties(running, "left4me-attic.service", "Result")["Result"] == "signal"
+    assert running.run(f"ls {ATTIC}/.gone-3@20000101T000000.000000000").stdout
+    done = ctl(running, "reset --undo 3")
+    assert ".gone" not in done.stdout
+    wait_for_attic(running)
+    assert ".gone" not in running.run(f"ls -A {ATTIC}").stdout
