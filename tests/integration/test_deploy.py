@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -26,7 +27,7 @@ from tests.integration.harness import (
     wait_for_server,
     write_inventory,
 )
-from tests.integration.trap import Trap, kill_both, waits_for_a_lock
+from tests.integration.trap import Trap, kill_both, trace, waits_for_a_lock
 
 PORTS = (27015, 27016)
 
@@ -216,3 +217,45 @@ def test_an_installation_of_somebody_else_is_only_read(settled: Box, tmp_path: P
     assert lowers == "lowerdir=/var/lib/left4me/releases/host\n"
     assert_idle(deploy(inventory), [settled])
     bare(settled)
+
+
+CREATES = "open,openat,creat,mkdir,mkdirat,symlink,symlinkat,link,linkat,mknod,mknodat"
+PLACES = "fchown,fchmod,chmod,fchmodat,rename,renameat,renameat2,write,fsync"
+
+
+@pytest.mark.parametrize("user", ["root", "admin"])
+def test_files_are_placed_whole_and_only_roots_to_write(
+    settled: Box, tmp_path: Path, user: Literal["root", "admin"]
+) -> None:
+    """Seen by strace from outside, on everything that the box's sshd starts."""
+    bare(settled)
+    inventory = write_inventory(tmp_path / "inventory", [settled], user=user)
+    with trace(settled, f"{CREATES},{PLACES}", tmp_path / "trace") as seen:
+        deploy(inventory)
+    lines = seen.read_text().splitlines()
+
+    made = [line for line in lines if "O_CREAT" in line or re.match(r"\d+ +(mkdir|symlink|link|mknod|creat)", line)]
+    assert [line for line in made if re.search(r'"(/tmp|/var/tmp|/dev/shm|/run/lock)/', line)] == []
+
+    # The helper's file: nobody could guess or have put its name there, nobody else's at any moment.
+    [temporary] = {found for line in lines for found in re.findall(r"/\.left4me-overlay\.([0-9a-f]{16})\"", line)}
+    folder = "/usr/local/libexec/left4me"
+    path = f"{folder}/.left4me-overlay.{temporary}"
+    [pid] = {line.split()[0] for line in lines if temporary in line}
+    calls = [line for line in lines if line.split()[0] == pid]
+    story = [
+        rf'openat\(.*, "{path}", O_WRONLY\|O_CREAT\|O_EXCL\|O_NOFOLLOW\|O_CLOEXEC, 0600\)',
+        rf"fchown\(\d+<.*{path}>, 0, 0\)",
+        rf"write\(\d+<.*{path}>",
+        rf"fchmod\(\d+<.*{path}>, 0755\)",
+        rf"fsync\(\d+<.*{path}>\)",
+        rf'rename\("{path}", "{folder}/left4me-overlay"\)',
+        rf"fsync\(\d+<.*{folder}>\)",
+    ]
+    at = 0
+    for step in story:
+        at = next((n for n, line in enumerate(calls[at:], at) if re.search(step, line)), -1) + 1
+        assert at, f"not in this order: {step}"
+    named = [line for line in calls if "left4me-overlay" in line]
+    assert not [line for line in named if "O_CREAT" in line and "O_EXCL" not in line]
+    assert len([line for line in named if "fchmod(" in line or "chmod(" in line]) == 1

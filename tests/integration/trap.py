@@ -9,7 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -144,3 +145,16 @@ class Trap:
                     assert is_stopped(pid)
                     return pid
                 os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def trace(box: Box, syscalls: str, out: Path) -> Iterator[Path]:
+    """Write every such system call of all that the box's sshd starts into a file, a line for each."""
+    command = ["strace", "-f", "-y", "-p", str(sshd(box)), "-s", "300", "-e", f"trace={syscalls}", "-o", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr
+        assert "attached" in strace.stderr.readline()
+        try:
+            yield out
+        finally:
+            strace.terminate()
