@@ -269,7 +269,9 @@ def full(deployed: Box) -> Iterator[Callable[[], None]]:
         """)
 
     yield fill
-    deployed.run(f"l4d2ctl stop --all; umount {var} {small}; rmdir {small}; l4d2ctl start --all")
+    deployed.run(
+        f"rm -rf {var}/.fill {var}/.inodes; l4d2ctl stop --all; umount {var} {small}; rmdir {small}; l4d2ctl start --all"
+    )
 
 
 def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: Box) -> None:
@@ -289,6 +291,9 @@ def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: B
     [line] = done.stderr.splitlines()
     assert "server 3" in line
     assert "No space left on device" in line
+    done = deployed.run("l4d2ctl stop 3", check=False)
+    assert (done.returncode, MERGED in overlays(deployed)) == (1, False)
+    assert "server 3 is stopped, and the next deploy or reboot will start it" in done.stderr
     deployed.run(empty)
     deployed.run("l4d2ctl reset 3")
     assert_sound(deployed)
