@@ -85,7 +85,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Keep the journal of a failed test's box, and say where."""
     report = yield
     box = getattr(item, "funcargs", {}).get("box")
-    if report.failed and isinstance(box, Box):
+    if report.failed and isinstance(box, Box) and box.directory.exists():
         folder = ROOT / ".boxes" / "journals"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{item.name.replace('/', '_')}-{report.when}.log"

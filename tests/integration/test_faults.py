@@ -103,6 +103,11 @@ def in_upper(box: Box, line: str) -> None:
     )
 
 
+def wait_for_standstill(box: Box) -> None:
+    """Return when what strace is at has stopped: a SIGSTOP takes effect when the call is done."""
+    wait_for("it stands still", lambda: "stopped by SIGSTOP" in box.run("cat /run/trace", check=False).stdout)
+
+
 def main_pid(box: Box) -> str:
     return properties(box, UNIT, "MainPID")["MainPID"]
 
@@ -253,8 +258,8 @@ def full(deployed: Box) -> Iterator[Callable[[], None]]:
     var, small = "/var/lib/left4me", "/run/small"
     deployed.run(f"""
         l4d2ctl stop --all
-        mkdir {small}; mount -t tmpfs -o mode=755,size=400M,nr_inodes=20000 small {small}
-        cp -a {var}/. {small}; mount --move {small} {var}
+        mkdir -p {small}; mount -t tmpfs -o mode=755,size=400M,nr_inodes=20000 small {small}
+        cp -a {var}/. {small}; mount --bind {small} {var}
     """)
 
     def fill() -> None:
@@ -264,7 +269,9 @@ def full(deployed: Box) -> Iterator[Callable[[], None]]:
         """)
 
     yield fill
-    deployed.run(f"l4d2ctl stop --all; umount {var}; rmdir {small}; l4d2ctl start --all")
+    deployed.run(
+        f"rm -rf {var}/.fill {var}/.inodes; l4d2ctl stop --all; umount {var} {small}; rmdir {small}; l4d2ctl start --all"
+    )
 
 
 def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: Box) -> None:
@@ -284,6 +291,9 @@ def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: B
     [line] = done.stderr.splitlines()
     assert "server 3" in line
     assert "No space left on device" in line
+    done = deployed.run("l4d2ctl stop 3", check=False)
+    assert (done.returncode, MERGED in overlays(deployed)) == (1, False)
+    assert "server 3 is stopped, and the next deploy or reboot will start it" in done.stderr
     deployed.run(empty)
     deployed.run("l4d2ctl reset 3")
     assert_sound(deployed)
@@ -293,13 +303,14 @@ def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: B
 
 
 @pytest.mark.parametrize(
-    ("action", "call"), [("mount", "mount"), ("mount", "exit_group"), ("umount", "umount2"), ("umount", "rmdir")]
+    ("action", "call"),
+    [("mount", "flock"), ("mount", "mount"), ("umount", "flock"), ("umount", "umount2"), ("umount", "rmdir")],
 )
 def test_a_power_cut_in_a_start_and_in_a_stop(running: Box, traced: Box, action: str, call: str) -> None:
     prepared(traced, action)
     with strace(traced, action, "-e", f"inject={call}:signal=SIGSTOP:when=1"):
-        traced.run(f"systemctl {'start' if action == 'mount' else 'stop'} --no-block {UNIT}")
-        wait_for("the helper stands still", lambda: "stopped by SIGSTOP" in traced.run("cat /run/trace").stdout)
+        traced.run(f"rm -f /run/trace; systemctl {'start' if action == 'mount' else 'stop'} --no-block {UNIT}")
+        wait_for_standstill(traced)
         traced.crash()
         traced.start()
     assert_sound(traced)
@@ -310,8 +321,9 @@ def test_a_power_cut_in_a_reset(running: Box, traced: Box, number: int) -> None:
     # The plan, upper and work; the fourth is where none is left, and what follows the renames is cut.
     call = f"/^rename:signal=SIGSTOP:when={number}" if number < 4 else "/^mkdir:signal=SIGSTOP:when=2"
     command = f"strace -o /run/trace -e inject={call} /usr/local/sbin/l4d2ctl reset 3"
-    traced.run(f"touch {RUNTIME}/upper/evening; {command} >/dev/null 2>&1 </dev/null &")
-    wait_for("the reset stands still", lambda: "stopped by SIGSTOP" in traced.run("cat /run/trace").stdout)
+    traced.run(f"rm -f /run/trace; touch {RUNTIME}/upper/evening")
+    traced.run(f"{command} >/dev/null 2>&1 </dev/null &")
+    wait_for_standstill(traced)
     traced.crash()
     traced.start()
     assert_sound(traced)
@@ -325,7 +337,7 @@ def test_a_deploy_in_the_middle_of_a_stop(running: Box, inventory: Path) -> None
     running.run("l4d2ctl start 3")
     wait_for_server(running, 27015)
     other = properties(running, "left4me-server@4", "MainPID")
-    running.run("l4d2ctl stop 3 >/run/stopped 2>&1 </dev/null; echo $? >>/run/stopped &")
+    running.run("(l4d2ctl stop 3; echo $?) >/run/stopped 2>&1 </dev/null &")
     wait_for("it is stopping", lambda: properties(running, UNIT, "ActiveState")["ActiveState"] == "deactivating")
     with start_pyinfra(inventory, "deploy.py", "-y") as deploying:
         _out, err = deploying.communicate(timeout=120)

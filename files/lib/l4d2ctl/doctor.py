@@ -175,4 +175,6 @@ def examine() -> list[Finding]:
     states = one.properties([name for name in known if one.ID.fullmatch(name)], "ActiveState")
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(), *_leftovers(running, declared)]
-    return [*findings, *_systemd(declared), *_owners(declared, running)]
+    # What an unfinished reset has not made yet is part of that finding.
+    whole = [server for server in declared if not os.path.lexists(f"{one.runtime(server)}/reset")]
+    return [*findings, *_systemd(declared), *_owners(whole, running)]

@@ -50,12 +50,15 @@ def stop(servers: list[str], held: bool = True) -> None:
     from l4d2ctl import holders
 
     known = {server: holders.devices_now(server) for server in servers}
-    if held:
-        for server in servers:
+    failures = []
+    for server in servers if held else ():
+        try:
             one.hold(server)
+        except OSError as error:
+            failures.append(f"server {server} is stopped, and the next deploy or reboot will start it: {error}")
     one.systemctl("stop", *map(one.unit, servers))
     states = one.properties(servers, *_AFTER)
-    failures = [line for server in servers for line in _after_stop(server, states[server], known[server])]
+    failures += [line for server in servers for line in _after_stop(server, states[server], known[server])]
     if failures:
         raise one.Failed("\n".join(failures))
 

@@ -151,7 +151,10 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
             back = kept[0]
         state = one.properties([server], "ActiveState")[server]["ActiveState"]
         plan = {"into": attic_name(server), "back": back, "start": "yes" if state in _RUNNING else ""}
-        _write_plan(server, plan)
+        try:
+            _write_plan(server, plan)
+        except OSError as error:
+            raise one.Failed(f"server {server} is not reset, and as it was: {error}") from None
     with _timed(times, "stop"):
         lifecycle.stop([server], held=False)
     try:
