@@ -113,4 +113,5 @@ def test_a_host_that_is_down(box: Box, good: Box, tmp_path: Path) -> None:
     finally:
         box.start()
     [line] = said.splitlines()
-    assert "refused" in line
+    assert line.startswith(f"[{box.name}]")
+    assert "Could not connect" in line
