@@ -17,7 +17,7 @@ from tests.integration.harness import (
     overlays,
     properties,
     pyinfra,
-    start_pyinfra,
+    started,
     wait_for,
     wait_for_server,
 )
@@ -270,7 +270,8 @@ def full(deployed: Box) -> Iterator[Callable[[], None]]:
 
     yield fill
     deployed.run(
-        f"rm -rf {var}/.fill {var}/.inodes; l4d2ctl stop --all; umount {var} {small}; rmdir {small}; l4d2ctl start --all"
+        f"rm -rf {var}/.fill {var}/.inodes; l4d2ctl stop --all; umount {var} {small}; rmdir {small}; "
+        "l4d2ctl start --all"
     )
 
 
@@ -339,7 +340,7 @@ def test_a_deploy_in_the_middle_of_a_stop(running: Box, inventory: Path) -> None
     other = properties(running, "left4me-server@4", "MainPID")
     running.run("(l4d2ctl stop 3; echo $?) >/run/stopped 2>&1 </dev/null &")
     wait_for("it is stopping", lambda: properties(running, UNIT, "ActiveState")["ActiveState"] == "deactivating")
-    with start_pyinfra(inventory, "deploy.py", "-y") as deploying:
+    with started(inventory, "deploy.py", "-y") as deploying:
         _out, err = deploying.communicate(timeout=120)
     assert deploying.returncode == 0, err
     wait_for("the stop has ended", lambda: running.run("tail -n1 /run/stopped").stdout.strip() == "0", limit=40)

@@ -7,7 +7,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -198,7 +198,7 @@ def crash_and_cycle(host: Box) -> float:
 
 
 def test_an_address_that_does_not_answer_delays_nothing(
-    host: Box, listener: Listener, black_hole: socket.socket, record_property: pytest.RecordProperty
+    host: Box, listener: Listener, black_hole: socket.socket, record_property: Callable[[str, object], None]
 ) -> None:
     silent = crash_and_cycle(host)
     assert running(host), "nobody waited for an answer: this proves nothing"
