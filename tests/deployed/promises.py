@@ -22,6 +22,10 @@ PROMISES = {
     "SendSIGKILL": "yes",
     "TimeoutStopUSec": "15s",
     "Restart": "on-failure",
+    "OnFailure": "left4me-notify-failure@{id}.service",
+    "OnSuccess": "left4me-notify-success@{id}.service",
+    "SuccessExitStatus": "SEGV",
+    "RestartForceExitStatus": "SEGV",
     "RestartUSec": "5s",
     "StartLimitIntervalUSec": "5min",
     "StartLimitBurst": "5",
@@ -98,7 +102,12 @@ DENIED = {
 }
 DENIED |= {"swapon", "clock_settime", "kexec_load", "capset", "perf_event_open"}
 # What systemd would do without the line too, today: told by the text alone.
-LINES = {"AmbientCapabilities=", "KeyringMode=private", "StartLimitBurst=5"}
+LINES = {
+    *("AmbientCapabilities=", "KeyringMode=private", "StartLimitBurst=5"),
+    # systemctl prints no conditions.
+    "ConditionPathExists=!/var/lib/left4me/held/%i",
+    "ConditionPathExists=!/var/lib/left4me/runtime/%i/reset",
+}
 NETWORK = "network-online.target"
 LIMITS = ["CPUWeight", "MemoryMax", "Nice"]
 STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result"]

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 VAR = "/var/lib/left4me"
-WHOLE = ("/etc/left4me", "/usr/local/libexec/left4me")
+WHOLE = ("/etc/left4me", "/usr/local/libexec/left4me", "/usr/local/lib/left4me")
 # systemd.unit(5), "Unit File Load Path": the directories whose units can outrank or extend ours.
 UNIT_DIRECTORIES = (
     *("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"),
@@ -102,6 +102,8 @@ def paths() -> Iterator[str]:
         for path in walk(directory):
             if re.search(r"/\.?left4me", path):
                 yield path
+    yield from (path for path in children("/etc/sudoers.d") if re.search(r"/\.?left4me", path))
+    yield from ("/usr/local/sbin", "/usr/local/sbin/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl")
     yield from ("/usr", "/usr/local", "/usr/local/libexec", "/usr/local/lib", "/usr/local/lib/systemd", "/etc")
     yield from (VAR, *children(VAR), *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))
     for name in children(f"{VAR}/overlays"):
@@ -246,14 +248,20 @@ def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]
 
 
 def process(pid: int) -> dict[str, Any] | None:
-    """Return user and command line of a process, None where there is none."""
+    """Return user, command line and generation of a process, None where there is none."""
     try:
         user = name_of(os.stat(f"/proc/{pid}").st_uid)
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             line = file.read().rstrip(b"\0").split(b"\0")
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            generation = re.search(rb"(?:^|\0)LEFT4ME_GENERATION=([^\0]*)", file.read())
     except OSError:
         return None
-    return {"user": user, "command": [word.decode(errors="replace") for word in line]}
+    return {
+        "user": user,
+        "command": [word.decode(errors="replace") for word in line],
+        "generation": generation[1].decode(errors="replace") if generation else "",
+    }
 
 
 # -- A2S_INFO (https://developer.valvesoftware.com/wiki/Server_queries)

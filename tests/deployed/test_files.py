@@ -20,13 +20,23 @@ LAYOUT = {
     "/etc/left4me/servers": ("directory", "0755", "root", "root"),
     "/usr/local/libexec/left4me": ("directory", "0755", "root", "root"),
     HELPER: ("file", "0755", "root", "root"),
+    "/usr/local/libexec/left4me/left4me-attic": ("file", "0755", "root", "root"),
+    "/usr/local/libexec/left4me/left4me-notify": ("file", "0755", "root", "root"),
+    "/usr/local/sbin/l4d2ctl": ("file", "0755", "root", "root"),
+    "/usr/local/share/bash-completion/completions/l4d2ctl": ("file", "0644", "root", "root"),
+    "/usr/local/lib/left4me": ("directory", "0755", "root", "root"),
+    "/usr/local/lib/left4me/l4d2ctl": ("directory", "0755", "root", "root"),
     f"{UNITS}/left4me-server@.service": ("file", "0644", "root", "root"),
     f"{UNITS}/left4me.slice": ("file", "0644", "root", "root"),
+    f"{UNITS}/left4me-attic.service": ("file", "0644", "root", "root"),
+    f"{UNITS}/left4me-notify-failure@.service": ("file", "0644", "root", "root"),
+    f"{UNITS}/left4me-notify-success@.service": ("file", "0644", "root", "root"),
     VAR: ("directory", "0755", "root", "root"),
     f"{VAR}/releases": ("directory", "0700", "root", "root"),
     f"{VAR}/overlays": ("directory", "0700", "root", "root"),
     f"{VAR}/secrets": ("directory", "0700", "root", "root"),
     f"{VAR}/attic": ("directory", "0700", "root", "root"),
+    f"{VAR}/held": ("directory", "0755", "root", "root"),
     f"{VAR}/runtime": ("directory", "0755", "root", "root"),
     f"{VAR}/installation": ("symlink", "0777", "root", "root"),
 }
@@ -35,6 +45,7 @@ SERVER_LAYOUT = {
     "/etc/left4me/servers/{id}/server.env": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/server.cfg": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/layers": ("file", "0644", "root", "root"),
+    "/etc/left4me/servers/{id}/keep": ("file", "0644", "root", "root"),
     OWN + "/left4me-server@{id}.service.d": ("directory", "0755", "root", "root"),
     OWN + "/left4me-server@{id}.service.d/limits.conf": ("file", "0644", "root", "root"),
     OWN + "/multi-user.target.wants/left4me-server@{id}.service": ("symlink", "0777", "root", "root"),
@@ -43,12 +54,32 @@ SERVER_LAYOUT = {
     VAR + "/runtime/{id}/work": ("directory", "0700", "root", "root"),
 }
 # Directories on the way to what root runs: the system's own, whose modes are its business.
-ON_THE_WAY = ("/etc", "/usr", "/usr/local", "/usr/local/lib", "/usr/local/lib/systemd", "/usr/local/libexec")
+ON_THE_WAY = (
+    *("/etc", "/usr", "/usr/local", "/usr/local/lib", "/usr/local/lib/systemd", "/usr/local/libexec"),
+    "/usr/local/sbin",
+)
+# What is on a host as it is in this repository.
+AS_HERE = {
+    HELPER: "files/libexec/left4me-overlay",
+    "/usr/local/libexec/left4me/left4me-attic": "files/libexec/left4me-attic",
+    "/usr/local/libexec/left4me/left4me-notify": "files/libexec/left4me-notify",
+    "/usr/local/sbin/l4d2ctl": "files/sbin/l4d2ctl",
+    "/usr/local/share/bash-completion/completions/l4d2ctl": "files/completions/l4d2ctl",
+    **{
+        f"/usr/local/lib/left4me/l4d2ctl/{path.name}": f"files/lib/l4d2ctl/{path.name}"
+        for path in (ROOT / "files/lib/l4d2ctl").glob("*.py")
+    },
+}
 
 
 def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
     """Return what has to be at each path."""
-    return LAYOUT | {
+    wanted = LAYOUT | {path: ("file", "0644", "root", "root") for path in AS_HERE if path not in LAYOUT}
+    if declares.operators:
+        wanted |= {"/etc/sudoers.d/left4me": ("file", "0440", "root", "root")}
+    if declares.webhook:
+        wanted |= {"/etc/left4me/webhook": ("file", "0600", "root", "root")}
+    return wanted | {
         path.format(id=server): tuple(value.format(id=server) for value in wanted)
         for server in declares.servers
         for path, wanted in SERVER_LAYOUT.items()
@@ -75,7 +106,7 @@ def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
 def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # The system's own places, and in ours what the game, its layers and its servers put there.
     allowed = {*layout(host.declares), *ON_THE_WAY}
-    free = re.compile(rf"{VAR}/(releases|overlays|secrets|attic|runtime)/[^.].*")
+    free = re.compile(rf"{VAR}/(releases|overlays|secrets|attic|held|runtime)/[^.].*")
     foreign = [path for path in host.found["entries"] if path not in allowed and not free.fullmatch(path)]
     host.require([f"{path} is foreign here: nobody declared it" for path in foreign])
 
@@ -92,16 +123,33 @@ def test_nobody_but_root_can_change_what_root_runs(host: Host) -> None:
     host.require(wrong)
 
 
-def test_the_helper_is_the_one_of_this_repository(host: Host) -> None:
-    ours = hashlib.sha256((ROOT / "files/libexec/left4me-overlay").read_bytes()).hexdigest()
-    found = host.found["entries"].get(HELPER, {}).get("sha256")
-    host.require([] if found == ours else [f"{HELPER} has sha256 {found}, must be {ours}"])
+def test_the_programs_are_those_of_this_repository(host: Host) -> None:
+    wrong = []
+    for path, ours in AS_HERE.items():
+        wanted = hashlib.sha256((ROOT / ours).read_bytes()).hexdigest()
+        found = host.found["entries"].get(path, {}).get("sha256")
+        if found != wanted:
+            wrong.append(f"{path} has sha256 {found}, must be {wanted}")
+    host.require(wrong)
+
+
+def test_the_operators_and_the_webhook_are_the_declared_ones(host: Host) -> None:
+    wanted = {
+        "/etc/sudoers.d/left4me": f"%{host.declares.operators} ALL=(root) NOPASSWD: /usr/local/sbin/l4d2ctl",
+        "/etc/left4me/webhook": host.declares.webhook or "",
+    }
+    there = {path: host.found["entries"][path]["text"] for path in wanted if path in host.found["entries"]}
+    host.require(
+        [f"{path} must have the one line declared" for path in there if statements(there[path], "#") != [wanted[path]]]
+    )
 
 
 def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
     declared, folder = host.declares.servers[server], f"/etc/left4me/servers/{server}"
     texts = {name: host.found["entries"].get(f"{folder}/{name}", {}).get("text", "") for name in FILES}
     found = {name: statements(texts[name], comment) for name, comment in FILES.items()}
+    # The generation is the deploy's own digest; what it stands for is looked at line by line, here and in systemd.
+    found["server.env"] = [line for line in found["server.env"] if not GENERATION.fullmatch(line)]
     wanted = {
         "server.env": [
             f'LEFT4ME_ADDRESS="{host.declares.address}"',
@@ -111,6 +159,7 @@ def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
         ],
         "server.cfg": [f'hostname "{declared.hostname}"'],
         "layers": list(declared.layers),
+        "keep": list(declared.keep),
     }
     host.require(
         [
@@ -121,7 +170,8 @@ def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
     )
 
 
-FILES = {"server.env": "#", "server.cfg": "//", "layers": "#"}
+FILES = {"server.env": "#", "server.cfg": "//", "layers": "#", "keep": "#"}
+GENERATION = re.compile(r'LEFT4ME_GENERATION="[0-9a-f]{16}"')
 
 
 def test_each_server_is_enabled_by_our_unit(host: Host, server: str) -> None:
