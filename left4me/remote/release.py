@@ -104,7 +104,7 @@ def main(name: str, source: str | None) -> None:
         build(name, source)
     temporary = f"{VAR}/.installation.{secrets.token_hex(8)}"
     os.symlink(f"releases/{name}", temporary)
-    lock = os.open(VAR, os.O_RDONLY | os.O_DIRECTORY)
+    lock = os.open(RELEASES, os.O_RDONLY | os.O_DIRECTORY)  # which nobody but root can open, and so lock
     # left4me-overlay shares this lock from reading the symlink to the mount: none mounts what is about to go.
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.rename(temporary, f"{VAR}/installation")
