@@ -123,6 +123,7 @@ def test_only_the_latest_stay(running: Box) -> None:
 
 
 def test_undo_brings_the_latest_back(running: Box) -> None:
+    ctl(running, "reset 3")
     write(running, "mine.txt", "before")
     write(running, "cfg/banned_user.cfg", "banned")
     before = inode(running, f"{RUNTIME}/3/upper")
