@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help demo status test lint types unit integration soak verify clean
+.PHONY: help demo status test lint types unit integration soak bench verify clean
 
 help:
 	@echo "make demo      a test box, the deploy, one server started, asked and stopped: the figures of that stop"
@@ -15,6 +15,7 @@ help:
 	@echo "make verify    prove the state of deployed hosts       INVENTORY=../fleet/inventory LIMIT=host"
 	@echo "make test      lint, types, unit tests, integration tests on boxes of both Debians (minutes)"
 	@echo "make soak      the same claims with the full counts (tens of minutes)"
+	@echo "make bench     how long a reset takes, against a shell that does the same"
 	@echo "make unit      what needs no root"
 	@echo "make clean     take the test boxes down and remove the environment"
 
@@ -53,6 +54,9 @@ test: lint types unit integration
 
 soak: .venv/installed
 	@SOAK=1 $(PYTEST) tests/integration -n 2 --dist loadgroup -m soak -rA
+
+bench: .venv/installed
+	@$(PYTHON) -m bench.reset
 
 clean:
 	@./box down

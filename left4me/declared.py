@@ -148,15 +148,13 @@ def _template_unit() -> str:
 
 def units(host: model.Host) -> list[Item]:
     """Return the template unit, the slice, and what works when nobody waits: the attic and the webhook."""
-    names = {name: name for name in ("left4me.slice", "left4me-attic.service")}
-    names |= {f"left4me-notify-{result}@.service": "left4me-notify@.service" for result in ("failure", "success")}
     return [
         Item("directory", "/usr/local/lib/systemd", 0o755, shared=True),
         Item("directory", UNITS, 0o755, shared=True),
         Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
         *(
-            Item("file", f"{UNITS}/{name}", 0o644, text=_render(f"systemd/{template}.j2", host=host))
-            for name, template in names.items()
+            Item("file", f"{UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host))
+            for name in ("left4me.slice", "left4me-attic.service", "left4me-notify@.service")
         ),
     ]
 

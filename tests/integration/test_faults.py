@@ -269,10 +269,8 @@ def full(deployed: Box) -> Iterator[Callable[[], None]]:
         """)
 
     yield fill
-    deployed.run(
-        f"rm -rf {var}/.fill {var}/.inodes; l4d2ctl stop --all; umount {var} {small}; rmdir {small}; "
-        "l4d2ctl start --all"
-    )
+    deployed.run(f"rm -rf {var}/.fill {var}/.inodes; l4d2ctl stop --all")
+    deployed.run(f"umount {var} {small}; rmdir {small}; l4d2ctl start --all")
 
 
 def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: Box) -> None:
@@ -322,13 +320,15 @@ def test_a_power_cut_in_a_reset(running: Box, traced: Box, number: int) -> None:
     # The plan, upper and work; the fourth is where none is left, and what follows the renames is cut.
     call = f"/^rename:signal=SIGSTOP:when={number}" if number < 4 else "/^mkdir:signal=SIGSTOP:when=2"
     command = f"strace -o /run/trace -e inject={call} /usr/local/sbin/l4d2ctl reset 3"
-    traced.run(f"rm -f /run/trace; touch {RUNTIME}/upper/evening")
+    traced.run(f"rm -f /run/trace; touch {RUNTIME}/upper/evening-{number}")
     traced.run(f"{command} >/dev/null 2>&1 </dev/null &")
     wait_for_standstill(traced)
     traced.crash()
     traced.start()
     assert_sound(traced)
-    found = traced.run(f"cd /var/lib/left4me; ls {RUNTIME}/upper/evening attic/*/upper/evening", check=False).stdout
+    found = traced.run(
+        f"cd /var/lib/left4me; ls {RUNTIME}/upper/evening-{number} attic/*/upper/evening-{number}", check=False
+    ).stdout
     assert len(found.split()) == 1, "what was in upper is in one place"
 
 

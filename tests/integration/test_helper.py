@@ -296,7 +296,9 @@ def test_a_busy_overlay_is_a_failure_at_once(box3: Box) -> None:
     wait_for("the holder is there", lambda: "left4dead2" in box3.run(f"readlink /proc/{holder}/cwd").stdout)
     try:
         began = time.monotonic()
-        assert f"Device or resource busy: held by pid {holder} (sleep) by its cwd" in helper(box3, "umount", "3", status=1)
+        assert f"Device or resource busy: held by pid {holder} (sleep) by its cwd" in helper(
+            box3, "umount", "3", status=1
+        )
         assert time.monotonic() - began < 2
         [call] = traced(box3, "umount", "3", status=1)
         assert re.fullmatch(rf'umount2\("{MERGED}", 0\) += -1 EBUSY .*', call)

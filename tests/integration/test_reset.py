@@ -33,16 +33,16 @@ def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def running(deployed: Box) -> Box:
     """Have server 3 run, with nothing in the attic."""
-    wait_for_attic(deployed)
+    clean_attic(deployed)
     deployed.run(f"rm -rf {ATTIC}/*")
     ctl(deployed, "start 3")
     wait_for_server(deployed, 27015)
     return deployed
 
 
-def wait_for_attic(box: Box) -> None:
-    name = "left4me-attic.service"
-    wait_for(f"{name} has ended", lambda: properties(box, name, "ActiveState", "Job")["ActiveState"] != "activating")
+def clean_attic(box: Box) -> None:
+    """Return when the attic's program has run and ended: systemd adds this to a start that is under way."""
+    box.run("systemctl start left4me-attic", check=False)
 
 
 def attic(box: Box, server: str = "3") -> list[str]:
@@ -118,12 +118,12 @@ def test_only_the_latest_stay(running: Box) -> None:
     for _ in range(3):
         ctl(running, "reset 3")
         made += attic(running)[:1]
-        wait_for_attic(running)
-    assert attic(running) == made[:0:-1]
+    wait_for("only two are left", lambda: attic(running) == made[:0:-1])
     assert len(attic(running, "4")) == 1
 
 
 def test_undo_brings_the_latest_back(running: Box) -> None:
+    ctl(running, "reset 3")
     write(running, "mine.txt", "before")
     write(running, "cfg/banned_user.cfg", "banned")
     before = inode(running, f"{RUNTIME}/3/upper")
@@ -233,14 +233,17 @@ def test_a_hostile_tree_leads_the_attic_nowhere(running: Box) -> None:
     before = running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout
     for _ in range(2):
         ctl(running, "reset 3")
-        wait_for_attic(running)
-    # What something is mounted on stays, and is named; the rest has gone.
+        clean_attic(running)
     gone = f"{ATTIC}/.gone-3@20000101T000000.000000000"
     stays = running.run(f"find {gone} -mindepth 1 -maxdepth 2 -printf '%f\\n' | sort").stdout.split()
-    assert stays[1:] == ["bound", "mounted"]
-    assert "Device or resource busy" in running.run("journalctl -q -o cat -u left4me-attic -n 5").stdout
+    if running.debian == 12:
+        # The program still has the mounts there: what they are on stays and is named, and the rest has gone.
+        assert stays[1:] == ["bound", "mounted"]
+        assert "Device or resource busy" in running.run("journalctl -q -o cat -u left4me-attic -n 5").stdout
+    else:
+        assert not stays
     assert running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout == before
-    running.run(f"umount $(find {gone} -name bound) $(find {gone} -name mounted); systemctl start left4me-attic")
+    running.run(f"umount {gone}/*/bound {gone}/*/mounted; systemctl start left4me-attic", check=False)
     assert not running.run(f"ls -A {ATTIC} | grep -v '^[34]@20[2-9]' || true").stdout
     assert len(attic(running)) == 2
     assert running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout == before
@@ -258,10 +261,10 @@ def test_the_attic_finishes_what_a_killed_run_left(running: Box) -> None:
         until [ -e {ATTIC}/.gone-3@20000101T000000.000000000 ]; do :; done
         systemctl kill --signal=KILL left4me-attic
     """)
-    wait_for_attic(running)
+    wait_for("it is dead", lambda: properties(running, "left4me-attic", "ActiveState")["ActiveState"] == "failed")
     assert properties(running, "left4me-attic.service", "Result")["Result"] == "signal"
     assert running.run(f"ls {ATTIC}/.gone-3@20000101T000000.000000000").stdout
     done = ctl(running, "reset --undo 3")
     assert ".gone" not in done.stdout
-    wait_for_attic(running)
+    clean_attic(running)
     assert ".gone" not in running.run(f"ls -A {ATTIC}").stdout

@@ -19,7 +19,7 @@ from tests.integration.ctl import RUNTIME, ctl, fleet, main_pid, rcon, state, wa
 from tests.integration.harness import properties, wait_for, wait_for_server
 
 FILE = "/etc/left4me/webhook"
-NOTIFY = "left4me-notify-failure@3.service"
+CRASH = "left4me-notify@3:signal:killed:ABRT.service"
 
 
 class Listener(ThreadingHTTPServer):
@@ -92,10 +92,6 @@ def wait_for_notifier(box: Box) -> None:
 
     states = "systemctl list-units --no-legend --state=activating 'left4me-notify*'; systemctl list-jobs --no-legend"
     wait_for("no notifier runs", lambda: "notify" not in box.run(states).stdout)
-
-
-def running(box: Box) -> bool:
-    return properties(box, NOTIFY, "ActiveState")["ActiveState"] == "activating"
 
 
 def test_the_address_is_roots_to_read(deployed: Box, listener: Listener) -> None:
@@ -201,9 +197,11 @@ def test_an_address_that_does_not_answer_delays_nothing(
     host: Box, listener: Listener, black_hole: socket.socket, record_property: Callable[[str, object], None]
 ) -> None:
     silent = crash_and_cycle(host)
-    assert running(host), "nobody waited for an answer: this proves nothing"
+    assert properties(host, CRASH, "ActiveState")["ActiveState"] == "activating", (
+        "nobody waited for an answer: this proves nothing"
+    )
     wait_for_server(host, 27015)
-    host.run(f"systemctl stop {NOTIFY}; echo {listener.url} >{FILE}")
+    host.run(f"systemctl stop {CRASH}; echo {listener.url} >{FILE}")
     answering = crash_and_cycle(host)
     listener.told()
     wait_for_server(host, 27015)
@@ -214,20 +212,20 @@ def test_an_address_that_does_not_answer_delays_nothing(
 def test_an_address_that_refuses_is_said_in_the_journal(host: Box, listener: Listener) -> None:
     host.run(f"echo http://{outside(host)}:9/secret-token >{FILE}")
     host.run(f"kill -ABRT {main_pid(host, '3')}")
-    wait_for("it was tried", lambda: properties(host, NOTIFY, "Result")["Result"] == "exit-code")
-    said = host.run(f"journalctl -q -o cat -n 20 -u {NOTIFY}").stdout
+    wait_for("it was tried", lambda: properties(host, CRASH, "Result")["Result"] == "exit-code")
+    said = host.run(f"journalctl -q -o cat -n 20 -u {CRASH}").stdout
     assert "the webhook was not told" in said
     assert "secret-token" not in said
     assert "Traceback" not in said
-    host.run(f"systemctl reset-failed {NOTIFY}; echo {listener.url} >{FILE}")
+    host.run(f"systemctl reset-failed {CRASH}; echo {listener.url} >{FILE}")
     wait_for_server(host, 27015)
 
 
 def test_without_a_webhook_nothing_runs(host: Box, listener: Listener) -> None:
     host.run(f"mv {FILE} /run/webhook")
-    before = host.run(f"journalctl -q -o cat -u {NOTIFY} | grep -c Starting", check=False).stdout
+    before = host.run("journalctl -q -o cat -u 'left4me-notify@*' | grep -c Starting", check=False).stdout
     host.run(f"kill -ABRT {main_pid(host, '3')}")
     wait_for_server(host, 27015)
     assert state(host, "3") == "active"
-    assert host.run(f"journalctl -q -o cat -u {NOTIFY} | grep -c Starting", check=False).stdout == before
+    assert host.run("journalctl -q -o cat -u 'left4me-notify@*' | grep -c Starting", check=False).stdout == before
     host.run(f"mv /run/webhook {FILE}")
