@@ -66,13 +66,14 @@ def cycle(box: Box) -> dict[str, Any]:
 
 def figures(found: dict[str, Any]) -> dict[str, str]:
     """Return the postmortem's figures of a stop, in its words."""
-    exits = re.findall(r"status=(\d+)", found["unit"]["ExecStopPostEx"])
+    # nsenter stands in merged until it has left the unit's namespace: it is the way out.
+    held = [f"{each['comm']} ({each['kind']})" for each in found["holders"] if each["comm"].strip("()") != "nsenter"]
+    exits = re.findall(r"status=(\d+)", found["unit"]["ExecStopPostEx"])  # the last is the unmount's
     return {
         "Stop duration": f"{found['seconds']:.2f} s",
-        "Holders while it stopped": ", ".join(f"{each['comm']} ({each['kind']})" for each in found["holders"])
-        or "none",
+        "Holders while it stopped": ", ".join(held) or "none",
         "Unit state after the stop": found["unit"]["ActiveState"],
-        "Exit code of ExecStopPost": ", ".join(exits) or "?",
+        "Exit code of ExecStopPost": exits[-1] if exits else "?",
         "Mounts left": ", ".join(found["left"]) or "none",
     }
 

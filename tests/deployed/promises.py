@@ -22,8 +22,7 @@ PROMISES = {
     "SendSIGKILL": "yes",
     "TimeoutStopUSec": "15s",
     "Restart": "on-failure",
-    "OnFailure": "left4me-notify-failure@{id}.service",
-    "OnSuccess": "left4me-notify-success@{id}.service",
+    "OnFailure": "left4me-notify@{id}.service",
     "SuccessExitStatus": "SEGV",
     "RestartForceExitStatus": "SEGV",
     "RestartUSec": "5s",
@@ -70,19 +69,30 @@ SETS = {
     "SystemCallArchitectures": "native x86",
     "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
 }
-NSENTER = "/usr/bin/nsenter --mount=/proc/1/ns/mnt -- /usr/local/libexec/left4me/left4me-overlay"
+NSENTER = "/usr/bin/nsenter --mount=/proc/1/ns/mnt --"
+HELPER = f"{NSENTER} /usr/local/libexec/left4me/left4me-overlay"
 MERGED = "/var/lib/left4me/runtime/{id}/merged"
-# Exec lines: program, arguments, flags; `privileged` is the + before it.
+# Exec lines: program, arguments, flags; `privileged` is the + before it, `ignore-failure` the -.
 COMMANDS = {
-    "ExecStartPreEx": ("/usr/bin/nsenter", NSENTER + " mount {id}", "privileged"),
-    "ExecStartEx": (
-        MERGED + "/srcds_run",
-        MERGED + "/srcds_run -game left4dead2 -norestart -strictportbind"
-        " -ip ${{LEFT4ME_ADDRESS}} -port ${{LEFT4ME_PORT}} -maxplayers ${{LEFT4ME_MAX_PLAYERS}}"
-        " +servercfgfile left4me/server.cfg +map ${{LEFT4ME_MAP}}",
-        "",
-    ),
-    "ExecStopPostEx": ("/usr/bin/nsenter", NSENTER + " umount {id}", "privileged"),
+    "ExecStartPreEx": [("/usr/bin/nsenter", HELPER + " mount {id}", "privileged")],
+    "ExecStartEx": [
+        (
+            MERGED + "/srcds_run",
+            MERGED + "/srcds_run -game left4dead2 -norestart -strictportbind"
+            " -ip ${{LEFT4ME_ADDRESS}} -port ${{LEFT4ME_PORT}} -maxplayers ${{LEFT4ME_MAX_PLAYERS}}"
+            " +servercfgfile left4me/server.cfg +map ${{LEFT4ME_MAP}}",
+            "",
+        )
+    ],
+    "ExecStopPostEx": [
+        (
+            "/usr/bin/nsenter",
+            f"{NSENTER} /bin/sh -c case $$SERVICE_RESULT,$$EXIT_STATUS in success,SEGV) ;; success,*) exit ;; esac; "
+            'exec systemctl --no-block start "left4me-notify@{id}:$$SERVICE_RESULT:$$EXIT_CODE:$$EXIT_STATUS.service"',
+            "ignore-failure privileged",
+        ),
+        ("/usr/bin/nsenter", HELPER + " umount {id}", "privileged"),
+    ],
 }
 NO_COMMANDS = ("ExecConditionEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx")
 # Some that a game needs, and of each group that the sandbox takes away one or two (systemd-analyze syscall-filter).
@@ -119,7 +129,7 @@ def commands(shown: str) -> list[tuple[str, str, str]]:
     found = []
     for line in filter(None, shown.splitlines()):
         fields = dict(part.strip().partition("=")[::2] for part in line.strip("{} ").split(" ; "))
-        found.append((fields["path"], fields["argv[]"], fields["flags"]))
+        found.append((fields["path"], " ".join(fields["argv[]"].split()), fields["flags"]))
     return found
 
 
@@ -137,10 +147,10 @@ def broken(unit: dict[str, str], server: str) -> list[str]:
     for key, promised in SETS.items():
         if sorted(shown(key).split()) != sorted(promised.split()):
             wrong.append(f"{key} is {shown(key)!r}, must be {promised!r}")
-    for key, command in COMMANDS.items():
-        line = [tuple(part.format(id=server) for part in command)]
-        if commands(shown(key)) != line:
-            wrong.append(f"{key} is {commands(shown(key))}, must be {line}")
+    for key, promised_commands in COMMANDS.items():
+        lines = [tuple(part.format(id=server) for part in command) for command in promised_commands]
+        if commands(shown(key)) != lines:
+            wrong.append(f"{key} is {commands(shown(key))}, must be {lines}")
     wrong += [f"{key} is {shown(key)!r}, must be nothing" for key in NO_COMMANDS if shown(key)]
     calls = set(shown("SystemCallFilter").split())
     if not calls >= ALLOWED or calls & DENIED or any(call.startswith("~") for call in calls):

@@ -24,12 +24,12 @@ def test_a_stop_is_clean_and_the_server_comes_back(
         pytest.fail(f"{target.name}: {done['refused']}", pytrace=False)
     # nsenter is the door out of the unit's namespace: it stands in merged until it has called setns(2).
     held = [each for each in done["holders"] if each["comm"].strip("()") != "nsenter"]
-    post = re.search(r"code=(\S+) ; status=(\d+)", done["unit"]["ExecStopPostEx"])
+    posts = re.findall(r"code=(\S+) ; status=(\d+)", done["unit"]["ExecStopPostEx"])
     figures = {
         "stop duration": f"{done['seconds']} s",
         "holders while it stopped": [f"{each['pid']} {each['comm']} {each['kind']}" for each in held],
         "unit after the stop": done["unit"]["ActiveState"],
-        "ExecStopPost": f"{post[1]} {post[2]}" if post else "unknown",
+        "ExecStopPost": " ".join(posts[-1]) if posts else "unknown",
         "mounts left": done["left"],
         "holders left": [
             f"{each['pid']} {each['comm']} {each['kind']} {each['path']}" for each in done["holders_left"]
