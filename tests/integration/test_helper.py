@@ -312,13 +312,14 @@ def test_a_busy_overlay_is_a_failure_at_once(box3: Box) -> None:
 
 
 def test_a_symlink_of_the_game_where_systemd_binds_its_cfg_is_refused(box3: Box) -> None:
-    box3.run(f"mkdir -p {RUNTIME}/upper/left4dead2 && ln -s /etc {RUNTIME}/upper/left4dead2/cfg")
+    cfg = f"{RUNTIME}/upper/left4dead2/cfg"
+    box3.run(f"rm -rf {cfg} && mkdir -p {RUNTIME}/upper/left4dead2 && ln -s /etc {cfg}")
     try:
         for _ in range(2):  # also where it is mounted already
             assert "a symlink that the game made" in helper(box3, "mount", "3", status=2)
     finally:
         helper(box3, "umount", "3")
-        box3.run(f"rm -r {RUNTIME}/upper/left4dead2")
+        box3.run(f"rm {cfg}")
 
 
 def test_its_own_working_directory_does_not_hold_the_overlay(box3: Box) -> None:
