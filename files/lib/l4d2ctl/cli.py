@@ -28,6 +28,12 @@ exit codes: 0 done, 1 failed, 2 wrong command line
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        # argparse makes one for each argument, and to learn the width it would import shutil.
+        super().__init__(prog, width=int(os.environ.get("COLUMNS") or 100))
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise one.Usage(f"{message}; {self.prog} --help tells more")
@@ -38,13 +44,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="l4d2ctl",
         description="Left 4 Dead 2 servers on this host: what runs, and to run it.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     # With prog argparse needs no formatter, which costs more imports than all of the rest.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
     def add(name: str, text: str, ids: str | None = "+") -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        about = text[0].upper() + text[1:] + "."
+        command = commands.add_parser(name, help=text, description=about, formatter_class=_Help)
         if ids:
             command.add_argument("ids", metavar="ID", nargs="*", help="a server's id: what follows the @ of its unit")
             command.add_argument("--all", action="store_true", help="every declared server")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+from l4d2ctl import holders
 from l4d2ctl import server as one
 
 # In PID 1's mount namespace, as the unit's own Exec lines have it.
@@ -14,16 +15,24 @@ _SIGSEGV, _BY_SIGNAL = "11", ("2", "3")  # CLD_KILLED and CLD_DUMPED of waitid(2
 _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 
 
-def start(servers: list[str]) -> None:
-    """Start servers and end what an operator's stop holds. Raises Failed with the last lines of who did not start."""
+def forgetting(servers: list[str]) -> subprocess.Popen[bytes]:
+    """Have systemd forget how often servers were started: one at its start limit would not start."""
+    nowhere = subprocess.DEVNULL  # those that never failed are not of interest
+    return subprocess.Popen(["systemctl", "reset-failed", *map(one.unit, servers)], stdout=nowhere, stderr=nowhere)
+
+
+def start(servers: list[str], forgotten: subprocess.Popen[bytes] | None = None) -> None:
+    """Start servers and end what an operator's stop holds; `forgotten` is a forgetting() that is under way.
+
+    Raises Failed with the last lines of who did not start.
+    """
     for server in servers:
         if one.reset_unfinished(server):
             raise one.Failed(f"server {server}: a reset of it did not finish; l4d2ctl reset {server} does that")
     for server in servers:
         one.release(server)
-    units = list(map(one.unit, servers))
-    one.systemctl("reset-failed", *units)  # a server at its start limit; those that never failed are not of interest
-    done = one.systemctl("start", *units)
+    (forgotten or forgetting(servers)).wait()
+    done = one.systemctl("start", *map(one.unit, servers))
     if done.returncode:
         _explain_start(servers, done.stderr)
 
@@ -47,8 +56,6 @@ def stop(servers: list[str], held: bool = True) -> None:
 
     A server that had to be killed, or crashed while it quit, is stopped all the same: that is said, and no failure.
     """
-    from l4d2ctl import holders
-
     known = {server: holders.devices_now(server) for server in servers}
     failures = []
     for server in servers if held else ():
@@ -57,23 +64,27 @@ def stop(servers: list[str], held: bool = True) -> None:
         except OSError as error:
             failures.append(f"server {server} is stopped, and the next deploy or reboot will start it: {error}")
     one.systemctl("stop", *map(one.unit, servers))
-    states = one.properties(servers, *_AFTER)
-    failures += [line for server in servers for line in _after_stop(server, states[server], known[server])]
+    answer = one.asking(servers, *_AFTER)
+    found = {server: holders.holders(server, known[server]) for server in servers}
+    states = answer()
+    failures += [
+        line for server in servers for line in _after_stop(server, states[server], known[server], found[server])
+    ]
     if failures:
         raise one.Failed("\n".join(failures))
 
 
-def _after_stop(server: str, state: dict[str, str], known: frozenset[tuple[int, int]]) -> list[str]:
-    from l4d2ctl import holders
-
+def _after_stop(
+    server: str, state: dict[str, str], known: frozenset[holders.Device], found: list[holders.Holder]
+) -> list[str]:
     if state["ActiveState"] not in ("inactive", "failed"):
         return [f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"]
     why = ""
-    if one.mounted(server):
-        # Stopped before, with somebody in the way: its unit runs no ExecStopPost a second time.
+    if one.mounted(server) and not found:
+        # Stopped before, with somebody in the way who has gone: its unit runs no ExecStopPost a second time.
         done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
         why = done.stderr.strip()
-    found = holders.holders(server, known)
+        found = holders.holders(server, known)
     if one.mounted(server) or found:
         by = "; ".join(map(str, found)) or why or "nobody that /proc shows"
         return [f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"]

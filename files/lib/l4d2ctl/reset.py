@@ -157,6 +157,7 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
             raise one.Failed(f"server {server} is not reset, and as it was: {error}") from None
     with _timed(times, "stop"):
         lifecycle.stop([server], held=False)
+    forgotten = lifecycle.forgetting([server])
     try:
         with _timed(times, "reset"):
             into = f"{ATTIC}/{plan['into']}"
@@ -173,7 +174,7 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
     one.sync_directory(one.runtime(server))
     if plan["start"] and not one.is_held(server):
         with _timed(times, "start"):
-            lifecycle.start([server])
+            lifecycle.start([server], forgotten)
     # Nobody waits for it, not even for systemd's word that it has begun.
     command, nowhere = ["systemctl", "start", "--no-block", "left4me-attic.service"], subprocess.DEVNULL
     subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)

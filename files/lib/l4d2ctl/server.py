@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Callable
 
 ETC = "/etc/left4me/servers"
 VAR = "/var/lib/left4me"
@@ -49,13 +50,24 @@ def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
 
 
+def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
+    """Ask systemd for properties of servers' units; what is returned waits for the answer, and has it by id."""
+    if not servers:
+        return dict
+    command = ["systemctl", "show", "--no-pager", f"--property=Id,{','.join(names)}", *map(unit, servers)]
+    show = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def answer() -> dict[str, dict[str, str]]:
+        texts = show.communicate()[0].strip().split("\n\n")
+        blocks = [dict(line.split("=", 1) for line in text.splitlines()) for text in texts]
+        return {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
+
+    return answer
+
+
 def properties(servers: list[str], *names: str) -> dict[str, dict[str, str]]:
     """Return properties of several servers' units, as systemd reports them, by id: one call for all."""
-    if not servers:
-        return {}
-    done = systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(unit, servers))
-    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in done.stdout.strip().split("\n\n")]
-    return {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
+    return asking(servers, *names)()
 
 
 def environment(server: str) -> dict[str, str]:
