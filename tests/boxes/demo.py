@@ -1,4 +1,4 @@
-"""make demo: a box, the deploy, one server started, asked and stopped, and what that stop was like."""
+"""make demo: a box, the deploy, one server started, asked, stopped and reset, and what the stop was like."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def main() -> None:
     wrong = [name for name, value in GOOD.items() if found[name] != value]
     if wrong:
         raise Broken(f"not as it should be: {', '.join(wrong)}; see ./box ssh {box.name} journalctl -e")
-    print(f"\nIt runs again. Look around: ./box ssh {box.name}. Take the box away: ./box down")
+    step(f"l4d2ctl reset {SERVER}: the server as new, and running again")
+    print(box.run(f"l4d2ctl reset {SERVER}").stdout, end="")
+    print(f"\nLook around: ./box ssh {box.name}. Take the box away: ./box down")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.harness import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMAND = re.compile(r"^(git|cd|make|pyinfra|pytest|\.|\./box)\b")
+COMMAND = re.compile(r"^(git|cd|make|pyinfra|pytest|l4d2ctl|\.|\./box)\b")
 
 pytestmark = pytest.mark.xdist_group("debian13")
 
@@ -26,7 +26,9 @@ def blocks() -> list[str]:
 def commands() -> set[str]:
     """Return every line of a block, and everything in backquotes, that is a command."""
     lines = {line for block in blocks() for line in block.splitlines() if COMMAND.match(line)}
-    quoted = {text for text in re.findall(r"`([^`]+)`", README) if re.match(r"(make|\./box|pytest|pyinfra) \S", text)}
+    quoted = {
+        text for text in re.findall(r"`([^`]+)`", README) if re.match(r"(make|\./box|pytest|pyinfra|l4d2ctl) \S", text)
+    }
     return lines | quoted
 
 
@@ -99,8 +101,17 @@ def test_hosts_of_ones_own_beside_the_clone_are_deployed_and_proved(reader: Read
     reader.types("pytest tests/deployed --inventory ../fleet/inventory --cycle game1.example.org/3")
 
 
+def test_the_servers_are_run_from_day_to_day(reader: Reader) -> None:
+    assert "game1.example.org" in reader.types("make status INVENTORY=../fleet/inventory")
+    [block] = [block for block in blocks() if block.startswith("l4d2ctl")]
+    for command in block.splitlines():
+        reader.types(command, f"./box ssh box1 {command}")
+    assert "reset --undo" in reader.types("l4d2ctl --help", "./box ssh box1 l4d2ctl --help")
+
+
 def test_every_command_of_the_readme_was_typed(reader: Reader) -> None:
     assert "Test box" not in reader.types("./box --help")
     reader.types("./box down")
     reader.typed |= {"make test", "make soak"}  # this is them
+    reader.types("make bench", "make --dry-run bench")  # minutes: that it is there is enough
     assert commands() - reader.typed == set()
