@@ -31,7 +31,9 @@ WANTS = f"{OWN_UNITS}/multi-user.target.wants"
 
 SUDOERS = "/etc/sudoers.d"
 _FOLDERS = (UNITS, OWN_UNITS, WANTS, SUDOERS)
-MANAGED = (ETC, LIBEXEC, LIB, *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")))
+COMPLETIONS = "/usr/local/share/bash-completion/completions"
+_LEFTOVERS = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{VAR}/.installation.*")
+MANAGED = (ETC, LIBEXEC, LIB, *_LEFTOVERS, *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")))
 """Where a path that nobody declared is removed; the dot is that of a killed run's temporary file."""
 
 
@@ -130,7 +132,7 @@ def programs(host: model.Host) -> list[Item]:
             Item("directory", f"/usr/local/share{below}", 0o755, shared=True)
             for below in ("", "/bash-completion", "/bash-completion/completions")
         ),
-        _program(files / "completions/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl", 0o644),
+        _program(files / "completions/l4d2ctl", f"{COMPLETIONS}/l4d2ctl", 0o644),
     ]
     if host.operators:
         text, check = _render("sudoers.j2", host=host), ("/usr/sbin/visudo", "-c", "-q", "-f")

@@ -5,6 +5,7 @@ There are types and limits here and no defaults: every default stands, explained
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,17 @@ from pydantic import (
 SERVER_ID = r"[a-z0-9][a-z0-9_-]{0,19}"
 """What may follow the @ of a unit's name. With the prefix left4me- it fits a user name (32 characters)."""
 
-# What belongs to pyinfra in a host's data: its connectors' settings and its global arguments.
-_PYINFRA_KEY = re.compile(r"(ssh|local|docker|podman|chroot|vagrant)_\w+|_\w+")
+_SSH = (
+    "hostname port user password key key_password allow_agent look_for_keys forward_agent config_file known_hosts_file "
+    "strict_host_key_checking paramiko_connect_kwargs connect_retries connect_retry_min_delay connect_retry_max_delay "
+    "file_transfer_protocol"
+)
+_ARGUMENTS = (
+    "sudo sudo_user use_sudo_login sudo_password preserve_sudo_env su_user use_su_login preserve_su_env su_shell "
+    "su_password doas doas_user dzdo dzdo_user shell_executable env temp_dir timeout"
+)
+# What belongs to pyinfra in a host's data: its SSH connector's settings, and arguments of all operations.
+PYINFRA_KEYS = frozenset([f"ssh_{key}" for key in _SSH.split()] + [f"_{key}" for key in _ARGUMENTS.split()])
 
 
 def _single_line(text: str) -> str:
@@ -179,7 +189,7 @@ def _mistake(host: str, error: Mapping[str, Any]) -> Mistake:
 
 def _merged(data: Mapping[str, Any]) -> dict[str, Any]:
     """The host's data with server_defaults under each of its servers."""
-    merged = {key: value for key, value in data.items() if not _PYINFRA_KEY.fullmatch(key)}
+    merged = {key: value for key, value in data.items() if key not in PYINFRA_KEYS}
     defaults, servers = merged.get("server_defaults"), merged.get("servers")
     if isinstance(defaults, dict) and isinstance(servers, dict):
         merged["servers"] = {
@@ -207,6 +217,10 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
         if isinstance(port, int) and owners.setdefault(port, server_id) != server_id:
             reason = f"is the port of server {owners[port]} too"
             yield Mistake(name, f"servers.{server_id}.port", str(port), reason)
+        keep = [str(path) for path in server.get("keep") or ()]
+        for path in keep:
+            if any(path.startswith(f"{other}/") for other in keep) or keep.count(path) > 1:
+                yield Mistake(name, f"servers.{server_id}.keep", repr(path), "is kept already by another line")
         if isinstance(layers, tuple):
             for layer, count in Counter(map(str, layers)).items():
                 if count > 1:
@@ -220,8 +234,8 @@ def _game_here(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
         return
     if not Path(game["path"]).is_dir():
         yield Mistake(name, "game.path", repr(game["path"]), "is no directory on this machine")
-    elif not (Path(game["path"]) / "srcds_run").is_file():
-        reason = "holds no srcds_run: it must be the directory of an installed L4D2 server"
+    elif not os.access(Path(game["path"]) / "srcds_run", os.X_OK):
+        reason = "holds no srcds_run that can be executed: it must be the directory of an installed L4D2 server"
         yield Mistake(name, "game.path", repr(game["path"]), reason)
 
 
@@ -232,6 +246,9 @@ def validate(name: str, data: Mapping[str, Any]) -> Host:
     """
     merged = _merged(data)
     mistakes = {*_across_servers(name, merged), *_game_here(name, merged)}
+    timeout = data.get("_timeout", 1)
+    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 1:
+        mistakes.add(Mistake(name, "_timeout", repr(timeout), "must be a whole number of seconds, 1 or more"))
     try:
         host = Host.model_validate(merged)
     except ValidationError as error:

@@ -116,14 +116,15 @@ class TarLines(list[str]):
         self.directory = directory
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the lines; raises CalledProcessError where tar fails."""
+        """Yield the lines, the last of them a dot: all is there. Raises OSError where tar fails."""
         command = ["tar", "--create", "--directory", self.directory, "."]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
             assert tar.stdout
             while chunk := tar.stdout.read(48 * 1024):
                 yield base64.b64encode(chunk).decode("ascii")
         if tar.returncode:
-            raise subprocess.CalledProcessError(tar.returncode, command)
+            raise OSError(f"{' '.join(command)} failed with exit code {tar.returncode}")
+        yield "."
 
     def __bool__(self) -> bool:
         """There is always something to send."""

@@ -27,18 +27,22 @@ def copy(source: str, target: str) -> None:
 
 
 def unpack(target: str) -> None:
-    """Unpack the tar on standard input."""
+    """Unpack the tar on standard input, all of it: tar itself would take an end between two files for the end."""
     command = ["tar", "--extract", "--no-same-owner", "--directory", target]
+    whole = False
     with subprocess.Popen(command, stdin=subprocess.PIPE) as tar:
         assert tar.stdin
         try:
             for line in sys.stdin.buffer:
-                tar.stdin.write(base64.b64decode(line))
+                whole = line.strip() == b"."
+                tar.stdin.write(b"" if whole else base64.b64decode(line))
             tar.stdin.close()
         except BrokenPipeError:
             pass  # tar has said why, and its exit code below is what counts
     if tar.returncode:
         raise subprocess.CalledProcessError(tar.returncode, command)
+    if not whole:
+        raise OSError("what was sent ended before its end: deploy again")
 
 
 def own(target: str) -> None:

@@ -140,7 +140,7 @@ def test_a_stop_that_cannot_unmount_is_told(host: Box, listener: Listener) -> No
         host.run("systemctl stop shell")
         ctl(host, "stop 3")
     assert "could not be unmounted" in text.splitlines()[0]
-    assert "umount2: Device or resource busy" in text
+    assert f"umount2 {RUNTIME}/3/merged: Device or resource busy: held by" in text
 
 
 def test_a_server_that_ignores_its_stop_is_told(host: Box, listener: Listener) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +145,28 @@ ANYTHING = st.recursive(
 @given(st.dictionaries(st.sampled_from([*DEFAULTS, "game"]), ANYTHING))
 def test_no_data_whatever_makes_it_raise_anything_else(data: dict[str, Any]) -> None:
     assert all("\n" not in line for line in mistakes(**data))
+
+
+def test_the_keys_that_are_pyinfras_are_its_own() -> None:
+    """A misspelt one is not silently let through, and none of them has gone with a newer pyinfra."""
+    known = {f"_{name}" for name in ("timeout", "sudo")} | {"ssh_hostname", "ssh_user"}
+    assert known < model.PYINFRA_KEYS
+    code = (
+        "from pyinfra.connectors.ssh import connector_data_meta as ssh; from pyinfra.api.arguments import *; "
+        "print(*ssh, *(key for key, _ in all_global_arguments()))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(out.split()) >= model.PYINFRA_KEYS
+    assert {key for key in out.split() if key.startswith("ssh_")} <= model.PYINFRA_KEYS
+
+
+@pytest.mark.parametrize(("key", "value"), [("_timout", 5), ("ssh_usr", "root"), ("_timeout", 0), ("_timeout", None)])
+def test_a_misspelt_key_of_pyinfras_and_an_endless_timeout_are_mistakes(key: str, value: object) -> None:
+    [line] = mistakes(**{key: value})
+    assert key in line
+
+
+def test_paths_to_keep_that_lie_in_each_other_are_a_mistake() -> None:
+    server = {"port": 27015, "keep": ["left4dead2/cfg/banned_user.cfg", "left4dead2/cfg"]}
+    [line] = mistakes(servers={"3": server})
+    assert "servers.3.keep" in line

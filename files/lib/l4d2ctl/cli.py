@@ -103,6 +103,7 @@ def print_json(value: object) -> None:
 
 def print_table(lines: list[list[str]]) -> None:
     """Print aligned columns on a terminal, and columns with tabs between in a pipe."""
+    lines = [list(map(one.plain, line)) for line in lines]
     if not sys.stdout.isatty():
         for line in lines:
             print("\t".join(line))
@@ -184,7 +185,10 @@ def _watch(server: str) -> None:
             now = (mounted, [(each.pid, each.kind) for each in found])
             if now != before:
                 names = sorted({f"{each.pid}({each.command})" for each in found})
-                print(f"[t={seconds:6.2f}] mounted={'Y' if mounted else 'N'} holders=[{', '.join(names)}]", flush=True)
+                print(
+                    f"[t={seconds:6.2f}] mounted={'Y' if mounted else 'N'} holders=[{one.plain(', '.join(names))}]",
+                    flush=True,
+                )
                 before = now
     except KeyboardInterrupt:
         print()

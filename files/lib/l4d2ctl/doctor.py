@@ -97,6 +97,7 @@ def _to_attic(server: str) -> Callable[[], str]:
         into = reset.attic_name(server)
         os.rename(one.runtime(server), f"{reset.ATTIC}/{into}")
         one.sync_directory(reset.ATTIC)
+        one.sync_directory(os.path.dirname(one.runtime(server)))
         return f"moved to {reset.ATTIC}/{into}"
 
     return mend

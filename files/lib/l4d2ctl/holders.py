@@ -29,7 +29,7 @@ class Holder(NamedTuple):
 
     def __str__(self) -> str:
         """Return one line."""
-        return f"pid {self.pid} ({self.command}) by its {self.kind}: {self.path}"
+        return one.plain(f"pid {self.pid} ({self.command}) by its {self.kind}: {self.path}")
 
 
 def _device(path: str) -> Device | None:

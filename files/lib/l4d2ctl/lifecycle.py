@@ -45,8 +45,9 @@ def _explain_start(servers: list[str], said: str) -> None:
         raise one.Failed(said.strip().splitlines()[0] if said.strip() else "systemctl start failed")
     lines = []
     for server in down:
-        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=5", f"--unit={one.unit(server)}"]
-        log = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", f"--unit={one.unit(server)}"]
+        # A game writes what it likes.
+        log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.strip()
         lines.append(f"server {server} did not start ({states[server]['Result']}):\n{log}")
     raise one.Failed("\n".join(lines))
 

@@ -7,6 +7,7 @@ left4me-attic.service removes the oldest when nobody waits.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import stat
@@ -101,12 +102,15 @@ def _move_kept(server: str, old: str) -> None:
                 if part not in os.listdir(target):
                     os.mkdir(part, 0o755, dir_fd=target)
                     os.chown(part, user.pw_uid, user.pw_gid, dir_fd=target, follow_symlinks=False)
+                    os.fsync(target)
                 target = _step(target, part)
             os.stat(name, dir_fd=source, follow_symlinks=False)
             if name in os.listdir(target):
                 # An undo brought back an older one. It stays in the attic, under a name that no game can have guessed.
                 os.rename(name, f"{name}.{time.time_ns()}", src_dir_fd=target, dst_dir_fd=source)
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+            os.fsync(source)
+            os.fsync(target)
         except (FileNotFoundError, NotADirectoryError):
             continue  # the game has never made it, or a second reset finds it moved
         finally:
@@ -134,14 +138,36 @@ def _check(server: str) -> None:
         raise one.Failed(f"{one.runtime(server)} is not a directory: deploy this host")
 
 
+def _alone(server: str) -> int:
+    """Return what keeps other resets of a server out until it is closed. Raises Failed where one is at work."""
+    os.makedirs(one.RUN, exist_ok=True)
+    fd = os.open(f"{one.RUN}/{server}.reset", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise one.Failed(f"server {server}: another reset of it is at work") from None
+    return fd
+
+
 def reset(server: str, undo: bool = False) -> dict[str, float]:
     """Reset a server, or bring back with `undo` what its latest reset put aside; return seconds by step.
 
     Raises Failed; the server is then stopped, and a second reset finishes this one.
     """
     _check(server)
+    alone = _alone(server)
+    try:
+        return _reset(server, undo)
+    finally:
+        os.close(alone)
+
+
+def _reset(server: str, undo: bool) -> dict[str, float]:
     times: dict[str, float] = {}
     plan = _read_plan(server)
+    if plan and undo and not plan["back"]:
+        raise one.Failed(f"server {server}: an earlier reset did not finish; l4d2ctl reset {server} first, then --undo")
     if plan is None:
         back = ""
         if undo:
@@ -184,8 +210,8 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
 def _bring_back(server: str, kept: str) -> None:
     for name in ("upper", "work"):
         target = f"{one.runtime(server)}/{name}"
-        if os.path.lexists(f"{kept}/{name}") and not os.path.lexists(target):
-            os.rename(f"{kept}/{name}", target)
+        if os.path.lexists(f"{kept}/{name}"):
+            os.rename(f"{kept}/{name}", target)  # a deploy in between may have made an empty one
     if os.path.isdir(kept):
-        os.rmdir(kept)
+        os.rename(kept, f"{ATTIC}/.gone-{os.path.basename(kept)}")  # with what else may be in it
     one.sync_directory(ATTIC)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 ETC = "/etc/left4me/servers"
 VAR = "/var/lib/left4me"
 HELD = f"{VAR}/held"
+RUN = "/run/left4me"
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
 
@@ -95,6 +96,11 @@ def overlays() -> dict[str, list[dict[str, str]]]:
 def mounted(server: str) -> bool:
     """Tell whether something is mounted on a server's merged directory."""
     return merged(server) in overlays()
+
+
+def plain(text: str) -> str:
+    """Return text that a game may have chosen, fit for a terminal: no escape, no newline, nothing that is no text."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def sync_directory(path: str) -> None:

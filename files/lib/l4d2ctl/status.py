@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from l4d2ctl import a2s
 from l4d2ctl import server as one
 
-_ANSWERED = "/run/left4me"
 _PROPERTIES = ("ActiveState", "SubState", "StateChangeTimestamp", "MainPID", "MemoryCurrent")
 
 
@@ -54,9 +53,9 @@ def layers_of(server: str) -> list[str]:
 
 def _unanswered_since(server: str, answered: bool, started: str) -> str | None:
     """Remember when a server last answered, and return that where it does not now."""
-    path = f"{_ANSWERED}/{server}.answered"
+    path = f"{one.RUN}/{server}.answered"
     if answered:
-        os.makedirs(_ANSWERED, exist_ok=True)
+        os.makedirs(one.RUN, exist_ok=True)
         with open(path, "w", encoding="ascii"):
             return None
     return _written(path) or started
