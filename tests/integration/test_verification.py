@@ -72,6 +72,18 @@ def test_it_changes_nothing(up: Box, inventory: Path) -> None:
     assert state() == before
 
 
+@pytest.mark.parametrize("end", ["reboot", "power cut"])
+def test_it_passes_again_after_a_reboot_and_a_power_cut(up: Box, inventory: Path, end: str) -> None:
+    if end == "reboot":
+        up.reboot()
+    else:
+        up.crash()
+        up.start()
+    for port in (27015, 27016):
+        wait_for_server(up, port)
+    must_pass(inventory)
+
+
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
 DROP_IN = "/etc/systemd/system/left4me-server@.service.d"
 DAMAGES = {
