@@ -133,7 +133,8 @@ def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inv
     deploy(inventory)
     for port in PORTS:
         wait_for_server(box, port)
-    assert not box.run("ls -A /usr/local/libexec/left4me").stdout.replace("left4me-overlay\n", "")
+    placed = box.run("ls -A /usr/local/libexec/left4me").stdout.split()
+    assert placed == ["left4me-attic", "left4me-notify", "left4me-overlay"]  # and no temporary name
 
 
 def test_a_frozen_host_holds_up_nobody(box: Box, inventory: Path, tmp_path: Path) -> None:
