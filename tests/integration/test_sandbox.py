@@ -78,7 +78,15 @@ def inside(box: Box, attempts: list[str], *settings: str) -> dict[str, Any]:
     `settings` are lines that change the unit's own for this once.
     """
     program = shlex.join(["/usr/bin/python3", "-I", PROBE, json.dumps(attempts)]).replace("%", "%%")
-    lines = ["[Service]", "Type=oneshot", "Restart=no", "ExecStart=", f"ExecStart={program}", *settings]
+    lines = [
+        "[Service]",
+        "Type=oneshot",
+        "Restart=no",
+        "RestartForceExitStatus=",
+        "ExecStart=",
+        f"ExecStart={program}",
+        *settings,
+    ]
     lines += ["StandardOutput=append:/root/said", "StandardError=append:/root/failed"]
     box.run(f"cat >{DROP_IN}/probe.conf; systemctl daemon-reload", input="\n".join([*lines, ""]).encode())
     box.run(f"""
