@@ -96,7 +96,8 @@ def test_what_a_killed_deploy_left_at_work_is_waited_for(box: Box, inventory: Pa
     ):
         orphan = trap.landing(r"servers/3/\.server\.cfg", PLACE)
         killed.kill()
-    assert is_stopped(orphan)
+    # strace lets go of it while it stands.
+    wait_for("what was killed stands", lambda: is_stopped(orphan))
     with started(inventory, "deploy.py", "-y") as following:
         wait_for("the next deploy waits", lambda: waits_for_a_lock("look.py QUESTION"))
         os.kill(orphan, signal.SIGCONT)
