@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Generator, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pyinfra import logger
 from pyinfra.api.command import StringCommand
@@ -168,10 +169,9 @@ def game(declares: model.Host) -> Commands:
         yield facts.Program("release", name, stdin=stdin)
 
 
-def _units(declares: model.Host) -> dict[str, dict[str, str]]:
-    names = " ".join(map(declared.unit_of, declares.servers))
-    answer: dict[str, dict[str, str]] = host.get_fact(facts.Units, names=names)["units"]
-    return answer
+def _systemd(declares: model.Host) -> dict[str, Any]:
+    """Return how systemd sees left4me's units now, and whether it needs a reload: see facts.Units."""
+    return host.get_fact(facts.Units, names=" ".join(map(declared.unit_of, declares.servers)))
 
 
 @operation()
@@ -186,7 +186,8 @@ def remove_undeclared(declares: model.Host) -> Commands:
     foreign = [path for path in state["entries"] if path not in wanted]
     if not foreign:
         return host.noop("nothing undeclared")
-    in_use = [name for name, unit in _units(declares).items() if unit["ActiveState"] not in ("inactive", "failed")]
+    units = _systemd(declares)["units"]
+    in_use = [name for name, unit in units.items() if unit["ActiveState"] not in ("inactive", "failed")]
     busy = {name.partition("@")[2].removesuffix(".service") for name in in_use if "@" in name}
     busy |= {mount.split("/")[-2] for mount in state["mounts"] if mount.startswith(f"{declared.VAR}/runtime/")}
     for server in sorted(busy - set(declares.servers)):
@@ -215,7 +216,7 @@ def reload_systemd(declares: model.Host) -> Commands:
 
     + declares: what the host declares
     """
-    if host.get_fact(facts.Units, names=" ".join(map(declared.unit_of, declares.servers)))["reload"]:
+    if _systemd(declares)["reload"]:
         yield StringCommand("systemctl", "daemon-reload")
     else:
         host.noop("systemd has read what is on disk")
@@ -227,7 +228,7 @@ def start_servers(declares: model.Host) -> Commands:
 
     + declares: what the host declares
     """
-    units = _units(declares)
+    units = _systemd(declares)["units"]
     held = facts.look(host, declares)["held"]
     down = [
         shlex.quote(unit)
