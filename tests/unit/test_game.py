@@ -1,5 +1,6 @@
 """The stand-in game, run on loopback by the Python that runs the tests: it is one program, whoever runs it."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -140,7 +141,8 @@ def run(tree: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
     yield run
     for process in started:
-        if process.poll() is None:
+        # Its group, also where it has ended itself: the pause of srcds_run may outlive it and hold its output open.
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=SECONDS)
 
