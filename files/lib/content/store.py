@@ -1,0 +1,209 @@
+"""The versions of the layers and the releases of the game: build, make current, prune."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import fcntl
+import glob
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any
+
+from content import archive, git, tree, workshop
+
+VAR = "/var/lib/left4me"
+ETC = "/etc/left4me"
+PROC = "/proc"
+
+
+@contextmanager
+def locked(directory: str) -> Iterator[None]:
+    """Hold a directory's lock, which nobody but root can have."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+class Sent:
+    """One tar on standard input, in lines of base64, the last of them a dot."""
+
+    def __init__(self, lines: IO[bytes]) -> None:
+        self.lines, self.whole = lines, False
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the lines before the dot."""
+        while not self.whole and (line := self.lines.readline()):
+            self.whole = line.strip() == b"."
+            if not self.whole:
+                yield line
+
+    def unpack(self, target: str) -> None:
+        """Unpack it over what is there; tar itself would take an end between two files for the end."""
+        command = ["tar", "--extract", "--no-same-owner", "--directory", target]
+        # Not a pipe, which tar could fill while it is still being written to; nor a file, for the disk may be full.
+        with open(os.memfd_create("tar"), "w+b") as said:
+            # Where it breaks off, its exit code and what it said count.
+            with suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said) as tar:
+                assert tar.stdin
+                for line in self:
+                    tar.stdin.write(base64.b64decode(line))
+            self.drain()
+            said.seek(0)
+            if not self.whole:
+                raise OSError("what was sent ended before its end: deploy again")
+            if tar.returncode:  # and where it could write a part, tar does not say why
+                full = "the disk is full: " * (not os.statvfs(target).f_bfree)
+                raise OSError(full + (tree.first_line(said.read()) or f"tar failed with exit code {tar.returncode}"))
+
+    def drain(self) -> None:
+        """Read what is left of it, so that what follows begins where it should."""
+        for _ in self:
+            pass
+
+
+def fill(wanted: dict[str, Any], new: str, sent: Sent | None) -> None:
+    """Fill the directory `new` from a tree's source."""
+    source, place = wanted["source"], wanted["place"]
+    if source["source"] == "host":
+        return tree.copy([f"{source['path']}/."], new)
+    if source["source"] == "archive":
+        archive.build(source["url"], source["sha256"], source["strip"], new)
+    elif source["source"] == "git":
+        git.build(source["url"], source["ref"], new)
+    elif source["source"] == "workshop":
+        workshop.build(source["items"], wanted["link"], new)
+    else:
+        if source["base"]:
+            tree.copy([f"{place}/{source['base']}/."], new)
+            tree.remove_all_but(new, source["files"])
+        if sent:
+            sent.unpack(new)
+        there = tree.listing(new)
+        if other := sorted(name for name, _ in there.items() ^ source["files"].items()):
+            raise ValueError(f"{other[0]} is not what was declared: did it change meanwhile? Deploy again")
+    # An installation of another tool, on the other hand, may have links to what that tool keeps elsewhere.
+    return tree.confine(new)
+
+
+def make(wanted: dict[str, Any], sent: Sent | None) -> None:
+    """Build the version that a tree names unless it is there."""
+    place = wanted["place"]
+    version = f"{place}/{wanted['name']}"
+    if not os.path.isdir(place):
+        os.mkdir(place, 0o700)
+        tree.sync(os.path.dirname(place))
+    if not os.path.isdir(version):
+        with tree.beside(place) as new:
+            os.mkdir(new, 0o700)
+            fill(wanted, new, sent)
+            if wanted["needs"] and not os.access(f"{new}/{wanted['needs']}", os.X_OK):
+                raise ValueError(f"it holds no {wanted['needs']} that can be executed")
+            tree.own(new)
+            os.sync()
+            os.rename(new, version)
+        tree.sync(place)
+
+
+def switch(wanted: dict[str, Any]) -> None:
+    """Make the version that a tree names current."""
+    link, version = wanted["link"], f"{wanted['place']}/{wanted['name']}"
+    with tree.beside(os.path.dirname(link)) as new:
+        os.symlink(os.path.relpath(version, os.path.dirname(link)), new)
+        with locked(f"{VAR}/releases"):  # left4me-overlay shares it from reading the symlink to the mount
+            os.rename(new, link)
+    tree.sync(os.path.dirname(link))
+
+
+def build(stdin: IO[bytes]) -> int:
+    """Build every tree that standard input lists and make all of them current, or none and return 1 where one failed.
+
+    What is current and what the servers' files say belong together, and those are written next.
+    """
+    listed = json.loads(stdin.readline())
+    failed = 0
+    for wanted in listed:
+        sent = Sent(stdin) if wanted["source"].get("send") else None
+        try:
+            make(wanted, sent)
+        except (OSError, ValueError) as error:
+            print(f"{wanted['what']}: {' '.join(str(error).split())}", file=sys.stderr)
+            failed = 1
+        if sent:
+            sent.drain()
+    for wanted in () if failed else listed:
+        switch(wanted)
+    return failed
+
+
+def mounted() -> set[str]:
+    """Return every lower layer of every overlay, in whatever mount namespace a process lives."""
+    found: set[str] = set()
+    for pid in filter(str.isdigit, os.listdir(PROC)):
+        try:
+            with open(f"{PROC}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                options = [part.partition("=") for line in file for part in line.split()[-1].split(",")]
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+                raise
+            continue  # it has ended
+        found.update(path for key, _, paths in options if key.startswith("lowerdir") for path in paths.split(":"))
+    return found
+
+
+def declared_layers() -> set[str]:
+    """Return the layers of all servers."""
+    names = set()
+    for server in os.listdir(f"{ETC}/servers"):
+        with open(f"{ETC}/servers/{server}/layers", encoding="ascii") as file:
+            names.update(file.read().split())
+    return names
+
+
+def unused() -> list[str]:
+    """Return the versions that are neither current nor mounted, and the layers that no server names or has mounted."""
+    declared, used, overlays = declared_layers(), mounted(), f"{VAR}/overlays"
+    places = {f"{VAR}/releases": f"{VAR}/installation"}
+    gone = []
+    for name in filter(lambda name: name[0] != ".", os.listdir(overlays)):
+        if name in declared or any(path.startswith(f"{overlays}/{name}/") for path in used):
+            places[f"{overlays}/{name}"] = f"{overlays}/{name}/current"
+        else:
+            gone.append(f"{overlays}/{name}")
+    for place, link in places.items():
+        if os.path.islink(link):  # else one is about to become current, by the next deploy
+            versions = {each.path for each in os.scandir(place) if each.name[0] != "." and each.path != link}
+            gone += versions - used - {os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))}
+    return gone
+
+
+def prune() -> int:
+    """Remove what no server uses any more, and what killed runs left."""
+    with locked(f"{VAR}/releases"):  # none is mounted between the look and the renaming
+        for path in unused():
+            os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
+    for directory in (VAR, f"{VAR}/releases", f"{VAR}/overlays", f"{VAR}/overlays/*"):
+        for kind in ("new", "gone", "download"):
+            for path in glob.glob(f"{directory}/.{kind}-*"):
+                tree.remove(path)
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says; return the exit code."""
+    if arguments not in (["build"], ["prune"]):
+        print("usage: left4me-content build|prune", file=sys.stderr)
+        return 2
+    try:
+        return build(sys.stdin.buffer) if arguments == ["build"] else prune()
+    except (OSError, ValueError) as error:
+        print(f"left4me-content {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1

@@ -1,0 +1,130 @@
+"""What a tree of files holds, and what every way of building one needs.
+
+It stands alone: the deploy also sends its text, as `python3 -I -c TEXT DIRECTORY…`, which prints {directory: listing}.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import json
+import os
+import pwd
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def walk(path: str) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield the name below a directory, the path and the status of all in it, a directory before what it holds."""
+    for base, names, files in os.walk(path, onerror=_fail):
+        for full in (os.path.join(base, name) for name in names + files):
+            status = os.lstat(full)
+            if stat.S_IFMT(status.st_mode) not in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK):
+                raise ValueError(f"{full} is neither a file nor a directory nor a link")
+            yield os.path.relpath(full, path), full, status
+
+
+def listing(path: str) -> dict[str, str]:
+    """Return what is at each name: d, f:SHA256, x:SHA256 where its owner may execute it, or l:TARGET."""
+    found = {}
+    for name, full, status in walk(path):
+        if stat.S_ISDIR(status.st_mode):
+            found[name] = "d"
+        elif stat.S_ISLNK(status.st_mode):
+            found[name] = f"l:{os.readlink(full)}"
+        else:
+            with open(full, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = f"{'x' if status.st_mode & 0o100 else 'f'}:{digest}"
+    return found
+
+
+def run(*command: str, **environment: str) -> None:
+    """Run a command; raise OSError with the first thing it says where it fails: what follows is its consequences."""
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise OSError(first_line(done.stderr) or f"{command[0]} failed with exit code {done.returncode}")
+
+
+def first_line(said: bytes) -> str:
+    """Return the first line of what a program said that is neither empty nor advice."""
+    lines = map(str.strip, said.decode(errors="replace").splitlines())
+    return next((line for line in lines if line and not line.startswith(("warning:", "hint:"))), "")
+
+
+def copy(sources: list[str], target: str) -> None:
+    """Copy files, or with /. at its end what is in a directory, sharing their blocks where the filesystem can."""
+    run("cp", "--archive", "--reflink=auto", "--", *sources, target, LC_ALL="C")
+
+
+def remove(path: str) -> None:
+    """Remove a file, a symlink, or a directory with all that is in it."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def remove_all_but(path: str, names: Container[str]) -> None:
+    """Remove from a tree what has none of these names, what is in a directory before the directory."""
+    for name, full, _ in reversed(list(walk(path))):
+        if name not in names:
+            remove(full)
+
+
+@contextmanager
+def beside(directory: str, kind: str = "new") -> Iterator[str]:
+    """Give a name in a directory that nobody can guess; what is still there in the end is removed."""
+    path = f"{directory}/.{kind}-{secrets.token_hex(8)}"
+    try:
+        yield path
+    finally:
+        if os.path.lexists(path):
+            remove(path)
+
+
+def confine(path: str) -> None:
+    """Raise ValueError where a symlink leads out of a tree, by whatever way: all links are in place by now."""
+    top = os.path.realpath(path)
+    for name, full, status in walk(path):
+        if stat.S_ISLNK(status.st_mode) and os.path.commonpath([os.path.realpath(full), top]) != top:
+            raise ValueError(f"{name} is a link to {os.readlink(full)}, which leads out: only links inside are taken")
+
+
+def owner() -> tuple[int, int]:
+    """Return whose the game and the layers are."""
+    return pwd.getpwnam("left4me").pw_uid, grp.getgrnam("left4me").gr_gid
+
+
+def own(path: str) -> None:
+    """Give a tree to left4me, its group writing too: a copy-up keeps both, and so a server can change its own."""
+    uid, gid = owner()
+    for full, mode in [(path, os.stat(path).st_mode), *((full, status.st_mode) for _, full, status in walk(path))]:
+        os.chown(full, uid, gid, follow_symlinks=False)
+        if not stat.S_ISLNK(mode):
+            os.chmod(full, 0o775 if stat.S_ISDIR(mode) or mode & 0o100 else 0o664)
+
+
+def sync(path: str) -> None:
+    """Put a directory's names on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps({path: listing(path) if os.path.isdir(path) else {} for path in sys.argv[1:]}))
+    except (OSError, ValueError) as error:
+        sys.exit(f"cannot list what is there: {error}")

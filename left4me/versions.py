@@ -1,0 +1,171 @@
+"""Versions of the game and of its layers: what each is called, and what the host is told to come by it.
+
+A name follows from the content, or from what determines it, so that the same data give the same names on every host.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import gevent
+from gevent.util import wrap_errors
+from pyinfra.context import host
+
+from left4me import declared, facts, model
+
+sys.path.insert(0, str(declared.ROOT / "files/lib"))
+
+from content import tree
+
+
+@cache
+def _listed(path: str) -> Any:
+    return gevent.get_hub().threadpool.spawn(wrap_errors((OSError,), tree.listing), path)
+
+
+def listing(path: str) -> dict[str, str]:
+    """Return what is in a directory of this machine; read once, and all connections go on meanwhile. Raises OSError."""
+    found: dict[str, str] | OSError = _listed(path).get()
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A version that has to be on the host and current, as left4me-content reads it."""
+
+    what: str
+    place: str
+    link: str
+    name: str
+    source: Mapping[str, Any]
+    needs: str = ""
+
+    @property
+    def target(self) -> str:
+        """What the link to the current version holds."""
+        return f"releases/{self.name}" if self.link == declared.INSTALLATION else self.name
+
+
+def _digest(*parts: object, length: int = model.VERSION_LENGTH) -> str:
+    whole = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+    return base64.b32encode(whole).decode("ascii").lower()[:length]
+
+
+def game(declares: model.Host) -> Tree:
+    """Return the declared release of the game."""
+    source = declares.game.model_dump()
+    if isinstance(declares.game, model.GameOnControl):
+        name = f"control-{_digest(listing(declares.game.path), length=12)}"
+    else:
+        installation = facts.look(host, declares)["installation"]
+        assert installation
+        name = f"host-{installation['digest'][:12]}"
+    return Tree("game", declared.RELEASES, declared.INSTALLATION, name, source, needs="srcds_run")
+
+
+def layers(declares: model.Host) -> list[Tree]:
+    """Return the declared version of each layer that a server has."""
+    return [_layer(name, layer, declares) for name, layer in declared.layers(declares).items()]
+
+
+def _layer(name: str, layer: model.Layer, declares: model.Host) -> Tree:
+    source = layer.model_dump()
+    if isinstance(layer, model.LayerOnControl):
+        version = _digest(listing(layer.path))
+    elif isinstance(layer, model.LayerWorkshop):
+        found = _workshop(declares)
+        source["items"] = {str(item): found[str(item)] for item in layer.items if found[str(item)]}
+        version = _digest({item: about["time"] for item, about in source["items"].items()})
+    else:
+        version = _digest({key: value for key, value in source.items() if key != "url" or layer.source == "git"})
+    return Tree(f"layer {name}", f"{declared.OVERLAYS}/{name}", declared.link_of(name), version, source)
+
+
+def _workshop(declares: model.Host) -> dict[str, Any]:
+    found = facts.workshop(host, declares)
+    if "error" in found:
+        facts.refuse(host, f"Steam's workshop cannot be asked: {found['error']}. Layers are as they were: deploy again")
+    return found
+
+
+def missing_items(declares: model.Host) -> Iterator[str]:
+    """Yield a line for each workshop item that Steam does not give."""
+    for name, layer in declared.layers(declares).items():
+        for item in layer.items if isinstance(layer, model.LayerWorkshop) else ():
+            found = _workshop(declares)[str(item)]
+            if not found or not found["url"]:
+                become = "left as it was" if found else "left out"
+                yield f"layer {name}: workshop item {item} is not to be had from Steam: {become}"
+
+
+def resolved(declares: model.Host) -> model.Host:
+    """Return what a host declares with a port for each of its servers."""
+    state = facts.look(host, declares)
+    return declares.with_ports(state["ports"])
+
+
+def current(declares: model.Host) -> dict[str, str]:
+    """Return what the symlinks of the layers and of the installation name once a deploy is done."""
+    return {each.link: each.target for each in [game(declares), *layers(declares)]}
+
+
+class Sent(list[str]):
+    """What left4me-content reads: the trees, and of those on this machine what the host has not, made as it is sent.
+
+    pyinfra takes lists of text only. `bases` are listings on the host, by path.
+    """
+
+    def __init__(
+        self, trees: Sequence[Tree], bases: Mapping[str, tuple[str, Mapping[str, str]]], there: set[str]
+    ) -> None:
+        super().__init__()
+        self.trees, self.bases, self.there = trees, bases, there
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines. Raises OSError where tar fails."""
+        told, tars = [], []
+        for each in self.trees:
+            source = dict(each.source)
+            if source["source"] == "control":
+                base, known = self.bases.get(each.place, ("", {}))
+                is_new = f"{each.place}/{each.name}" not in self.there
+                files = listing(source["path"]) if is_new else {}
+                names = [name for name in files if known.get(name) != files[name]]
+                source = {"source": "control", "send": bool(names), "base": base, "files": files}
+                if names:  # tar makes none of nothing
+                    tars.append((each.source["path"], names))
+            told.append({**asdict(each), "source": source})
+        yield json.dumps(told)
+        for path, names in tars:
+            yield from _tar(path, names)
+
+    def __bool__(self) -> bool:
+        """There is always something to send."""
+        return True
+
+
+def _tar(directory: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield a tar of some of a directory's names in lines of base64, the last of them a dot: all is there."""
+    with tempfile.NamedTemporaryFile() as listed:
+        listed.write("\0".join(names).encode("utf-8", "surrogateescape"))
+        listed.flush()
+        command = ["tar", "--create", "--directory", directory, "--no-recursion", "--null"]
+        command += ["--verbatim-files-from", "--files-from", listed.name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
+            assert tar.stdout
+            while chunk := tar.stdout.read(48 * 1024):
+                yield base64.b64encode(chunk).decode("ascii")
+    if tar.returncode:
+        raise OSError(f"{' '.join(command)} failed with exit code {tar.returncode}")
+    yield "."
