@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 _REQUEST = b"\xff\xff\xff\xffTSource Engine Query\0"
 _CHALLENGE, _INFO = 0x41, 0x49
-_SOURCETV_PORT = 0x40  # in the extra data flag
 
 
 @dataclass(frozen=True)
 class Info:
-    """What a server says of itself; `players` has neither bots nor SourceTV."""
+    """What a server says of itself; `players` has no bots.
+
+    SourceTV is a bot to the engine. Where a server counts it as a player alone, `players` is one too high: no answer
+    tells the one from the other, and a server that somebody plays on must not look empty.
+    """
 
     name: str
     map: str
@@ -35,10 +38,7 @@ def parse(data: bytes) -> Info:
     _folder, at = _text(data, at)
     _game, at = _text(data, at)
     players, slots, bots = data[at + 2], data[at + 3], data[at + 4]
-    _version, at = _text(data, at + 9)
-    # SourceTV sits among the players; the extra data says whether there is one.
-    television = 1 if len(data) > at and data[at] & _SOURCETV_PORT and players > bots else 0
-    return Info(name, map_name, players - bots - television, slots)
+    return Info(name, map_name, max(0, players - bots), slots)
 
 
 def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, Info]:

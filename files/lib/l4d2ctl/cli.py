@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 examples:
-  l4d2ctl status                 every server: state, players, whether a restart is due
+  l4d2ctl status                 every server: state, players, what a change of its data waits for
   l4d2ctl stop 3                 stop server 3; no deploy and no reboot brings it back
   l4d2ctl start 3                start it again
   l4d2ctl reset 3                server 3 as new; its files are put aside
   l4d2ctl reset --undo 3         bring back what the latest reset put aside
+  l4d2ctl rcon 3 changelevel c2m1_highway
   l4d2ctl holders --watch 3      who keeps its overlay busy, while it stops
   l4d2ctl doctor --fix           find what is wrong on this host, mend what is safe
 
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--all", action="store_true", help="every declared server")
         return command
 
-    status = add("status", "show each server: state, players, memory, whether a restart is due")
+    status = add("status", "show each server: state, players, memory, what a change waits for")
     status.add_argument("--json", action="store_true", help="for programs")
     add("start", "start servers, also those that were stopped by hand")
     add("stop", "stop servers for good: neither a deploy nor a reboot starts them, only `l4d2ctl start` does")
@@ -67,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     holders = add("holders", "show every process that holds a server's overlay, and how")
     holders.add_argument("--json", action="store_true", help="for programs")
     holders.add_argument("--watch", action="store_true", help="follow it until the overlay is gone (Ctrl-C ends it)")
+    rcon = add("rcon", "execute a command on a server's console and show what it says", ids=None)
+    rcon.add_argument("ids", metavar="ID", nargs=1, help="a server's id")
+    rcon.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="the command, whatever it begins with")
+    rcon.set_defaults(all=False)
     logs = add("logs", "show a server's journal, without a pager")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it is written")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default 50)")
@@ -121,6 +126,8 @@ def _status(arguments: argparse.Namespace) -> None:
         print_json(status.as_json(rows))
     else:
         print_table(status.table(rows))
+        if sys.stdout.isatty():
+            print("revision {}, deployed {}".format(*status.revision()))
 
 
 def _start(arguments: argparse.Namespace) -> None:
@@ -196,6 +203,17 @@ def _watch(server: str) -> None:
     print_table([["PID", "COMMAND", "BY", "PATH"], *([str(h.pid), h.command, h.kind, h.path] for h in sorted(seen))])
 
 
+def _rcon(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import rcon
+
+    [server] = _selected(arguments)
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise one.Usage(f"rcon: what shall server {server} execute?")
+    for line in rcon.rcon(server, " ".join(words)).splitlines():
+        print(one.plain(line))
+
+
 def _logs(arguments: argparse.Namespace) -> None:
     from l4d2ctl import lifecycle
 
@@ -229,6 +247,7 @@ def main(words: list[str]) -> int:
         "restart": _restart,
         "reset": _reset,
         "holders": _holders,
+        "rcon": _rcon,
         "logs": _logs,
         "doctor": _doctor,
     }
@@ -236,7 +255,10 @@ def main(words: list[str]) -> int:
         arguments = _parser().parse_args(words)
         if os.geteuid() != 0:
             raise one.Failed("needs root: sudo l4d2ctl, as a member of the operators' group")
-        commands[arguments.command](arguments)
+        try:
+            commands[arguments.command](arguments)
+        finally:
+            sys.stdout.flush()  # here, where a pipe that nobody reads any more is an error like another
     except one.Usage as error:
         print(f"l4d2ctl: {error}", file=sys.stderr)
         return 2
@@ -245,5 +267,6 @@ def main(words: list[str]) -> int:
             print(f"l4d2ctl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("l4d2ctl: interrupted; the same command again finishes it", file=sys.stderr)
         return 130
     return 0

@@ -14,6 +14,8 @@ from l4d2ctl import lifecycle
 from l4d2ctl import server as one
 from l4d2ctl.status import layers_of
 
+_CONTENT = "/usr/local/libexec/left4me/left4me-content"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -47,6 +49,19 @@ def _lowers(server: str) -> list[str]:
     return found
 
 
+def _difference(mounted: list[str], current: list[str]) -> str:
+    """Return in which versions a running server's layers differ from what a restart would give it."""
+    pairs = [(old, new) for old, new in zip(mounted, current, strict=False) if old != new]
+    if len(mounted) != len(current) or any(os.path.dirname(old) != os.path.dirname(new) for old, new in pairs):
+        return "runs with other layers than declared"
+    names = {f"{one.VAR}/releases": "the game"}
+    return "; ".join(
+        f"{names.get(folder := os.path.dirname(old), folder.rpartition('/')[2])}: {os.path.basename(old)} is mounted"
+        f"{'' if os.path.isdir(old) else ', though removed'}, {os.path.basename(new)} is current"
+        for old, new in pairs
+    )
+
+
 def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
     for mount, several in one.overlays().items():
         server = mount.removeprefix(f"{one.VAR}/runtime/").partition("/")[0]
@@ -54,23 +69,46 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
             yield Finding(server, f"{mount} is mounted, and nothing of left4me does that", f"umount {mount}")
         elif server not in running:
             yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount(server))
-        elif server in servers and several[0].get("lowerdir", "").split(":") != _lowers(server):
-            yield Finding(server, "runs with other layers than declared", f"l4d2ctl restart {server}, when it suits")
+        elif server in servers and (lowers := several[0].get("lowerdir", "").split(":")) != (now := _lowers(server)):
+            yield Finding(server, _difference(lowers, now), f"l4d2ctl restart {server} applies it, when it suits")
         if len(several) > 1 and server in running:
             yield Finding(server, f"{mount} is mounted {len(several)} times", f"l4d2ctl stop {server}, then start")
 
 
-def _shared_uppers() -> Iterator[Finding]:
-    uppers: dict[str, set[str]] = {}
+def _everywhere() -> set[tuple[str, str]]:
+    """Return the device and the options of every overlay that has to do with us, in every process's mount namespace."""
+    found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-                lines = [line.split() for line in file if f"upperdir={one.VAR}/runtime/" in line]
+                lines = [line.split() for line in file if f"{one.VAR}/" in line]
         except OSError:
             continue  # it has ended
-        for fields in lines:
-            upper = next(part for part in fields[-1].split(",") if part.startswith("upperdir="))
-            uppers.setdefault(upper.split("/")[-2], set()).add(fields[2])
+        found |= {(fields[2], fields[-1]) for fields in lines}
+    return found
+
+
+def _unused() -> Iterator[Finding]:
+    """Find the versions that are left of layers and releases after nobody has them mounted."""
+    from content import store
+
+    if os.path.isdir(one.ETC) and (unused := sorted(store.unused())):
+        yield Finding("", f"neither current nor mounted: {' '.join(unused)}", "l4d2ctl doctor --fix", _prune)
+
+
+def _prune() -> str:
+    done = subprocess.run([_CONTENT, "prune"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise one.Failed(done.stderr.strip())
+    return "removed"
+
+
+def _shared_uppers() -> Iterator[Finding]:
+    uppers: dict[str, set[str]] = {}
+    for device, options in _everywhere():
+        for part in options.split(","):
+            if part.startswith(f"upperdir={one.VAR}/runtime/"):
+                uppers.setdefault(part.split("/")[-2], set()).add(device)
     for server, devices in sorted(uppers.items()):
         if len(devices) > 1:
             do = f"l4d2ctl stop {server}; l4d2ctl holders {server} names who has the other"
@@ -92,13 +130,9 @@ def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
 
 def _to_attic(server: str) -> Callable[[], str]:
     def mend() -> str:
-        from l4d2ctl import reset
+        from l4d2ctl import removal
 
-        into = reset.attic_name(server)
-        os.rename(one.runtime(server), f"{reset.ATTIC}/{into}")
-        one.sync_directory(reset.ATTIC)
-        one.sync_directory(os.path.dirname(one.runtime(server)))
-        return f"moved to {reset.ATTIC}/{into}"
+        return f"moved to {removal.to_attic(server)}"
 
     return mend
 
@@ -176,6 +210,7 @@ def examine() -> list[Finding]:
     states = one.properties([name for name in known if one.ID.fullmatch(name)], "ActiveState")
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(), *_leftovers(running, declared)]
+    findings += _unused()
     # What an unfinished reset has not made yet is part of that finding.
     whole = [server for server in declared if not os.path.lexists(f"{one.runtime(server)}/reset")]
     return [*findings, *_systemd(declared), *_owners(whole, running)]

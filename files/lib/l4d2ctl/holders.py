@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections import namedtuple
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from l4d2ctl import server as one
 
@@ -19,7 +19,8 @@ Device = tuple[int, int]
 """Major and minor number."""
 
 
-class Holder(NamedTuple):
+# Not typing's: a reset waits for the import of it.
+class Holder(namedtuple("Holder", ("pid", "command", "kind", "path"))):
     """A process, and what of it holds the overlay: cwd, root, exe, fd, map, mount namespace, or a mount elsewhere."""
 
     pid: int
@@ -62,7 +63,7 @@ def _read(path: str) -> str:
         return ""
 
 
-class Copy(NamedTuple):
+class Copy(namedtuple("Copy", ("device", "peers", "point"))):
     """A server's overlay as one mount namespace has it: device, the peer groups it gets unmounts from, place."""
 
     device: Device
@@ -98,18 +99,20 @@ def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[t
             yield kind, _link(link), device
     if "/" in task:
         return  # a thread's memory is its process's
-    seen = set()
-    # maps names the device of the file in the layer below on older kernels: its path tells on all of them.
+    # A file is mapped in several pieces, of which one tells. The device is asked of map_files, and the path counts too:
+    # the one in maps is that of the file in the layer below on older kernels.
+    pieces = {}
     for line in _read(f"{base}/maps").splitlines():
-        path = line.split(maxsplit=5)[5] if line.count(" ") > 4 and "/" in line else ""
-        if path.startswith(f"{merged}/") and path not in seen:
-            seen.add(path)
+        piece, _mode, _offset, *file = line.split(maxsplit=5)
+        if len(file) == 3 and file[1] != "0":
+            pieces[tuple(file)] = piece
+    for (_layers, _inode, path), piece in pieces.items():
+        begin, _, end = piece.partition("-")
+        link = f"{base}/map_files/{int(begin, 16):x}-{int(end, 16):x}"
+        if path.startswith(f"{merged}/"):
             yield "map", path, None
-    for name in _listed(f"{base}/map_files"):
-        link = f"{base}/map_files/{name}"
-        if (device := _device(link)) in wanted and (target := _link(link)) not in seen:
-            seen.add(target)
-            yield "map", target, device
+        elif (device := _device(link)) in wanted:
+            yield "map", _link(link), device
 
 
 def _spaces() -> dict[str, list[str]]:

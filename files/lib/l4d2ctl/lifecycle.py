@@ -47,8 +47,8 @@ def _explain_start(servers: list[str], said: str) -> None:
     for server in down:
         command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", f"--unit={one.unit(server)}"]
         # A game writes what it likes.
-        log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.strip()
-        lines.append(f"server {server} did not start ({states[server]['Result']}):\n{log}")
+        log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+        lines += [f"server {server} did not start ({states[server]['Result']}):", *map(one.plain, log.splitlines())]
     raise one.Failed("\n".join(lines))
 
 
@@ -59,7 +59,7 @@ def stop(servers: list[str], held: bool = True) -> None:
     """
     known = {server: holders.devices_now(server) for server in servers}
     failures = []
-    for server in servers if held else ():
+    for server in set(servers).intersection(one.declared()) if held else ():
         try:
             one.hold(server)
         except OSError as error:

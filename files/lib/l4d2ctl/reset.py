@@ -165,6 +165,7 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
 
 def _reset(server: str, undo: bool) -> dict[str, float]:
     times: dict[str, float] = {}
+    forgotten = None
     plan = _read_plan(server)
     if plan and undo and not plan["back"]:
         raise one.Failed(f"server {server}: an earlier reset did not finish; l4d2ctl reset {server} first, then --undo")
@@ -175,21 +176,24 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
             if not kept:
                 raise one.Failed(f"server {server}: nothing of it is in {ATTIC}; there is no reset to undo")
             back = kept[0]
-        state = one.properties([server], "ActiveState")[server]["ActiveState"]
-        plan = {"into": attic_name(server), "back": back, "start": "yes" if state in _RUNNING else ""}
+        runs = one.properties([server], "ActiveState")[server]["ActiveState"] in _RUNNING
+        if runs:  # beside the stop; not of one that has failed, since the stop tells how
+            forgotten = lifecycle.forgetting([server])
+        plan = {"into": attic_name(server), "back": back, "start": "yes" if runs else ""}
         try:
             _write_plan(server, plan)
         except OSError as error:
             raise one.Failed(f"server {server} is not reset, and as it was: {error}") from None
     with _timed(times, "stop"):
         lifecycle.stop([server], held=False)
-    forgotten = lifecycle.forgetting([server])
     try:
         with _timed(times, "reset"):
             into = f"{ATTIC}/{plan['into']}"
+            if plan["back"]:
+                _take_out(server, plan["back"])
             _aside(server, into)
             if plan["back"]:
-                _bring_back(server, f"{ATTIC}/{plan['back']}")
+                _bring_back(server, plan["back"])
             _fresh(server)
             _move_kept(server, f"{into}/upper")
     except OSError as error:
@@ -207,11 +211,23 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
     return times
 
 
-def _bring_back(server: str, kept: str) -> None:
+def _taken(server: str) -> str:
+    return f"{one.runtime(server)}/undo"
+
+
+def _take_out(server: str, back: str) -> None:
+    """Take what is to be brought back out of the attic, where it is about to be no longer the latest."""
+    if os.path.lexists(f"{ATTIC}/{back}"):
+        os.rename(f"{ATTIC}/{back}", _taken(server))
+    one.sync_directory(one.runtime(server))
+
+
+def _bring_back(server: str, back: str) -> None:
+    taken = _taken(server)
     for name in ("upper", "work"):
-        target = f"{one.runtime(server)}/{name}"
-        if os.path.lexists(f"{kept}/{name}"):
-            os.rename(f"{kept}/{name}", target)  # a deploy in between may have made an empty one
-    if os.path.isdir(kept):
-        os.rename(kept, f"{ATTIC}/.gone-{os.path.basename(kept)}")  # with what else may be in it
+        if os.path.lexists(f"{taken}/{name}"):
+            # A deploy in between may have made an empty one: that gives way.
+            os.rename(f"{taken}/{name}", f"{one.runtime(server)}/{name}")
+    if os.path.isdir(taken):
+        os.rename(taken, f"{ATTIC}/.gone-{back}")  # with what else may be in it
     one.sync_directory(ATTIC)

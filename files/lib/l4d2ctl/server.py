@@ -81,6 +81,24 @@ def environment(server: str) -> dict[str, str]:
     return {key: value.strip('"') for key, _, value in pairs}
 
 
+def started_with(pid: str) -> dict[str, str]:
+    """Return what of its server.env a running server was started with; empty where it has ended."""
+    try:
+        with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
+            pairs = [pair.partition("=") for pair in file.read().split("\0") if pair.startswith("LEFT4ME_")]
+    except OSError:
+        return {}
+    return {key: value for key, _, value in pairs}
+
+
+def address_of(env: dict[str, str]) -> tuple[str, int] | None:
+    """Return where a server is asked from this host; None where its environment names no port."""
+    address, port = env.get("LEFT4ME_ADDRESS", "0.0.0.0"), env.get("LEFT4ME_PORT", "")
+    if not port.isdigit():
+        return None
+    return "127.0.0.1" if address == "0.0.0.0" else address, int(port)
+
+
 def overlays() -> dict[str, list[dict[str, str]]]:
     """Return the options of every overlay below runtime/, by mount point, as PID 1 has them (proc_pid_mountinfo(5))."""
     found: dict[str, list[dict[str, str]]] = {}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from dataclasses import asdict, dataclass
 
 from l4d2ctl import a2s
 from l4d2ctl import server as one
 
-_PROPERTIES = ("ActiveState", "SubState", "StateChangeTimestamp", "MainPID", "MemoryCurrent")
+_PROPERTIES = (
+    *("ActiveState", "SubState", "StateChangeTimestamp", "MainPID", "MemoryCurrent"),
+    "ExecMainStartTimestampMonotonic",
+)
+_WAS_READ = "^left4me: server.cfg was read$"  # the last that server.cfg echoes, at each map load
 
 
 @dataclass(frozen=True)
@@ -28,18 +33,8 @@ class Status:
     layers: list[str]
     memory: int | None
     restart_due: bool
-
-
-def generation_of(pid: str) -> str:
-    """Return the generation that a running server was started with; empty where it has none or has ended."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            for pair in file.read().split(b"\0"):
-                if pair.startswith(b"LEFT4ME_GENERATION="):
-                    return pair.partition(b"=")[2].decode("ascii", "replace")
-    except OSError:
-        pass  # it ended while we looked; systemd's own word on it stands beside this
-    return ""
+    next_map: bool
+    revision: str = ""  # that the host was deployed at
 
 
 def layers_of(server: str) -> list[str]:
@@ -49,6 +44,32 @@ def layers_of(server: str) -> list[str]:
             return file.read().split()
     except FileNotFoundError:
         return []
+
+
+def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
+    """Return which running games have not read their configuration since it was changed."""
+    boot = time.time_ns() - time.monotonic_ns()
+    asked = {}
+    for server, unit in seen.items():
+        changed = _changed(server)
+        if unit["MainPID"] == "0" or changed <= boot + int(unit["ExecMainStartTimestampMonotonic"]) * 1000:
+            continue
+        # With --lines=1 it reads from the journal's end, and ends at what it finds.
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=1", f"--grep={_WAS_READ}"]
+        since = f"--since=@{changed // 10**9}.{changed % 10**9 // 1000:06d}"
+        command += [since, f"_SYSTEMD_UNIT={one.unit(server)}"]
+        asked[server] = subprocess.Popen(command, stdout=subprocess.PIPE)
+    return {server for server, journal in asked.items() if not journal.communicate()[0]}
+
+
+def _changed(server: str) -> int:
+    """Return when the newest file that a game reads at each map load got into its place, in ns since the epoch."""
+    folder, secrets = f"{one.ETC}/{server}", f"{one.VAR}/secrets/{server}"
+    paths = [f"{folder}/server.cfg", f"{folder}/admins_simple.ini"]
+    if os.path.isdir(secrets):
+        paths += [f"{secrets}/{name}" for name in os.listdir(secrets)]
+    # Not mtime: between that and the rename the disk is waited for, and a map may be loaded.
+    return max((os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)), default=0)
 
 
 def _unanswered_since(server: str, answered: bool, started: str) -> str | None:
@@ -69,30 +90,45 @@ def _written(path: str) -> str:
         return ""
 
 
+def revision() -> tuple[str, str]:
+    """Return the revision that this host was last deployed at, and when that was first done."""
+    path = f"{os.path.dirname(one.ETC)}/revision"
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip(), _written(path)
+    except FileNotFoundError:
+        return "", ""
+
+
 def status(servers: list[str]) -> list[Status]:
     """Return the status of servers, all asked at once."""
     seen = one.properties(servers, *_PROPERTIES)
     declared = {server: one.environment(server) for server in servers}
+    # What runs has the port that it was started with, whatever has been declared since.
+    started = {server: one.started_with(unit["MainPID"]) for server, unit in seen.items() if unit["MainPID"] != "0"}
     addresses = {}
-    for server in servers:
-        port, address = declared[server].get("LEFT4ME_PORT"), declared[server].get("LEFT4ME_ADDRESS", "0.0.0.0")
-        if port and seen[server]["ActiveState"] == "active":
-            addresses[server] = ("127.0.0.1" if address == "0.0.0.0" else address, int(port))
+    for server, env in started.items():
+        address = one.address_of(env)
+        if address and seen[server]["ActiveState"] == "active":
+            addresses[server] = address
     answers = a2s.ask(addresses)
+    pending = _at_the_next_map(seen)
+    deployed, _when = revision()
     rows = []
     for server in servers:
         unit, env, info = seen[server], declared[server], answers.get(server)
         memory = unit["MemoryCurrent"]
         # systemd forgets a unit that does not run; when it was stopped by hand is on disk.
         since = unit["StateChangeTimestamp"] or _written(f"{one.HELD}/{server}")
-        due = unit["MainPID"] != "0" and generation_of(unit["MainPID"]) != env.get("LEFT4ME_GENERATION", "")
+        key = "LEFT4ME_GENERATION"
+        due = unit["MainPID"] != "0" and started[server].get(key) != env.get(key)
         rows.append(
             Status(
                 id=server,
                 state=unit["ActiveState"] if unit["ActiveState"] != "activating" else unit["SubState"],
                 since=since,
                 held=one.is_held(server),
-                port=int(env["LEFT4ME_PORT"]) if "LEFT4ME_PORT" in env else None,
+                port=address[1] if (address := one.address_of(started.get(server, env))) else None,
                 map=info.map if info else None,
                 players=info.players if info else None,
                 slots=info.slots if info else None,
@@ -100,6 +136,8 @@ def status(servers: list[str]) -> list[Status]:
                 layers=layers_of(server),
                 memory=int(memory) if memory.isdigit() else None,
                 restart_due=due,
+                next_map=server in pending,
+                revision=deployed,
             )
         )
     return rows
@@ -118,7 +156,7 @@ def _players(row: Status) -> str:
 
 def table(rows: list[Status]) -> list[list[str]]:
     """Return rows of text with their headings first."""
-    lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "LAYERS", "MEMORY", "RESTART"]]
+    lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "LAYERS", "MEMORY", "CHANGE"]]
     for row in rows:
         memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"
         lines.append(
@@ -132,7 +170,7 @@ def table(rows: list[Status]) -> list[list[str]]:
                 _players(row),
                 ",".join(row.layers) or "-",
                 memory,
-                "due" if row.restart_due else "-",
+                "restart is due" if row.restart_due else "at the next map" if row.next_map else "-",
             ]
         )
     return lines

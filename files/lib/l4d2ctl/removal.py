@@ -1,0 +1,62 @@
+"""Removal of a server that is not declared any more. What it wrote goes to the attic, where a reset's undo finds it."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+
+from l4d2ctl import lifecycle, reset, units
+from l4d2ctl import server as one
+
+
+def to_attic(server: str) -> str:
+    """Move a runtime directory that nothing is mounted in to the attic, and return where it is. Raises Failed."""
+    path, into = one.runtime(server), f"{reset.ATTIC}/{reset.attic_name(server)}"
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as left4me-overlay: nothing is mounted there meanwhile
+        if one.mounted(server):
+            raise one.Failed(f"server {server} was started meanwhile; l4d2ctl stop {server}")
+        os.rename(path, into)
+    finally:
+        os.close(lock)
+    one.sync_directory(reset.ATTIC)
+    one.sync_directory(os.path.dirname(path))
+    return into
+
+
+def _remove(path: str) -> None:
+    """Remove what is at a path that root alone can write, and put that on disk."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+    else:
+        return
+    one.sync_directory(os.path.dirname(path))
+
+
+def remove(server: str) -> None:
+    """Stop a server and take away all of it but its user. Raises Failed, or OSError.
+
+    Any of it may be gone already. What declares it to l4d2ctl goes last: until then there is something to find again.
+    """
+    alone = reset._alone(server)
+    try:
+        lifecycle.stop([server], held=False)
+        if os.path.lexists(one.runtime(server)):
+            to_attic(server)
+        unit = one.unit(server)
+        for path in (
+            f"{one.VAR}/secrets/{server}",
+            f"{one.HELD}/{server}",
+            *glob.glob(f"{one.RUN}/{server}.*"),
+            f"{units.WANTS}/{unit}",
+            f"{units.DIRECTORIES[0]}/{unit}.d",
+            f"{one.ETC}/{server}",
+        ):
+            _remove(path)
+    finally:
+        os.close(alone)

@@ -1,0 +1,94 @@
+"""What l4d2ctl reads of a server's answer to A2S_INFO, and what it does with an answer that is none."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from l4d2ctl.a2s import Info, ask, parse
+
+PORT = 0x80
+TELEVISION = 0x40
+
+
+def answer(players: int, bots: int, extra: int = PORT, name: bytes = b"three") -> bytes:
+    """Return an answer as the protocol's description has it (developer.valvesoftware.com/wiki/Server_queries)."""
+    texts = name + b"\0c1m1_hotel\0left4dead2\0Left 4 Dead 2\0"
+    counts = bytes([players, 8, bots])
+    port = b"\x87\x69" if extra & PORT else b""
+    television = b"\x8c\x69SourceTV\0" if extra & TELEVISION else b""
+    return (
+        b"\xff\xff\xff\xffI\x11"
+        + texts
+        + b"\x26\x02"
+        + counts
+        + b"dl\0\x01"
+        + b"2.2.4.3\0"
+        + bytes([extra])
+        + port
+        + television
+    )
+
+
+@pytest.mark.parametrize(
+    ("players", "bots", "extra", "people"),
+    [
+        (0, 0, PORT, 0),
+        (4, 0, PORT, 4),
+        (6, 2, PORT, 4),
+        (3, 3, PORT, 0),
+        (2, 1, PORT | TELEVISION, 1),  # one plays, and SourceTV is a bot
+        (1, 1, PORT | TELEVISION, 0),
+        (2, 0, PORT | TELEVISION, 2),  # two play, or one and SourceTV: not told
+        (0, 2, PORT, 0),
+    ],
+)
+def test_people_are_players_without_bots(players: int, bots: int, extra: int, people: int) -> None:
+    assert parse(answer(players, bots, extra)) == Info("three", "c1m1_hotel", people, 8)
+
+
+@given(st.binary(max_size=80))
+@example(b"")
+@example(b"\xff\xff\xff\xffI")
+@example(answer(1, 0)[:30])
+def test_what_is_no_answer_is_told_as_one_of_two_errors(data: bytes) -> None:
+    with contextlib.suppress(ValueError, IndexError):
+        assert parse(data).players >= 0
+
+
+def test_a_name_that_is_no_text_is_still_a_name() -> None:
+    assert parse(answer(1, 0, name=b"\xff\xfe")).name == "\ufffd\ufffd"
+
+
+@pytest.fixture
+def liar() -> Iterator[tuple[str, int]]:
+    """A server that answers with rubbish before it answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.settimeout(5)
+
+        def lie() -> None:
+            _question, client = listening.recvfrom(2048)
+            for data in (b"", b"\xff", b"\xff\xff\xff\xffI", b"\xff\xff\xff\xffD\0", answer(3, 1)):
+                listening.sendto(data, client)
+
+        thread = threading.Thread(target=lie)
+        thread.start()
+        yield listening.getsockname()
+        thread.join()
+
+
+def test_rubbish_is_passed_over_and_who_is_silent_is_left_out(liar: tuple[str, int]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent, socket.socket(type=socket.SOCK_DGRAM) as closed:
+        silent.bind(("127.0.0.1", 0))
+        closed.bind(("127.0.0.1", 0))
+        nobody = closed.getsockname()
+        closed.close()
+        answers = ask({"3": liar, "4": silent.getsockname(), "5": nobody}, limit=0.3)
+    assert {server: info.players for server, info in answers.items()} == {"3": 2}
