@@ -1,0 +1,117 @@
+"""The deploy's lock on a host: held over the deploy's own connection, and asked for by each command that it runs."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import secrets
+import shlex
+import socket
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import wraps
+from typing import IO, Any, ParamSpec
+
+import gevent
+from gevent.subprocess import PIPE, Popen
+from paramiko import SSHException
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.arguments_typed import PyinfraOperation
+from pyinfra.api.command import StringCommand
+from pyinfra.api.host import Host as PyinfraHost
+from pyinfra.api.operation import operation as pyinfra_operation
+from pyinfra.connectors.fake import FakeConnector
+from pyinfra.connectors.local import LocalConnector
+from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.util import extract_control_arguments, make_unix_command_for_host
+
+from left4me import declared, facts
+
+PATH = "/run/left4me/deploy.lock"
+SILENCE = 60  # seconds after which a host frees what it hears nothing for
+BEAT = 15
+GIVEN = os.environ.get("LEFT4ME_LOCK_TOKEN")
+"""The token of whoever started this run and holds the locks of its hosts."""
+TOKEN = GIVEN or secrets.token_hex(8)
+
+# The lock may have gone to another: after a minute of silence, or while this command was on its way. Whoever takes it
+# then waits for what has passed this fence already. All that the command starts inherits 9.
+_FENCE = (
+    f"exec 9<{PATH} && flock --shared 9 && grep --quiet --fixed-strings {shlex.quote(TOKEN)} <&9 || "
+    "{ echo 'this deploy lost its lock to another one; wait for that, then deploy again' >&2; exit 1; };"
+)
+P = ParamSpec("P")
+
+
+class NoAnswer(Exception):
+    """Why a host did not say whether its lock is taken, in one line."""
+
+
+def program() -> facts.Program:
+    """Return the command that holds the lock: see left4me/remote/lock.py."""
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    wish = {"who": who, "revision": declared.revision(), "token": TOKEN, "given": bool(GIVEN), "silence": SILENCE}
+    return facts.Program("lock", json.dumps(wish))
+
+
+def take(host: PyinfraHost) -> str:
+    """Take a host's lock until this process ends; return why not, or nothing. Raises NoAnswer."""
+    if isinstance(host.connector, FakeConnector):
+        return ""
+    arguments: Any = {
+        key: value
+        for key, value in pop_global_arguments(host.state, host, {})[0].items()
+        if key in CONNECTOR_ARGUMENT_KEYS
+    }
+    limit = extract_control_arguments(arguments).get("_timeout")
+    try:
+        with gevent.Timeout(limit, TimeoutError(f"no answer in {limit} s")):
+            stdin, stdout, stderr = _start(
+                host, make_unix_command_for_host(host.state, host, program(), **arguments).get_raw_value()
+            )
+            answer = stdout.readline().decode().strip()
+            if not answer:
+                raise NoAnswer((stderr.read().decode(errors="replace").splitlines() or ["it says nothing"])[-1])
+    except (OSError, SSHException) as error:
+        raise NoAnswer(str(error)) from None
+    if answer != "locked":
+        return answer
+    gevent.spawn(_beat, stdin)
+    return ""
+
+
+def _start(host: PyinfraHost, command: str) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    """Start a command on a host; return its standard streams."""
+    connector = host.connector
+    if isinstance(connector, LocalConnector):
+        process: Any = Popen(command, shell=True, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        return process.stdin, process.stdout, process.stderr
+    if not isinstance(connector, SSHConnector):
+        raise NoAnswer("neither an SSH connection nor @local")
+    channel: Any = connector.client.get_transport().open_session()  # type: ignore[union-attr]
+    channel.exec_command(command)
+    return channel.makefile_stdin("wb"), channel.makefile("rb"), channel.makefile_stderr("rb")
+
+
+def _beat(stdin: IO[bytes]) -> None:
+    with suppress(OSError):  # the connection is gone: the fence is what counts then
+        while True:
+            gevent.sleep(BEAT)
+            stdin.write(b"\n")
+            stdin.flush()
+
+
+def operation() -> Callable[[Callable[P, Generator[StringCommand, None, None]]], PyinfraOperation[P]]:
+    """Make pyinfra's operation of a function, whose commands run only while the lock is not another's."""
+
+    def decorator(function: Callable[P, Generator[StringCommand, None, None]]) -> PyinfraOperation[P]:
+        @wraps(function)
+        def fenced(*args: P.args, **kwargs: P.kwargs) -> Generator[StringCommand, None, None]:
+            for command in function(*args, **kwargs):
+                command.bits = (_FENCE, *command.bits)
+                yield command
+
+        return pyinfra_operation()(fenced)
+
+    return decorator

@@ -1,0 +1,89 @@
+"""Hold this host's deploy lock: lock.py WISH, a JSON object with who, revision, token, given and silence.
+
+Prints `locked`, or in one line why not; then holds it for as long as it hears something on standard input: end of file,
+or `silence` seconds without anything, frees it. A `given` token was taken by somebody else, who must hold it still.
+
+Two locks lie on one file: POSIX's is the deploy's own, flock's is shared by each command that changes the host, to its
+end. So a deploy is told from what a killed one left at work. The token in the file is the fence: see left4me.lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import select
+import signal
+import sys
+import time
+from typing import IO, Any
+
+PATH = "/run/left4me/deploy.lock"
+WAIT = 30  # seconds for what a killed deploy left at work
+
+
+def origin() -> str:
+    """Return the address that this came from. sudo keeps it from what it starts, but root can look."""
+    pid = os.getpid()
+    while pid > 1:
+        with open(f"/proc/{pid}/environ", "rb") as environment, open(f"/proc/{pid}/status", encoding="utf-8") as status:
+            if found := re.search(rb"(?:^|\0)SSH_CONNECTION=(\S+)", environment.read()):
+                return found[1].decode()
+            pid = int(re.findall(r"^PPid:\s+(\d+)$", status.read(), re.MULTILINE)[0])
+    return "the host itself"
+
+
+def commands_ended(file: IO[str]) -> bool:
+    """Wait for the commands that a killed deploy left at work; tell whether they have ended."""
+
+    def give_up(_signal: int, _frame: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(WAIT)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except TimeoutError:
+        return False
+    signal.alarm(0)
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
+
+
+def take(file: IO[str], wish: dict[str, Any]) -> str:
+    """Take the lock until this process ends; return `locked`, or why not."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        line = file.readline()
+        if not line:
+            return "another deploy of it has just begun; wait for it"
+        if json.loads(line)["token"] != wish["token"]:
+            told = "is being deployed by {who} from {from} since {since} (revision {revision}); wait for it"
+            return told.format_map(json.loads(line))
+    else:
+        if wish["given"]:
+            return "the lock that this deploy was given is held no more; start again what gave it"
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        record = {key: wish[key] for key in ("who", "revision", "token")} | {"from": origin(), "since": since}
+        file.truncate()
+        file.write(f"{json.dumps(record)}\n")
+        file.flush()
+    if commands_ended(file):
+        return "locked"
+    return "a command that a killed deploy left is still at work on it; wait for it, then deploy again"
+
+
+def main(wish: dict[str, Any]) -> None:
+    """Take the lock, say so, and hold it."""
+    os.makedirs(os.path.dirname(PATH), 0o755, exist_ok=True)
+    with open(os.open(PATH, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8") as file:
+        answer = take(file, wish)
+        print(answer, flush=True)
+        while answer == "locked" and select.select([0], [], [], wish["silence"])[0] and os.read(0, 4096):
+            pass
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,251 @@
+"""One deploy at a time on a host: the second is told whose it is, and what nobody holds any more is free at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.integration.harness import (
+    PYINFRA,
+    ROOT,
+    SERVERS,
+    assert_idle,
+    changed,
+    deploy,
+    pyinfra,
+    standing,
+    started,
+    wait_for,
+    write_inventory,
+)
+from tests.integration.trap import Trap, command_line, is_stopped
+
+LOCK = "/run/left4me/deploy.lock"
+PLACE, HOLDER = "place.py, with", "lock.py WISH"
+WISH = {"who": "olga@desk", "revision": "abc1234", "token": "hers", "given": False, "silence": 60}
+OLGAS = "refused, nothing changed: is being deployed by olga@desk from "
+# In Python, for no shell has this kind of lock. It says nothing where the lock is free.
+PROBE = f"import fcntl; fcntl.lockf(open({LOCK!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+
+def is_free(box: Box) -> bool:
+    """Tell whether nobody holds the deploy lock of a box."""
+    probed = box.run(f"python3 -c {shlex.quote(PROBE)}", check=False)
+    assert probed.returncode == 0 or "BlockingIOError" in probed.stderr, probed.stderr
+    return probed.returncode == 0
+
+
+def revision() -> str:
+    """Return the revision of this checkout, put together from two commands that say nothing else."""
+    git = ["git", "--no-optional-locks", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+    dirty = subprocess.run([*git, "diff", "--quiet", "HEAD"], check=False).returncode
+    return head.strip() + ("+" if dirty else "")
+
+
+@contextmanager
+def stopped(box: Box, inventory: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Have a deploy of something new that stands in the middle of a command; it and the outer PID of that command."""
+    with started(inventory, "deploy.py", "-y") as first:
+        with Trap(box, "fsync") as trap:
+            command = trap.landing(r"servers/3/\.server\.cfg", PLACE)
+        wait_for("the command stands", lambda: is_stopped(command))
+        yield first, command
+
+
+@contextmanager
+def held(box: Box, **wish: object) -> Iterator[subprocess.Popen[str]]:
+    """Hold a box's lock as somebody else does it, with the token `hers`."""
+    text = (ROOT / "left4me/remote/lock.py").read_text(encoding="utf-8")
+    remote = shlex.join(["python3", "-I", "-c", text, json.dumps({**WISH, **wish})])
+    ssh = ["ssh", "-F", str(box.ssh_config), box.name, remote]
+    with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline() == "locked\n"
+        yield holder
+        holder.stdin.close()
+
+
+@pytest.fixture
+def other(box: Box, tmp_path: Path) -> Iterator[Path]:
+    """An inventory with another server 3, by way of sudo; the box has the usual one again afterwards."""
+    servers = {**SERVERS, "3": {**SERVERS["3"], "hostname": "another", "memory_max": "3G"}}
+    yield write_inventory(tmp_path / "other", [box], user="admin", servers=servers)
+    deploy(write_inventory(tmp_path / "usual", [box]))
+
+
+def test_a_second_deploy_is_told_whose_the_host_is_and_changes_nothing(
+    deployed: Box, inventory: Path, other: Path
+) -> None:
+    with socket.create_connection((deployed.address, 22)) as connection:
+        here = connection.getsockname()[0]
+    before = time.time()
+    with stopped(deployed, other) as (first, command):
+        seen = standing(deployed)
+        begun = time.monotonic()
+        second = pyinfra(inventory, "deploy.py", "-y")
+        assert time.monotonic() - begun < 25  # it does not wait as for what a killed one left
+        assert second.returncode == 1
+        [line] = [line for line in second.stderr.splitlines() if "refused" in line]
+        found = re.search(
+            r"refused, nothing changed: is being deployed by (\S+) from (\S+) since (.+) UTC \(revision (\S+)\); wait",
+            line,
+        )
+        assert found, line
+        assert found[1].endswith(f"@{socket.gethostname()}")
+        assert (found[2], found[4]) == (here, revision())
+        since = subprocess.run(["date", "-u", "-d", found[3], "+%s"], capture_output=True, text=True, check=True).stdout
+        assert before - 5 < int(since) < time.time() + 5
+        # Only showing what would be done needs nobody's leave.
+        assert pyinfra(inventory, "deploy.py", "--dry").returncode == 0
+        assert standing(deployed) == seen
+        os.kill(command, signal.SIGCONT)
+        first.communicate(timeout=60)
+        assert first.returncode == 0
+    wait_for("the lock is free", lambda: is_free(deployed), 2)
+
+
+def test_a_dry_run_takes_no_lock(deployed: Box, inventory: Path) -> None:
+    deployed.run(f"rm {LOCK}")
+    assert pyinfra(inventory, "deploy.py", "--dry").returncode == 0
+    assert pyinfra(inventory, "deploy.py", "--json").returncode == 0  # asks nobody, and without -y does nothing
+    deployed.run(f"test ! -e {LOCK}")
+
+
+def test_the_lock_of_a_killed_deploy_is_free_at_once_but_for_its_command(
+    deployed: Box, inventory: Path, other: Path
+) -> None:
+    with stopped(deployed, other) as (first, command):
+        assert not is_free(deployed)
+        first.kill()
+        wait_for("the lock is free", lambda: is_free(deployed), 2)
+        assert deployed.run(f"flock --nonblock {LOCK} true", check=False).returncode == 1
+        os.kill(command, signal.SIGCONT)
+        wait_for("the command ends", lambda: not command_line(command))
+    deployed.run(f"flock --nonblock {LOCK} true")
+    deploy(inventory)
+
+
+def test_a_deploy_that_lost_its_lock_to_another_changes_nothing_more(
+    deployed: Box, inventory: Path, other: Path
+) -> None:
+    with stopped(deployed, other) as (first, command):
+        first.send_signal(signal.SIGSTOP)
+        os.kill(command, signal.SIGCONT)
+        wait_for("the command ends", lambda: not command_line(command))
+        deployed.run(f"pkill -f '{HOLDER}'")
+        wait_for("the lock is free", lambda: is_free(deployed), 2)
+        with held(deployed):
+            seen = standing(deployed)
+            first.send_signal(signal.SIGCONT)
+            _, said = first.communicate(timeout=60)
+            assert first.returncode == 1
+            assert "this deploy lost its lock to another one; wait for that, then deploy again" in said
+            assert standing(deployed) == seen
+
+
+def test_silence_frees_the_lock_and_a_heartbeat_keeps_it(deployed: Box) -> None:
+    with held(deployed, silence=2) as holder:
+        assert holder.stdin
+        for _ in range(5):
+            time.sleep(1)
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+            assert not is_free(deployed)
+        wait_for("silence ends it", lambda: is_free(deployed), 4)
+        assert holder.wait(2) == 0
+
+
+def test_a_token_from_outside_is_honoured_as_long_as_its_lock_is_held(
+    deployed: Box, inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(deployed):
+        monkeypatch.setenv("LEFT4ME_LOCK_TOKEN", "hers")
+        assert_idle(deploy(inventory), [deployed])
+        assert not is_free(deployed)
+        seen = standing(deployed)
+        monkeypatch.setenv("LEFT4ME_LOCK_TOKEN", "stale")
+        wrong = pyinfra(inventory, "deploy.py", "-y")
+        assert (wrong.returncode, OLGAS in wrong.stderr) == (1, True), wrong.stderr
+    monkeypatch.setenv("LEFT4ME_LOCK_TOKEN", "hers")
+    late = pyinfra(inventory, "deploy.py", "-y")
+    assert late.returncode == 1
+    assert "refused, nothing changed: the lock that this deploy was given is held no more" in late.stderr
+    assert standing(deployed) == seen
+
+
+def test_the_machine_itself_is_locked_too() -> None:
+    """By `@local`, in a /run of its own, for it is this machine's."""
+    script = f"""
+import subprocess, sys
+import pyinfra_cli
+from pyinfra.api import Config, Inventory, State
+from left4me import lock
+inventory = Inventory((["@local", "@fake/one"], {{}}))
+state = State(inventory, Config())
+print([lock.take(host) for host in inventory])
+probed = subprocess.run([sys.executable, "-c", {PROBE!r}], capture_output=True, text=True)
+print("BlockingIOError" in probed.stderr)
+"""
+    inside = ["sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh", sys.executable, "-c", script]
+    done = subprocess.run(
+        ["unshare", "--mount", *inside], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "['', '']\nTrue\n", done.stderr
+
+
+def test_the_host_knows_its_revision(deployed: Box, inventory: Path) -> None:
+    assert deployed.run("cat /etc/left4me/revision").stdout == f"{revision()}\n"
+    before = deployed.run("stat -c '%i %y' /etc/left4me/revision").stdout
+    assert_idle(deploy(inventory), [deployed])
+    assert deployed.run("stat -c '%i %y' /etc/left4me/revision").stdout == before
+    deployed.run("echo another >/etc/left4me/revision")
+    assert changed(deploy(inventory)) == ["Revision | Note the revision"]
+    when = deployed.run("date -r /etc/left4me/revision '+%a %Y-%m-%d %H:%M:%S %Z'").stdout.strip()
+    shown = deployed.run("script --quiet --command 'l4d2ctl status' /dev/null").stdout.splitlines()
+    assert shown[-1] == f"revision {revision()}, deployed {when}"
+    rows = json.loads(deployed.run("l4d2ctl status --json").stdout)
+    assert {row["revision"] for row in rows} == {revision()}
+
+
+@pytest.mark.soak
+def test_a_control_machine_that_vanishes_costs_a_minute(deployed: Box, inventory: Path, other: Path) -> None:
+    with stopped(deployed, other) as (first, command):
+        first.send_signal(signal.SIGSTOP)
+        os.kill(command, signal.SIGCONT)
+        begun = time.monotonic()
+        wait_for("the lock is free", lambda: is_free(deployed), 62)
+        assert time.monotonic() - begun > 30  # not for another reason
+        deploy(inventory)
+        seen = standing(deployed)
+        first.send_signal(signal.SIGCONT)
+        first.communicate(timeout=60)
+        assert first.returncode == 1  # its command has run out of time
+        assert standing(deployed) == seen
+
+
+@pytest.mark.soak
+def test_an_operator_who_thinks_it_over_keeps_the_lock(deployed: Box, inventory: Path) -> None:
+    command = [str(PYINFRA), str(inventory), "deploy.py"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as thinking:
+        assert thinking.stderr
+        while "Detected changes displayed above" not in thinking.stderr.readline():
+            pass
+        time.sleep(75)
+        assert not is_free(deployed)
+        thinking.communicate("\n", timeout=60)
+        assert thinking.returncode == 0
