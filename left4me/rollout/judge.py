@@ -1,0 +1,98 @@
+"""What pyinfra and pytest say of each host, from what they write for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from left4me.rollout.children import Done, last_lines
+
+_CONNECTED, _READY = "Connected", "Ready: deploy.py"
+
+
+@dataclass
+class Verdict:
+    """How a step went on a host: well, where nothing is `wrong`. `tests` are those that failed."""
+
+    wrong: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    tests: list[str] = field(default_factory=list)
+
+
+def _json(done: Done) -> Mapping[str, Any]:
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _named(operations: Iterable[Mapping[str, Any]], host: str, *keys: str) -> list[str]:
+    """Return the operations that have a host under one of `keys`, without the deploy's name before theirs."""
+    return [each["name"].rpartition(" | ")[2] for each in operations if any(host in each[key] for key in keys)]
+
+
+def _said(host: str, done: Done) -> list[str]:
+    prefix = f"[{host}] "
+    lines = [line.strip() for line in done.stderr.splitlines()]
+    said = [line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix)]
+    return last_lines(*(line for line in said if line not in (_CONNECTED, _READY)))
+
+
+def planned(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
+    """Judge `pyinfra --dry --json`: what would change on each host, or why it cannot be deployed."""
+    plan = _json(done).get("plan")
+    verdicts = {}
+    for host in hosts:
+        changed = _named(plan or (), host, "hosts_with_change", "hosts_with_conditional_change")
+        ready = not done.returncode or f"[{host}] {_READY}" in done.stderr
+        verdicts[host] = Verdict([] if ready else _said(host, done), changed)
+    if (done.returncode or plan is None) and not any(each.wrong for each in verdicts.values()):
+        wrong = [f"pyinfra ended with {done.returncode}", *last_lines(done.stderr)]
+        return {host: Verdict(wrong) for host in hosts}
+    return verdicts
+
+
+def deployed(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
+    """Judge `pyinfra -y --json`: a host is deployed where every operation went well there, whatever the exit code."""
+    results = _json(done).get("results") or {"operations": [], "failed_hosts": []}
+    verdicts = {}
+    for host in hosts:
+        failed = _named(results["operations"], host, "error")
+        changed = _named(results["operations"], host, "success")
+        wrong = [f"failed: {name}" for name in failed[:1]]
+        if not wrong and (
+            host in results["failed_hosts"] or not _named(results["operations"], host, "success", "no_change")
+        ):
+            # Where all hosts fail, it ends without its JSON.
+            begun = re.findall(r"^--> .* \| (.*)", done.stderr, re.MULTILINE)[-1:]
+            wrong = [f"pyinfra did not finish it (exit {done.returncode}); begun last: {''.join(begun) or 'nothing'}"]
+        verdicts[host] = Verdict(wrong and [*wrong, *(_said(host, done) or last_lines(done.stderr))], changed)
+    return verdicts
+
+
+def verified(done: Done, junit: Path, hosts: Sequence[str]) -> dict[str, Verdict]:
+    """Judge pytest by its junit file: a host is proved where tests of it ran and none failed."""
+    if done.returncode not in (0, 1) or not junit.is_file():
+        wrong = [f"pytest ended with {done.returncode}", *last_lines(done.stdout, done.stderr)]
+        return {host: Verdict(wrong) for host in hosts}
+    verdicts = {host: Verdict() for host in hosts}
+    passed = set()
+    for case in ET.parse(junit).iter("testcase"):
+        name = case.get("name", "")
+        of = (re.search(r"\[(.*)\]", name) or ["", ""])[1]
+        concerned = [host for host in hosts if f"{of}/".startswith(f"{host}/")]
+        failures = [each for each in case if each.tag in ("failure", "error")]
+        for host in (concerned or hosts) if failures else ():
+            verdicts[host].tests.append(name)
+            verdicts[host].wrong += [name, *last_lines(*(each.text for each in failures))]
+        if not failures and case.find("skipped") is None:
+            passed.update(concerned)
+    for host in set(hosts) - passed:
+        verdicts[host].wrong = verdicts[host].wrong or ["no test of it was run"]
+    return verdicts

@@ -1,0 +1,106 @@
+"""What a rollout shows while it runs, and the file that it leaves: every step of every host, with its times."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from l4d2ctl.server import plain
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+class Report:
+    """On a terminal a table of the steps under way, below a line for each that ended; in a pipe only lines."""
+
+    def __init__(self) -> None:
+        self.path = Path("rollouts", f"{datetime.now():%Y-%m-%dT%H%M%S}-{os.getpid()}.json")
+        self.content: dict[str, Any] = {"command": sys.argv, "started": _now(), "hosts": {}}
+        self._under_way: dict[str, tuple[int, str, float]] = {}
+        self._notes: dict[str, str] = {}
+        self._drawn = 0
+        self._terminal = sys.stdout.isatty()
+        self._lock = threading.RLock()
+
+    def begin(self, wave: int, hosts: Iterable[str], step: str) -> None:
+        """Note that a step begins."""
+        with self._lock:
+            if self._terminal and not self.content["hosts"]:
+                threading.Thread(target=self._redraw, daemon=True).start()
+            for host in hosts:
+                self._under_way[host] = (wave, step, time.monotonic())
+                steps = self.content["hosts"].setdefault(host, {"wave": wave, "steps": []})["steps"]
+                steps.append({"step": step, "started": _now(), "result": "under way"})
+                self.note(host, "begun")
+            self._write()
+
+    def note(self, host: str, text: str) -> None:
+        """Show what a host waits for."""
+        with self._lock:
+            if not self._terminal and self._notes.get(host) != text:
+                self._line(host, text)
+            self._notes[host] = text
+
+    def end(self, host: str, result: str, said: Sequence[str] = ()) -> None:
+        """Note how the step that a host is in has ended: done, failed or interrupted."""
+        with self._lock:
+            seconds = round(time.monotonic() - self._under_way[host][2], 2)
+            self.content["hosts"][host]["steps"][-1].update(result=result, seconds=seconds, said=list(said))
+            self._write()
+            self._erase()
+            self._line(host, "; ".join([f"{result}, {seconds:.1f} s", *said[:3]]))
+            del self._under_way[host], self._notes[host]
+
+    def close(self, code: int) -> None:
+        """Take the table away for good and end the file."""
+        with self._lock:
+            self._terminal = False
+            self._erase()
+            self.content.update(ended=_now(), exit=code)
+            self._write()
+
+    def _line(self, host: str, text: str) -> None:
+        wave, step, _since = self._under_way[host]
+        print(plain(f"wave {wave}  {host}  {step}: {text}"), flush=True)
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.content, indent=1, ensure_ascii=False), encoding="utf-8")
+        new.replace(self.path)
+
+    def _redraw(self) -> None:
+        while self._terminal:
+            with self._lock:
+                self._erase()
+                self._draw()
+            time.sleep(0.5)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            print(f"\x1b[{self._drawn}A\x1b[J", end="", flush=True)
+        self._drawn = 0
+
+    def _draw(self) -> None:
+        columns, rows = shutil.get_terminal_size()
+        lines = [("WAVE", "HOST", "STEP", "TIME", "")]
+        for host, (wave, step, since) in self._under_way.items():
+            lines.append((str(wave), host, step, f"{time.monotonic() - since:.0f} s", self._notes[host]))
+        if len(lines) > rows - 1:
+            lines[rows - 2 :] = [("", f"and {len(lines) - rows + 2} more", "", "", "")]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for cells in lines:
+            text = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+            print(plain(text)[: columns - 1].rstrip())
+        sys.stdout.flush()
+        self._drawn = len(lines)

@@ -1,0 +1,139 @@
+"""The restarts that a deploy left due on a host, each when nobody plays there, and the wait for every answer."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from l4d2ctl.status import Status
+from left4me import status
+from left4me.rollout.children import Done, interrupted, last_lines, run
+from left4me.rollout.waves import Host
+
+POLL, STARTING = 5.0, 1.0
+"""Seconds between two looks at a host: where players are waited for, and where a server starts."""
+LIMIT = 120
+"""Seconds for one command on a host."""
+WORD = "This server restarts now for an update. It is back in a moment."
+
+
+class Failed(Exception):
+    """Why a host stays as it is, line by line."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When servers are restarted; times are seconds."""
+
+    restart: bool
+    drain: float
+    quiet: float
+    grace: float
+
+
+class Quiet:
+    """Since when a server has said, each time that it was asked, that nobody plays there."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def seen(self, players: int | None, now: float) -> bool:
+        """Take an answer, or None for a missing one, and tell whether the quiet time is over."""
+        if players != 0:
+            self._since = None
+            return False
+        self._since = now if self._since is None else self._since
+        return now - self._since >= self._seconds
+
+
+def ask(host: Host) -> list[Status] | status.NotAsked:
+    """Ask a host for the status of its servers."""
+    return status.ask(host.name, host.connection, run)
+
+
+def _remote(host: Host, *words: str) -> Done:
+    try:
+        return run(status.command(host.name, host.connection, *words), LIMIT)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{' '.join(words)}: no end within {LIMIT} s") from None
+
+
+def _players(row: Status) -> str:
+    return "no answer" if row.players is None else f"{row.players} players"
+
+
+class Settling:
+    """A host between its deploy and its proof."""
+
+    def __init__(self, host: Host, policy: Policy, note: Callable[[str], None]) -> None:
+        self._host, self._policy, self._note = host, policy, note
+        self._deadline = time.monotonic() + policy.drain
+        self._quiet: dict[str, Quiet] = {}
+        self._silent: dict[str, float] = {}
+        """Since when what has to answer does not: a server, or the host by its name."""
+
+    def settle(self) -> tuple[list[str], list[str]]:
+        """Return what was restarted, and which servers still want it: none but where interrupted or told not to.
+
+        Raises Failed where a server, or the host, does not answer within the grace.
+        """
+        restarted: list[str] = []
+        while True:
+            answer, now = ask(self._host), time.monotonic()
+            if isinstance(answer, status.NotAsked):
+                for quiet in self._quiet.values():
+                    quiet.seen(None, now)
+                waits, ready = [self._waited_for(f"host {self._host.name}", str(answer), now)], []
+            else:
+                self._silent.pop(f"host {self._host.name}", None)
+                waits = self._silent_servers({row.id: row for row in answer}, now)
+                due = [row for row in answer if row.restart_due and row.id in self._host.running]
+                ready = [row for row in due if self._is_ready(row, now)]
+            stop = interrupted.is_set() or not self._policy.restart
+            if not waits and (stop or not due):
+                return restarted, [row.id for row in due]
+            if not waits and ready:
+                restarted.append(self._restart(ready[0]))  # the next one after this one's answer
+                continue
+            self._note("; ".join(waits or [f"server {row.id} has {_players(row)}" for row in due]))
+            time.sleep(STARTING) if waits else interrupted.wait(min(POLL, max(self._policy.quiet / 2, STARTING)))
+
+    def _is_ready(self, row: Status, now: float) -> bool:
+        return self._quiet.setdefault(row.id, Quiet(self._policy.quiet)).seen(row.players, now) or now >= self._deadline
+
+    def _waited_for(self, what: str, why: str, now: float) -> str:
+        if now - self._silent.setdefault(what, now) > self._policy.grace:
+            raise Failed(f"{what}: {why}, for {self._policy.grace:.0f} s")
+        return f"{what}: {why}"
+
+    def _silent_servers(self, rows: Mapping[str, Status], now: float) -> list[str]:
+        """Return which servers have to answer and do not; one whose restart is due need not."""
+        waits = []
+        for server in self._host.running:
+            row, what = rows[server], f"server {server}"
+            if row.players is not None or row.held or row.restart_due:
+                self._silent.pop(what, None)
+                continue
+            try:
+                if row.state == "failed":
+                    raise Failed(f"{what} cannot start")
+                waits.append(self._waited_for(what, f"{row.state}, no answer", now))
+            except Failed as failed:
+                log = _remote(self._host, "l4d2ctl", "logs", "-n", "10", server)
+                raise Failed(str(failed), *last_lines(log.stdout, log.stderr)) from None
+        return waits
+
+    def _restart(self, row: Status) -> str:
+        self._note(f"restarting server {row.id}")
+        how = "empty"
+        if row.players != 0:
+            told = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
+            how = f"{_players(row)}, {'could not be told' if told.returncode else 'told'}"
+        done = _remote(self._host, "l4d2ctl", "restart", row.id)
+        if done.returncode:
+            raise Failed(f"server {row.id} was not restarted", *last_lines(done.stdout, done.stderr))
+        self._quiet.pop(row.id, None)
+        return f"restarted server {row.id} ({how})"

@@ -1,0 +1,356 @@
+"""rollout.py on a fleet of three: waves, restarts when nobody plays, a stop at the first bad sign, and the way on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.boxes import boxes as machines
+from tests.boxes.boxes import Box
+from tests.integration.ctl import fleet, main_pid, rcon
+from tests.integration.harness import ROOT, SERVERS, listing, standing, wait_for, wait_for_server
+
+FOLDER = ROOT / "rollouts"
+
+
+@pytest.fixture(scope="module")
+def boxes(debian: int, game: Path) -> Iterator[list[Box]]:
+    """Three boxes of one Debian, in the order of the rollout: the canary is the inventory's second."""
+    names = [f"test-roll-{which}-{debian}" for which in "bac"]
+    machines.down([each.name for each in machines.boxes() if each.name in names])
+    reports = set(FOLDER.glob("*"))
+    up = {each.name: each for each in machines.up(names, debian)}
+    yield [up[name] for name in names]
+    machines.down(names)
+    for report in set(FOLDER.glob("*")) - reports:
+        report.unlink()
+    if FOLDER.is_dir() and not any(FOLDER.iterdir()):
+        FOLDER.rmdir()
+
+
+class Fleet:
+    """The boxes, their inventory, and rollout.py as an operator starts it."""
+
+    def __init__(self, boxes: list[Box], path: Path) -> None:
+        self.boxes, self.canary, self.others, self.path = boxes, boxes[0], boxes[1:], path
+        self.declare()
+
+    def declare(self, three: dict[str, Any] | None = None, **data: Any) -> None:
+        """Write the inventory; `three` is what server 3 has of its own, on each host."""
+        servers = {"3": {**SERVERS["3"], **(three or {})}, "4": SERVERS["4"]}
+        by_name = sorted(self.boxes, key=lambda box: box.name)
+        fleet(self.path, by_name, servers, **data)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"canary = [{self.canary.name!r}]\n")
+
+    @contextmanager
+    def started(self, *words: str, checkout: Path = ROOT) -> Iterator[Running]:
+        command = [sys.executable, "rollout.py", str(self.path), "--quiet", "2s", *words]
+        with subprocess.Popen(
+            command, cwd=checkout, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            running = Running(process)
+            try:
+                yield running
+            finally:
+                process.kill()
+
+    def rollout(self, *words: str, code: int = 0, checkout: Path = ROOT) -> str:
+        """Run it to its end, which must be exit `code`; return what it said."""
+        with self.started(*words, checkout=checkout) as running:
+            return running.end(code)
+
+
+class Running:
+    """A rollout under way."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        self.lines.extend(iter(self.process.stdout.readline, ""))
+
+    def wait_for_line(self, *words: str, limit: float = 120) -> None:
+        wait_for(f"a line with {words}", lambda: any(all(w in line for w in words) for line in self._all()), limit)
+
+    def _all(self) -> list[str]:
+        return list(self.lines)
+
+    def end(self, code: int, limit: float = 400) -> str:
+        self.process.wait(limit)
+        self._reading.join()
+        said = "".join(self.lines)
+        assert self.process.returncode == code, said
+        assert "Traceback" not in said
+        return said
+
+
+@pytest.fixture(scope="module")
+def fleet3(boxes: list[Box], tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    return Fleet(boxes, tmp_path_factory.mktemp("fleet") / "inventory")
+
+
+@pytest.fixture(scope="module")
+def rolled(fleet3: Fleet) -> Fleet:
+    """The fleet after its first rollout."""
+    fleet3.rollout("-y", "--waves", "100%")
+    return fleet3
+
+
+@pytest.fixture
+def up(rolled: Fleet) -> Iterator[Fleet]:
+    """The fleet, declared as at first; afterwards it is so again, whatever a test declared."""
+    rolled.declare()
+    yield rolled
+    rolled.declare()
+    rolled.rollout("-y", "--drain", "0", "--waves", "100%")
+
+
+def report(said: str) -> dict[str, Any]:
+    [path] = [line.removeprefix("Report: ") for line in said.splitlines() if line.startswith("Report: ")]
+    content: dict[str, Any] = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    return content
+
+
+def hostname(box: Box) -> str:
+    return box.run("grep ^hostname /etc/left4me/servers/3/server.cfg").stdout.split('"')[1]
+
+
+# -- before anything is changed
+
+
+def test_what_cannot_begin_is_refused(rolled: Fleet, tmp_path: Path) -> None:
+    rolled.declare({"hostname": "never"})
+    before = [standing(box) for box in rolled.boxes]
+    nobody = rolled.rollout("-y", "--limit", "nobody", code=2)
+    assert "refused: --limit and --exclude leave no host; the inventory has: test-roll-a" in nobody
+    group = rolled.rollout("-y", "--limit", "canary", "--limit", "eu", code=2)
+    assert "refused: --limit eu: there is no such host or group" in group
+    assert "is no size of a wave" in rolled.rollout("--waves", "some", code=2)
+    assert "refused: nobody is there to ask; -y does not ask" in rolled.rollout(code=2)
+    namesake = Fleet(rolled.boxes, tmp_path / "namesake")
+    with namesake.path.open("a", encoding="utf-8") as file:
+        file.write(f"globals()[{rolled.canary.name!r}] = [{rolled.others[0].name!r}]\n")
+    assert f"refused: {rolled.canary.name}: a host and a group of one name" in namesake.rollout("-y", code=2)
+    # A host at whose port nobody listens, beside three that can be reached.
+    gone = Fleet(rolled.boxes, tmp_path / "inventory")
+    with gone.path.open("a", encoding="utf-8") as file:
+        file.write("down = [('gone', dict(boxes[0][1], ssh_port=1))]\n")
+    said = gone.rollout("-y", code=2)
+    assert "refused: gone: Could not connect" in said
+    assert "--exclude" in said
+    assert gone.rollout("--dry", "--exclude", "gone").count(" of 3\n") == 3
+    assert [standing(box) for box in rolled.boxes] == before
+
+
+def test_dry_shows_the_plan_and_changes_nothing(rolled: Fleet) -> None:
+    rolled.declare({"hostname": "never"})
+    before = [standing(box) for box in rolled.boxes]
+    said = rolled.rollout("--dry")
+    assert [standing(box) for box in rolled.boxes] == before
+    places = [said.index(f"  {box.name}: Write the servers' files") for box in rolled.boxes]
+    assert places == sorted(places)
+    assert "a restart is due" not in said
+
+
+# -- a whole rollout
+
+
+def test_a_whole_rollout_goes_wave_by_wave(rolled: Fleet) -> None:
+    rolled.declare({"hostname": "evening", "tickrate": 60})
+    before = [main_pid(box, "3") for box in rolled.boxes]
+    others = [main_pid(box, "4") for box in rolled.boxes]
+    told = report(rolled.rollout("-y"))
+    assert told["waves"] == [[box.name] for box in rolled.boxes]
+    assert told["exit"] == 0
+    ends = [["deploy", "restart", "verify"]] * 3
+    assert [[step["step"] for step in told["hosts"][box.name]["steps"]] for box in rolled.boxes] == ends
+    assert {step["result"] for host in told["hosts"].values() for step in host["steps"]} == {"done"}
+    # By the hosts' own clocks, which are one: the next wave's files are younger than the servers of the wave before.
+    started = [
+        float(box.run("stat -c %.9Y /proc/$(systemctl show --value -p MainPID left4me-server@3)").stdout)
+        for box in rolled.boxes
+    ]
+    written = [float(box.run("stat -c %.9Z /etc/left4me/servers/3/server.env").stdout) for box in rolled.boxes]
+    assert sorted(started + written) == [each for pair in zip(written, started, strict=True) for each in pair]
+    assert {hostname(box) for box in rolled.boxes} == {"evening"}
+    assert not set(before) & {main_pid(box, "3") for box in rolled.boxes}
+    # Nothing changed about server 4.
+    assert [main_pid(box, "4") for box in rolled.boxes] == others
+
+
+def test_nothing_to_do_changes_and_restarts_nothing(rolled: Fleet) -> None:
+    before = [standing(box) for box in rolled.boxes]
+    said = rolled.rollout("-y")
+    assert [standing(box) for box in rolled.boxes] == before
+    assert "All 3 hosts are done and proved." in said
+
+
+# -- the canary breaks
+
+
+def test_a_failed_check_stops_it_and_after_repair_the_same_command_completes(up: Fleet) -> None:
+    up.canary.run("chmod o+w /usr/local/libexec")
+    up.declare({"hostname": "morning"})
+    before = [standing(box) for box in up.others]
+    try:
+        said = up.rollout("-y", code=1)
+    finally:
+        up.canary.run("chmod o-w /usr/local/libexec")
+    assert [standing(box) for box in up.others] == before
+    assert f"{up.canary.name} failed at verify:" in said
+    assert f"test_nobody_but_root_can_change_what_root_runs[{up.canary.name}]" in said
+    assert "/usr/local/libexec" in said
+    assert f"Stopped. Untouched: {', '.join(box.name for box in up.others)}." in said
+    assert report(said)["exit"] == 1
+    up.rollout("-y")
+    assert {hostname(box) for box in up.boxes} == {"morning"}
+
+
+def test_a_server_that_cannot_start_stops_it(up: Fleet) -> None:
+    up.declare({"arguments": ["+standin_exit_at_start", "7"]})
+    before = [standing(box) for box in up.others]
+    said = up.rollout("-y", "--grace", "8s", code=1)
+    assert [standing(box) for box in up.others] == before
+    assert f"{up.canary.name} failed at restart:" in said
+    assert "server 3" in said
+    assert "status=7" in said
+
+
+def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
+    up.declare({"hostname": "noon"})
+    before = [standing(box) for box in up.others]
+    folder = "/run/systemd/system/left4me-server@3.service.d"
+    broken = f"mkdir -p {folder} && printf '[Service]\\nExecStartPre=/bin/false\\n' >{folder}/broken.conf"
+    up.canary.run(f"{broken} && systemctl daemon-reload && systemctl stop left4me-server@3")
+    try:
+        said = up.rollout("-y", code=1)
+    finally:
+        up.canary.run(f"rm -r {folder} && systemctl daemon-reload")
+    assert [standing(box) for box in up.others] == before
+    assert f"{up.canary.name} failed at deploy:" in said
+    assert "begun last: Start the servers that do not run" in said
+    assert "code=exited, status=1" in said
+    assert report(said)["hosts"].keys() == {up.canary.name}
+
+
+# -- players
+
+
+def test_nobody_is_thrown_out_and_the_restart_follows_when_they_left(up: Fleet) -> None:
+    canary = up.canary
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 2")
+    before, other = main_pid(canary, "3"), main_pid(canary, "4")
+    up.declare({"tickrate": 100})
+    with up.started("-y", "--limit", canary.name) as running:
+        running.wait_for_line("restart: server 3 has 2 players")
+        # More looks than the quiet time has.
+        assert running.process.poll() is None
+        rcon(canary, 27015, "standin_players 0")
+        rcon(canary, 27015, "standin_players 1")
+        assert main_pid(canary, "3") == before
+        rcon(canary, 27015, "standin_players 0")
+        wait_for("server 3 is restarted", lambda: main_pid(canary, "3") not in (before, "0"), limit=15)
+        said = running.end(0)
+    assert "restarted server 3 (empty)" in said
+    assert main_pid(canary, "4") == other
+
+
+def test_at_the_deadline_it_is_said_and_done(up: Fleet) -> None:
+    canary = up.canary
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 2")
+    before = main_pid(canary, "3")
+    up.declare({"tickrate": 66})
+    said = up.rollout("-y", "--limit", canary.name, "--drain", "6s")
+    assert "restarted server 3 (2 players, told)" in said
+    assert main_pid(canary, "3") not in (before, "0")
+    logs = "/var/lib/left4me/runtime/3/upper/left4dead2/logs"
+    assert 'say "This server restarts now' in canary.run(f"cat {logs}/*").stdout
+
+
+def test_without_restarts_all_is_proved_but_what_waits_for_one(up: Fleet) -> None:
+    up.declare({"tickrate": 90, "port": 27019})
+    before = main_pid(up.canary, "3")
+    said = up.rollout("-y", "--no-restart", "--limit", up.canary.name)
+    assert main_pid(up.canary, "3") == before
+    assert f"{up.canary.name}: a restart is due: 3" in said
+
+
+# -- Ctrl-C
+
+
+def test_ctrl_c_ends_the_waiting_and_the_same_command_completes(up: Fleet) -> None:
+    canary = up.canary
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 2")
+    before = main_pid(canary, "3")
+    up.declare({"tickrate": 50})
+    others = [standing(box) for box in up.others]
+    with up.started("-y") as running:
+        running.wait_for_line("restart: server 3 has 2 players")
+        running.process.send_signal(signal.SIGINT)
+        said = running.end(130, limit=30)
+    assert "Interrupted. Untouched" in said
+    assert main_pid(canary, "3") == before
+    assert [standing(box) for box in up.others] == others
+    rcon(canary, 27015, "standin_players 0")
+    up.rollout("-y")
+    assert before not in (main_pid(canary, "3"), "0")
+
+
+def test_ctrl_c_lets_a_deploy_finish_and_twice_does_not(up: Fleet) -> None:
+    up.declare({"hostname": "once"})
+    with up.started("-y") as running:
+        running.wait_for_line("wave 1", "deploy: begun")
+        running.process.send_signal(signal.SIGINT)
+        said = running.end(130)
+    assert f"wave 1  {up.canary.name}  deploy: done" in said
+    assert hostname(up.canary) == "once"
+    assert hostname(up.others[0]) != "once"
+    with up.started("-y") as running:
+        running.wait_for_line("wave 1", "deploy: begun")
+        running.process.send_signal(signal.SIGINT)
+        running.wait_for_line("Interrupted")
+        running.process.send_signal(signal.SIGINT)
+        said = running.end(130, limit=5)
+    assert "deploy: done" not in said
+
+
+# -- going back
+
+
+def test_an_older_checkout_brings_back_what_it_knew(up: Fleet, tmp_path: Path) -> None:
+    newer = tmp_path / "newer"
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    for name in filter(None, tracked):
+        (newer / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, newer / name, follow_symlinks=False)
+    (newer / ".boxes").symlink_to(ROOT / ".boxes")
+    (newer / "files/lib/l4d2ctl/later.py").write_text('"""What only the newer state has."""\n')
+    unit = newer / "templates/systemd/left4me-server@.service.j2"
+    unit.write_text(f"# Of a later time.\n{unit.read_text()}")
+    before = [listing(box) for box in up.boxes]
+    up.rollout("-y", "--waves", "100%", checkout=newer)
+    there = "test -e /usr/local/lib/left4me/l4d2ctl/later.py && grep -q 'a later time' /usr/local/lib/systemd/system/*"
+    for box in up.boxes:
+        box.run(there)
+    up.rollout("-y", "--waves", "100%")
+    assert [listing(box) for box in up.boxes] == before

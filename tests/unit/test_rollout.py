@@ -1,0 +1,199 @@
+"""Waves, times, and how pyinfra, pytest and servers that answer or do not are judged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from left4me.rollout import judge, waves
+from left4me.rollout.restarts import Quiet
+from left4me.rollout.waves import Host
+
+
+def host(name: str, *groups: str) -> Host:
+    return Host(name, frozenset(groups), {}, ())
+
+
+def fleet(count: int) -> list[Host]:
+    return [host(f"h{number}") for number in range(1, count + 1)]
+
+
+def names(split: list[list[Host]]) -> list[str]:
+    return [" ".join(each.name for each in wave) for wave in split]
+
+
+# -- waves
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "expected"),
+    [
+        (12, "canary,25%,100%", [1, 3, 8]),
+        (12, "1,10%,100%", [1, 2, 9]),
+        (12, "5", [5, 5, 2]),
+        (7, "1,2", [1, 2, 2, 2]),
+        (1, "canary,25%,100%", [1]),
+        (3, "100", [3]),
+        (100, "1%", [1] * 100),
+    ],
+)
+def test_sizes_of_waves(count: int, wanted: str, expected: list[int]) -> None:
+    split = waves.split(fleet(count), waves.sizes(wanted))
+    assert [len(wave) for wave in split] == expected
+    assert [each for wave in split for each in wave] == fleet(count)
+
+
+def test_the_canaries_come_first_and_the_rest_in_the_inventorys_order() -> None:
+    hosts = [host("a"), host("b", "canary", "eu"), host("c", "eu"), host("d", "canary"), host("e")]
+    assert names(waves.split(hosts, waves.sizes("canary,100%"))) == ["b d", "a c e"]
+    assert names(waves.split(hosts, waves.sizes("1,100%"))) == ["b", "d a c e"]
+
+
+@pytest.mark.parametrize("text", ["", "0", "10%,", "-1", "1.5", "0%", "half", "1,,2"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no size of a wave"):
+        waves.sizes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("0", 0), ("90s", 90), ("20m", 1200), ("1h30m", 5400), ("1h", 3600), ("1h1m1s", 3661)]
+)
+def test_times(text: str, seconds: int) -> None:
+    assert waves.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "20", "m", "5 m", "1m1h", "-1s", "1.5h", "20min"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no time"):
+        waves.duration(text)
+
+
+# -- players
+
+
+def test_a_server_is_empty_when_every_answer_of_the_quiet_time_says_so() -> None:
+    quiet = Quiet(10)
+    assert [quiet.seen(0, now) for now in (0, 5, 9, 10)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("interruption", [1, None])
+def test_a_player_and_a_missing_answer_begin_the_quiet_time_anew(interruption: int | None) -> None:
+    quiet = Quiet(10)
+    quiet.seen(0, 0)
+    assert not quiet.seen(interruption, 5)
+    assert [quiet.seen(0, now) for now in (6, 11, 15, 16)] == [False, False, False, True]
+
+
+def test_no_quiet_time_still_wants_one_answer() -> None:
+    quiet = Quiet(0)
+    assert not quiet.seen(None, 0)
+    assert not quiet.seen(2, 1)
+    assert quiet.seen(0, 2)
+
+
+# -- pyinfra
+
+
+def ended(code: int, out: object = None, err: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess([], code, json.dumps(out) if out is not None else "", err)
+
+
+def operation(**hosts: list[str]) -> dict[str, Any]:
+    return {"name": "Put the game in place", "success": [], "error": [], "no_change": [], **hosts}
+
+
+def results(*operations: dict[str, Any], failed: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"plan": [], "results": {"operations": operations, "failed_hosts": failed}}
+
+
+def test_a_host_is_deployed_where_each_operation_went_well() -> None:
+    told = results(operation(success=["a"], no_change=["b"]), operation(no_change=["a"], error=["b"]), failed=("b",))
+    done = ended(1, told, "    [b] the disk is full\n    [b] Error: executed 0 commands\n    [bb] what is another's\n")
+    verdicts = judge.deployed(done, ["a", "b"])
+    assert (verdicts["a"].wrong, verdicts["a"].changed) == ([], ["Put the game in place"])
+    assert verdicts["b"].wrong == ["failed: Put the game in place", "the disk is full", "Error: executed 0 commands"]
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        ended(0),
+        ended(0, {"plan": [], "results": None}),
+        ended(0, results()),
+        ended(0, results(operation(success=["b"]))),
+        ended(0, results(operation(success=["a"]), failed=("a",))),
+        ended(0, results(operation(success=["a"]), operation(error=["a"]))),
+        subprocess.CompletedProcess([], 0, '{"plan": [], "results": {"opera', ""),
+    ],
+)
+def test_exit_0_proves_nothing(done: subprocess.CompletedProcess[str]) -> None:
+    assert judge.deployed(done, ["a"])["a"].wrong
+
+
+def test_the_exit_code_of_another_host_is_not_this_ones() -> None:
+    done = ended(1, results(operation(success=["a"]), failed=("b",)), "[b] Could not connect\n")
+    assert not judge.deployed(done, ["a", "b"])["a"].wrong
+
+
+def planned_operation(*hosts: str, conditional: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"name": "Write", "hosts_with_change": list(hosts), "hosts_with_conditional_change": list(conditional)}
+
+
+def test_the_plan_names_what_would_change_and_who_is_not_reached() -> None:
+    told = {"plan": [planned_operation("a")], "results": None}
+    verdicts = judge.planned(ended(0, told), ["a", "b"])
+    assert [(each.changed, each.wrong) for each in verdicts.values()] == [(["Write"], []), ([], [])]
+    said = "[a] Connected\n[a] Ready: deploy.py\n[b] Could not connect (timed out)\n"
+    verdicts = judge.planned(ended(1, told, said), ["a", "b"])
+    assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect (timed out)"]]
+
+
+@pytest.mark.parametrize(
+    "done", [ended(0, err="--> No hosts"), ended(1, {"plan": [], "results": None}, "[a] Ready: deploy.py")]
+)
+def test_a_plan_that_failed_without_a_reason_is_no_plan(done: subprocess.CompletedProcess[str]) -> None:
+    assert all(each.wrong for each in judge.planned(done, ["a", "b"]).values())
+
+
+# -- pytest
+
+
+def junit(path: Path, *cases: str) -> Path:
+    path.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+    return path
+
+
+def case(name: str, inside: str = "") -> str:
+    return f'<testcase classname="tests.deployed" name="{name}">{inside}</testcase>'
+
+
+def test_a_failed_test_is_its_hosts(tmp_path: Path) -> None:
+    failed = case("test_files[a1/3]", '<failure message="wrong">a1: /etc/x is missing</failure>')
+    path = junit(tmp_path / "x", case("test_units[a]"), failed, case("test_units[a1]"))
+    verdicts = judge.verified(ended(1), path, ["a", "a1"])
+    assert verdicts["a"].wrong == []
+    assert verdicts["a1"].wrong == ["test_files[a1/3]", "a1: /etc/x is missing"]
+    assert verdicts["a1"].tests == ["test_files[a1/3]"]
+
+
+def test_who_was_not_tested_is_not_proved(tmp_path: Path) -> None:
+    path = junit(tmp_path / "x", case("test_units[a]"), case("test_units[b]", "<skipped/>"))
+    verdicts = judge.verified(ended(0), path, ["a", "b", "c"])
+    assert [not each.wrong for each in verdicts.values()] == [True, False, False]
+
+
+def test_an_error_of_no_host_is_everybodys(tmp_path: Path) -> None:
+    path = junit(tmp_path / "x", case("test_units[a]"), case("tests.deployed.test_x", "<error>SyntaxError</error>"))
+    assert judge.verified(ended(1), path, ["a"])["a"].wrong
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 5, -9])
+def test_a_pytest_that_did_not_end_well_proves_nothing(tmp_path: Path, code: int) -> None:
+    path = junit(tmp_path / "x", case("test_units[a]"))
+    assert judge.verified(ended(code), path, ["a"])["a"].wrong
+    assert judge.verified(ended(0), tmp_path / "none", ["a"])["a"].wrong
