@@ -7,10 +7,11 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help demo status test lint types unit integration soak bench verify clean
+.PHONY: help demo show status test lint types unit integration soak bench verify clean
 
 help:
 	@echo "make demo      a test box, the deploy, one server started, asked and stopped: the figures of that stop"
+	@echo "make show      what a host's data come to with all defaults   INVENTORY=../fleet/inventory HOST=host"
 	@echo "make status    every server of every host, in one table  INVENTORY=../fleet/inventory LIMIT=host"
 	@echo "make verify    prove the state of deployed hosts       INVENTORY=../fleet/inventory LIMIT=host"
 	@echo "make test      lint, types, unit tests, integration tests on boxes of both Debians (minutes)"
@@ -29,6 +30,9 @@ help:
 
 demo: .venv/installed
 	@$(PYTHON) -m tests.boxes.demo
+
+show: .venv/installed
+	@$(PYTHON) -m left4me.fleet --show $(INVENTORY) $(if $(HOST),--limit $(HOST))
 
 status: .venv/installed
 	@$(PYTHON) -m left4me.status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -19,7 +20,9 @@ GROUP = "left4me"
 _PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64")
 
 ETC = "/etc/left4me"
-VAR = "/var/lib/left4me"
+VAR = model.VAR
+OVERLAYS = f"{VAR}/overlays"
+SECRETS = f"{VAR}/secrets"
 RELEASES = f"{VAR}/releases"
 INSTALLATION = f"{VAR}/installation"
 HELD = f"{VAR}/held"
@@ -32,14 +35,24 @@ WANTS = f"{OWN_UNITS}/multi-user.target.wants"
 SUDOERS = "/etc/sudoers.d"
 _FOLDERS = (UNITS, OWN_UNITS, WANTS, SUDOERS)
 COMPLETIONS = "/usr/local/share/bash-completion/completions"
-_LEFTOVERS = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{VAR}/.installation.*")
-MANAGED = (ETC, LIBEXEC, LIB, *_LEFTOVERS, *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")))
+_LEFTOVERS = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{VAR}/.new-*")
+MANAGED = (
+    ETC,
+    LIBEXEC,
+    LIB,
+    f"{SECRETS}/*",
+    *_LEFTOVERS,
+    *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
+)
 """Where a path that nobody declared is removed; the dot is that of a killed run's temporary file."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that has to be on the host; `do` is directory, file or symlink, as left4me/remote/place.py has it."""
+    """Something that has to be on the host; `do` is directory, file, symlink or secret, as place.py has it.
+
+    A secret is a file that is made on the host where it is missing, with something random for the %s in its text.
+    """
 
     do: str
     path: str
@@ -64,6 +77,7 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(ROOT / "templates"),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
+        trim_blocks=True,
     )
 
 
@@ -81,14 +95,27 @@ def user_of(server: str) -> str:
     return USER_PREFIX + server
 
 
+def layers(host: model.Host) -> dict[str, model.Layer]:
+    """Return the layers that servers of this host have, by name."""
+    own = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/admins"))
+    known: dict[str, model.Layer] = {**host.layers, model.ADMINS_LAYER: own}
+    return {name: known[name] for name in sorted({name for each in host.present.values() for name in each.lowers})}
+
+
+def link_of(layer: str) -> str:
+    """Return the symlink that names the current version of a layer."""
+    return f"{OVERLAYS}/{layer}/current"
+
+
 def packages(host: model.Host) -> list[str]:
-    """Return what srcds is linked against (it is a 32-bit program), nsenter, and what the operators' group needs."""
-    return [*_PACKAGES, *(["sudo:amd64"] if host.operators else [])]
-
-
-def links(host: model.Host) -> list[str]:
-    """Return the symlinks that name the current version of each layer that a server of this host has."""
-    return sorted({f"{VAR}/overlays/{layer}/current" for server in host.servers.values() for layer in server.layers})
+    """Return what srcds is linked against (it is a 32-bit program), nsenter, and what this host's data needs."""
+    sources = list(layers(host).values())
+    git = any(isinstance(each, model.LayerGit) for each in sources)
+    workshop = any(isinstance(each, model.LayerWorkshop) for each in sources)
+    asked = [host.webhook, host.workshop_api if workshop else None, *(getattr(each, "url", None) for each in sources)]
+    tls = any(address.startswith("https:") for address in asked if address)
+    needed = {"sudo:amd64": bool(host.operators), "git:amd64": git, "ca-certificates:all": tls}
+    return [*_PACKAGES, *(name for name, is_needed in needed.items() if is_needed)]
 
 
 def directories(host: model.Host) -> list[Item]:
@@ -96,18 +123,19 @@ def directories(host: model.Host) -> list[Item]:
     items = [
         Item("directory", VAR, 0o755),
         Item("directory", RELEASES, 0o700),
-        Item("directory", f"{VAR}/overlays", 0o700),
-        Item("directory", f"{VAR}/secrets", 0o700),
+        Item("directory", OVERLAYS, 0o700),
+        Item("directory", SECRETS, 0o700),
         Item("directory", f"{VAR}/attic", 0o700),
         Item("directory", HELD, 0o755),
         Item("directory", f"{VAR}/runtime", 0o755),
     ]
-    for server in host.servers:
+    for server in host.present:
         runtime = f"{VAR}/runtime/{server}"
         items += [
             Item("directory", runtime, 0o700),
             Item("directory", f"{runtime}/upper", 0o755, owner=user_of(server), group=GROUP),
             Item("directory", f"{runtime}/work", 0o700),
+            Item("directory", f"{SECRETS}/{server}", 0o500, owner=user_of(server)),
             # Below the mount point lies what the unit binds into merged: systemd would make it there before the mount.
             *(
                 Item("directory", f"{runtime}/merged{below}", 0o755)
@@ -125,8 +153,11 @@ def programs(host: model.Host) -> list[Item]:
         Item("directory", LIBEXEC, 0o755),
         *(_program(path, f"{LIBEXEC}/{path.name}", 0o755) for path in sorted(files.glob("libexec/*"))),
         Item("directory", LIB, 0o755),
-        Item("directory", f"{LIB}/l4d2ctl", 0o755),
-        *(_program(path, f"{LIB}/l4d2ctl/{path.name}", 0o644) for path in sorted(files.glob("lib/l4d2ctl/*.py"))),
+        *(Item("directory", f"{LIB}/{name}", 0o755) for name in ("content", "l4d2ctl")),
+        *(
+            _program(path, f"{LIB}/{path.relative_to(files / 'lib')}", 0o644)
+            for path in sorted(files.glob("lib/*/*.py"))
+        ),
         _program(files / "sbin/l4d2ctl", "/usr/local/sbin/l4d2ctl", 0o755),
         *(
             Item("directory", f"/usr/local/share{below}", 0o755, shared=True)
@@ -164,37 +195,69 @@ def units(host: model.Host) -> list[Item]:
 def servers(host: model.Host, current: Mapping[str, str] | None = None) -> list[Item]:
     """Return each server's own files, its limits, and the symlink that enables it.
 
-    `current` is what each symlink of links(), and INSTALLATION, names on the host; without it the texts are not whole.
+    `current` is what the link of each layer, and INSTALLATION, names on the host; without it the texts are not whole.
     """
     items = [Item("directory", ETC, 0o755), Item("directory", f"{ETC}/servers", 0o755)]
     if host.webhook:
         items.append(Item("file", f"{ETC}/webhook", 0o600, text=f"{host.webhook}\n"))
-    for name, server in host.servers.items():
-        values = {"id": name, "server": server, "host": host}
+    for name, server in host.present.items():
+        secret = _secret(name, server)
+        values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
         folder, drop_ins = f"{ETC}/servers/{name}", f"{OWN_UNITS}/{unit_of(name)}.d"
         limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
         environment += f'LEFT4ME_GENERATION="{_generation(server, limits, environment, current or {})}"\n'
         items += [
             Item("directory", folder, 0o755),
+            Item("directory", f"{folder}/secret", 0o755),
             Item("file", f"{folder}/server.env", 0o644, text=environment),
+            secret,
             Item("file", f"{folder}/server.cfg", 0o644, text=_render("server.cfg.j2", **values)),
-            Item("file", f"{folder}/layers", 0o644, text="".join(f"{layer}\n" for layer in server.layers)),
+            Item("file", f"{folder}/layers", 0o644, text="".join(f"{layer}\n" for layer in server.lowers)),
             Item("file", f"{folder}/keep", 0o644, text="".join(f"{path}\n" for path in server.keep)),
             Item("directory", drop_ins, 0o755),
             Item("file", f"{drop_ins}/limits.conf", 0o644, text=limits),
             Item("directory", WANTS, 0o755, shared=True),
-            Item("symlink", f"{WANTS}/{unit_of(name)}", 0o777, target=f"{UNITS}/left4me-server@.service"),
         ]
+        if server.admins:
+            text = _render("admins_simple.ini.j2", **values)
+            items.append(Item("file", f"{folder}/admins_simple.ini", 0o644, text=text))
+        if server.state == "running":
+            target = f"{UNITS}/left4me-server@.service"
+            items.append(Item("symlink", f"{WANTS}/{unit_of(name)}", 0o777, target=target))
     return items
+
+
+def _secret(name: str, server: model.Server) -> Item:
+    """Return the cfg file with a server's RCON password, in a directory where only the game and root can read."""
+    given = server.rcon_password.get_secret_value() if server.rcon_password else "%s"
+    do, path = ("file", "rcon-given.cfg") if server.rcon_password else ("secret", "rcon.cfg")
+    path, owner, text = f"{SECRETS}/{name}/{path}", user_of(name), f'rcon_password "{given}"\n'
+    return Item(do, path, 0o400, owner=owner, text=text)
 
 
 def _generation(server: model.Server, limits: str, environment: str, current: Mapping[str, str]) -> str:
     """Return a digest of what only a restart applies: unit, drop-in, arguments, resolved layers and release."""
-    lowers = [f"{layer}={current.get(f'{VAR}/overlays/{layer}/current')}" for layer in server.layers]
+    lowers = [f"{layer}={current.get(link_of(layer))}" for layer in server.lowers]
     whole = "\0".join([_template_unit(), limits, environment, *lowers, str(current.get(INSTALLATION))])
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
+@cache
+def revision() -> str:
+    """Return the commit that is checked out here, with a + where the checkout differs from it."""
+    describe = ["describe", "--always", "--exclude=*", "--dirty=+"]
+    try:
+        git = ["git", "--no-optional-locks", "-C", str(ROOT), *describe]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or what it made is not here
+        return "unknown"
+
+
+def deployed() -> list[Item]:
+    """Return the note of the revision that a host is at; when it came there is the file's own time."""
+    return [Item("file", f"{ETC}/revision", 0o644, text=f"{revision()}\n")]
+
+
 def everything(host: model.Host) -> list[Item]:
     """Return all that is declared."""
-    return [*directories(host), *programs(host), *units(host), *servers(host)]
+    return [*directories(host), *programs(host), *units(host), *servers(host), *deployed()]

@@ -1,14 +1,16 @@
-"""python -m left4me.fleet INVENTORY [--limit NAME]…: who the hosts are and what each declares, as JSON.
+"""python -m left4me.fleet INVENTORY [--limit|--exclude NAME]… [--show]: the hosts and what each declares, as JSON.
 
-For programs that need the inventory and cannot run inside pyinfra, whose import changes the whole interpreter (gevent).
-The inventory, its data and the limit are read as `pyinfra INVENTORY deploy.py --limit NAME` reads them, in the working
-directory. What a deploy would refuse is refused: one line for each mistake, exit 2.
+--show is for people: what each host's data come to with all defaults, secrets hidden. Else it is for programs that need
+the inventory and cannot run inside pyinfra, whose import changes the whole interpreter (gevent). The inventory, its
+data and the limit are read as `pyinfra INVENTORY deploy.py --limit NAME` reads them, in the working directory. What a
+deploy would refuse is refused: one line for each mistake, exit 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pyinfra_cli import cli
 
 from left4me import startup
 
+HIDDEN = "**********"  # as pydantic shows a secret
 CONNECTION = (
     "ssh_hostname",
     "ssh_port",
@@ -37,6 +40,8 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
     data = host.data.dict()
     return {
         "name": host.name,
+        "groups": list(host.groups),
+        "called_as_a_group": host.name in host.inventory.groups,
         "connection": {key: data[key] for key in CONNECTION if data.get(key) is not None},
         "declares": startup.MODELS[host.name].model_dump(mode="json"),
     }
@@ -47,6 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="left4me.fleet", description=__doc__)
     parser.add_argument("inventory")
     parser.add_argument("--limit", action="append", default=[])
+    parser.add_argument("--exclude", action="append", default=[])
+    parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
     # What pyinfra sets before it runs an inventory file, which may use them.
     state = State()
@@ -60,9 +67,22 @@ def main() -> None:
     )
     ctx_inventory.set(inventory)
     limit = cli._apply_inventory_limit(inventory, arguments.limit)
+    limit = cli._apply_inventory_exclude(inventory, limit, arguments.exclude)
     startup.check_hosts(inventory, limit)
+    patterns = [("--limit", each) for each in arguments.limit] + [("--exclude", each) for each in arguments.exclude]
+    # To pyinfra one that matches nothing is a warning.
+    if unknown := [each for each in patterns if not cli._get_inventory_pattern_matches(inventory, each[1:], each[0])]:
+        startup._refuse(f"{option} {name}: there is no such host or group" for option, name in unknown)
     selected = [host for host in inventory if limit is None or host in limit]
-    print(json.dumps([_described(host) for host in selected], default=str))
+    described = [_described(host) for host in selected]
+    if arguments.show:
+        shown = {each["name"]: each["declares"] for each in described}
+        for declares in shown.values():
+            declares["webhook"] = declares["webhook"] and HIDDEN  # who knows it can post there
+        text = json.dumps(shown, indent=2, ensure_ascii=False)
+        print(re.sub(r"(://[^\s\"?]*\?)[^\s\"]+", rf"\1{HIDDEN}", text))  # what a query may hold
+    else:
+        print(json.dumps(described, default=str))
 
 
 if __name__ == "__main__":

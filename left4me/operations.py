@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
+import re
 import shlex
-import subprocess
-from collections.abc import Generator, Iterator, Sequence
-from functools import cache
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyinfra import logger
 from pyinfra.api.command import StringCommand
-from pyinfra.api.operation import operation
 from pyinfra.context import host
 
-from left4me import declared, facts, model
+from left4me import declared, facts, model, versions
 from left4me.declared import Item
+from left4me.lock import operation
 
+CONTENT = f"{declared.LIBEXEC}/left4me-content"
 Commands = Generator[StringCommand, None, None]
 
 
@@ -27,13 +26,13 @@ def _is_as_declared(item: Item, state: facts.HostState) -> bool:
     if any(f"{item.path}/".startswith(f"{mount}/") for mount in state["mounts"] if mount != "/"):
         return True  # what is seen there is an overlay's, and not for a deploy to touch
     found = state["entries"].get(item.path)
-    if found is None or found["type"] != item.do:
+    if found is None or found["type"] != {"secret": "file"}.get(item.do, item.do):
         return False
     if item.shared:
         return True
     if item.do == "symlink":
         return found["content"] == item.target
-    text = hashlib.sha256(item.text.encode()).hexdigest() if item.do == "file" else ""
+    text = {"file": hashlib.sha256(item.text.encode()).hexdigest(), "directory": ""}.get(item.do, found["content"])
     return (found["mode"], found["owner"], found["group"], found["content"]) == (
         item.mode,
         item.owner,
@@ -83,7 +82,7 @@ def accounts(declares: model.Host) -> Commands:
     shell = "/usr/sbin/nologin"
     lines = [f"g {declared.GROUP} {declares.gid}", f'u left4me {declares.uid}:{declares.gid} "left4me" / {shell}']
     users = {"left4me": lines[1]}
-    for server in declares.servers:
+    for server in declares.present:
         user = declared.user_of(server)
         users[user] = f'u {user} -:{declares.gid} "Left 4 Dead 2 server {server}" / {shell}'
     missing = [line for user, line in users.items() if user not in state["users"]]
@@ -94,120 +93,131 @@ def accounts(declares: model.Host) -> Commands:
             yield StringCommand("usermod", "--gid", declared.GROUP, "--shell", shell, user)
 
 
-@cache
-def fingerprint(directory: str) -> str:
-    """Return a digest of all names, modes and contents below a directory on this machine."""
-    lines = []
-    for path in Path(directory).rglob("*"):
-        name = path.relative_to(directory)
-        if path.is_symlink():
-            lines.append(f"{name}\0link\0{path.readlink()}\n")
-        elif path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            lines.append(f"{name}\0{path.stat().st_mode & 0o111}\0{digest}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-class TarLines(list[str]):
-    """A directory as a tar in lines of base64, made while it is sent; pyinfra takes lists of text only."""
-
-    def __init__(self, directory: str) -> None:
-        super().__init__()
-        self.directory = directory
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the lines, the last of them a dot: all is there. Raises OSError where tar fails."""
-        command = ["tar", "--create", "--directory", self.directory, "."]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
-            assert tar.stdout
-            while chunk := tar.stdout.read(48 * 1024):
-                yield base64.b64encode(chunk).decode("ascii")
-        if tar.returncode:
-            raise OSError(f"{' '.join(command)} failed with exit code {tar.returncode}")
-        yield "."
-
-    def __bool__(self) -> bool:
-        """There is always something to send."""
-        return True
-
-
-def release_name(declares: model.Host, state: facts.HostState) -> str:
-    """Return the name below releases/ of the game that a host declares: it changes when the source does."""
-    if isinstance(declares.game, model.GameOnControl):
-        return f"control-{fingerprint(declares.game.path)[:12]}"
-    assert state["installation"]
-    return f"host-{state['installation']['digest'][:12]}"
-
-
-def current(declares: model.Host) -> dict[str, str]:
-    """Return what the symlinks of the layers and of the installation name once this deploy is done."""
-    state = facts.look(host, declares)
-    found = {path: state["entries"][path]["content"] for path in declared.links(declares) if path in state["entries"]}
-    return found | {declared.INSTALLATION: f"releases/{release_name(declares, state)}"}
+def _versions(state: facts.HostState) -> set[str]:
+    """Return the path of every version of the game and of a layer that is on a host."""
+    found = {f"{declared.RELEASES}/{name}" for name in state["releases"]}
+    return found | {
+        f"{declared.OVERLAYS}/{layer}/{name}" for layer, names in state["overlays"].items() for name in names
+    }
 
 
 @operation()
-def game(declares: model.Host) -> Commands:
-    """Put the declared game in releases/ as a directory of its own, whole, and make it current by one rename.
+def bring(trees: Sequence[versions.Tree], declares: model.Host) -> Commands:
+    """Have versions of the game or of layers on the host, each whole and made current by one rename.
 
-    A release that no server runs any more goes; so does what a killed run left there.
+    + trees: the versions
+    + declares: what the host declares
+
+    The versions that servers run on stay as they are.
+    """
+    state = facts.look(host, declares)
+    there = _versions(state)
+    links = {path: entry["content"] for path, entry in state["entries"].items() if entry["type"] == "symlink"}
+    due = [tree for tree in trees if links.get(tree.link) != tree.target or f"{tree.place}/{tree.name}" not in there]
+    if not due:
+        return host.noop("all are current")
+    # What changed since the version before is all that is sent.
+    bases = {
+        tree.place: f"{tree.place}/{Path(links[tree.link]).name}"
+        for tree in due
+        if tree.source["source"] == "control" and tree.link in links and f"{tree.place}/{tree.name}" not in there
+    }
+    bases = {place: path for place, path in bases.items() if path in there}
+    known = facts.ask(host, facts.Listing, directories=" ".join(bases.values())) if bases else {}
+    sent = versions.Sent(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
+    yield facts.Command(CONTENT, "build", stdin=sent)
+    return None
+
+
+@operation()
+def prune(declares: model.Host) -> Commands:
+    """Remove the versions of the game and of layers that nobody runs any more.
 
     + declares: what the host declares
     """
     state = facts.look(host, declares)
-    name = release_name(declares, state)
-    current = state["entries"].get(declared.INSTALLATION)
-    mounted = {lower for lowers in state["mounts"].values() for lower in lowers}
-    unused = [each for each in state["releases"] if each != name and f"{declared.RELEASES}/{each}" not in mounted]
-    if current and current["content"] == f"releases/{name}" and name in state["releases"] and not unused:
-        host.noop(f"release {name} is current")
-    elif isinstance(declares.game, model.GameOnHost):
-        yield facts.Program("release", name, declares.game.path)
+    current = versions.current(declares)
+    stopped = {f"{declared.VAR}/runtime/{server}/merged" for server in undeclared(declares)[0]}  # by this deploy
+    mounted = {lower for point, lowers in state["mounts"].items() if point not in stopped for lower in lowers}
+    wanted = {f"{Path(link).parent}/{target}" for link, target in current.items()} | mounted
+    for path in {str(Path(lower).parent) for lower in mounted}:
+        if f"{path}/current" not in current:
+            # A layer that is not declared any more, and runs still: its link stays with it.
+            wanted |= {f"{path}/{name}" for name in state["overlays"].get(Path(path).name, [])}
+    unused = _versions(state) - wanted - set(current)
+    empty = [each for each, names in state["overlays"].items() if not names and declared.link_of(each) not in current]
+    if unused or empty:  # a layer is empty whose first version could not be built
+        yield facts.Command(CONTENT, "prune")
     else:
-        stdin = TarLines(declares.game.path) if name not in state["releases"] else None
-        yield facts.Program("release", name, stdin=stdin)
+        host.noop("all are in use")
 
 
 def _systemd(declares: model.Host) -> dict[str, Any]:
     """Return how systemd sees left4me's units now, and whether it needs a reload: see facts.Units."""
-    return host.get_fact(facts.Units, names=" ".join(map(declared.unit_of, declares.servers)))
+    units: dict[str, Any] = facts.ask(host, facts.Units, names=" ".join(map(declared.unit_of, declares.present)))
+    return units
+
+
+def undeclared(declares: model.Host) -> tuple[set[str], set[str]]:
+    """Return which servers on the host are not to be there: those to remove, and those that somebody plays on."""
+    state = facts.look(host, declares)
+    unit = re.escape(declared.unit_of("#")).replace("\\#", "([^/]+)")
+    places = rf"{declared.ETC}/servers/([^/]+)|{declared.SECRETS}/([^/]+)|{declared.OWN_UNITS}/(?:.*/)?{unit}(?:\.d)?"
+    there = {next(filter(None, found.groups())) for path in state["entries"] if (found := re.fullmatch(places, path))}
+    there = {each for each in there | set(state["runtime"]) | set(state["held"]) if re.fullmatch(model.SERVER_ID, each)}
+    there -= set(declares.present)
+    running = {each for each in there & set(state["running"]) if each not in declares.servers}  # absent does not wait
+    asked = sorted(each for each in running if f"{declared.ETC}/servers/{each}" in state["entries"])
+    rows = facts.once(host, facts.Players, ids=" ".join(asked)) if asked else {}
+    # Who does not answer, or cannot be asked, is not therefore empty.
+    played = {each for each in running if each not in rows or rows[each]["players"] != 0}
+    return there - played, played
+
+
+@operation()
+def remove_servers(declares: model.Host) -> Commands:
+    """Stop the servers that are not declared any more and put what they wrote into the attic, but none with players.
+
+    + declares: what the host declares
+    """
+    gone, played = undeclared(declares)
+    for server in sorted(played):
+        logger.warning(
+            f"{host.print_prefix}server {server} is not declared any more, and somebody plays there, or it does not "
+            f'answer: left alone. The next deploy looks again; {{"state": "absent"}} does not wait'
+        )
+    if gone:
+        yield facts.Command(f"{declared.LIBEXEC}/left4me-remove", *sorted(gone))
+    else:
+        host.noop("no server to remove")
 
 
 @operation()
 def remove_undeclared(declares: model.Host) -> Commands:
-    """Remove what nobody declared from the managed places, but nothing of a server that runs or is mounted.
+    """Remove what nobody declared from the managed places, but nothing of a server that is left alone.
 
     + declares: what the host declares
     """
     state = facts.look(host, declares)
     wanted = {item.path for item in declared.everything(declares)}
-    wanted |= {declared.INSTALLATION, *declared.links(declares)}
-    foreign = [path for path in state["entries"] if path not in wanted]
-    if not foreign:
-        return host.noop("nothing undeclared")
-    units = _systemd(declares)["units"]
-    in_use = [name for name, unit in units.items() if unit["ActiveState"] not in ("inactive", "failed")]
-    busy = {name.partition("@")[2].removesuffix(".service") for name in in_use if "@" in name}
-    busy |= {mount.split("/")[-2] for mount in state["mounts"] if mount.startswith(f"{declared.VAR}/runtime/")}
-    for server in sorted(busy - set(declares.servers)):
-        logger.warning(
-            f"{host.print_prefix}server {server} is not declared and still runs or is mounted: left alone. "
-            f"systemctl stop {declared.unit_of(server)}, then deploy again"
-        )
+    _gone, played = undeclared(declares)
     kept = tuple(
         place
-        for server in busy - set(declares.servers)
+        for server in played
         for place in (
             f"{declared.ETC}/servers/{server}",
+            f"{declared.SECRETS}/{server}",
             f"{declared.OWN_UNITS}/{declared.unit_of(server)}.d",
             f"{declared.WANTS}/{declared.unit_of(server)}",
         )
     )
+    known = {*wanted, declared.INSTALLATION, *map(declared.link_of, declared.layers(declares))}
+    foreign = [path for path in state["entries"] if path not in known]
     gone = [path for path in foreign if not any(path == each or path.startswith(f"{each}/") for each in kept)]
     if gone:
         yield facts.Program("place", stdin=json.dumps([{"do": "remove", "path": path} for path in gone]))
-    return None
+    else:
+        host.noop("nothing undeclared")
 
 
 @operation()
@@ -222,6 +232,28 @@ def reload_systemd(declares: model.Host) -> Commands:
         host.noop("systemd has read what is on disk")
 
 
+def _explained(command: str, units: Sequence[str]) -> StringCommand:
+    """Return a systemctl command that shows the journal where it fails."""
+    names = " ".join(map(shlex.quote, units))
+    why = f"{{ journalctl --no-pager --quiet --lines=10 $(printf -- '-u %s ' {names}) >&2; exit 1; }}"
+    return StringCommand(f"{command.format(names)} || {why}")
+
+
+@operation()
+def stop_servers(declares: model.Host) -> Commands:
+    """Stop the servers that are declared as stopped.
+
+    + declares: what the host declares
+    """
+    units = _systemd(declares)["units"] if any(each.state == "stopped" for each in declares.present.values()) else {}
+    stopped = [declared.unit_of(name) for name, each in declares.present.items() if each.state == "stopped"]
+    up = [unit for unit in stopped if units[unit]["ActiveState"] not in ("inactive", "failed")]
+    if up:
+        yield _explained("systemctl stop {}", up)
+    else:
+        host.noop("none to stop")
+
+
 @operation()
 def start_servers(declares: model.Host) -> Commands:
     """Start the declared servers that do not run; touches none that does, was stopped by hand or is in a reset.
@@ -230,15 +262,23 @@ def start_servers(declares: model.Host) -> Commands:
     """
     units = _systemd(declares)["units"]
     held = facts.look(host, declares)["held"]
+    gone, _played = undeclared(declares)
+    running = [name for name, each in declares.present.items() if each.state == "running" and name not in held]
     down = [
-        shlex.quote(unit)
-        for server, unit in ((server, declared.unit_of(server)) for server in declares.servers)
-        if server not in held and units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
+        unit
+        for unit in map(declared.unit_of, running)
+        if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
     ]
+    taken = {port: each for each, port in facts.look(host, declares)["running"].items() if each not in gone}
+    for name, each in versions.resolved(declares).present.items():
+        if declared.unit_of(name) in down and each.port in taken and taken[each.port] != name:
+            logger.warning(
+                f"{host.print_prefix}server {name} is not started: server {taken[each.port]} runs on port {each.port} "
+                f"still. l4d2ctl stop {taken[each.port]}, then deploy again"
+            )
+            down.remove(declared.unit_of(name))
     if down:
-        names = " ".join(down)
-        why = f"{{ journalctl --no-pager --quiet --lines=10 $(printf -- '-u %s ' {names}) >&2; exit 1; }}"
         # A server that reached its start limit is not started again before its failure is forgotten.
-        yield StringCommand(f"systemctl reset-failed {names} 2>/dev/null; systemctl start {names} || {why}")
+        yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
     else:
         host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import click
+import gevent.select
 import paramiko
 import pyinfra_cli.cli
 from pyinfra.api.exceptions import PyinfraError
@@ -28,6 +29,9 @@ from left4me import model
 
 MODELS: dict[str, model.Host] = {}
 """What each host of this run declares, by the host's name; filled before the first connection."""
+
+OPTIONS: dict[str, Any] = {}
+"""pyinfra's own, as this run was started."""
 
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -86,6 +90,18 @@ def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
         _refuse(str(mistake) for mistake in invalid.mistakes)
 
 
+def changes_nothing() -> bool:
+    """Tell whether this run only shows what it would do."""
+    # pyinfra asks nobody where its result is for a program.
+    return bool(OPTIONS["dry"] or (OPTIONS["json_output"] and not OPTIONS["yes"]))
+
+
+def _patient_input() -> str:
+    """Read the operator's answer; all connections go on meanwhile, else the hosts would free their locks."""
+    gevent.select.select([sys.stdin], [], [])
+    return input()
+
+
 def _quick_and_bounded(transport: paramiko.Transport) -> None:
     """Send small packets at once, and never wait long for a frozen host."""
     # With Nagle's algorithm a command on a local network takes 47 ms, without it 3.
@@ -121,5 +137,7 @@ def install() -> None:
         lambda *args, **kwargs: load_inventory(load, *args, **kwargs)
     )
     State.init = checked_init  # type: ignore[method-assign, assignment]
+    pyinfra_cli.cli.input = _patient_input  # type: ignore[attr-defined]
+    OPTIONS.update(click.get_current_context().params)
     paramiko.Transport.start_client = quick_start  # type: ignore[method-assign, assignment]
     signal.signal(signal.SIGINT, _interrupt)

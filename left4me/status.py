@@ -10,8 +10,9 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 from left4me.declared import ROOT
@@ -24,13 +25,16 @@ from l4d2ctl.status import Status, table
 LIMIT = 30
 """Seconds for one host: ssh gives up a connection after 10, l4d2ctl on a hung server after 1."""
 
+Run = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
+"""Runs a command for so many seconds at most, as subprocess.run does it."""
+
 
 class NotAsked(Exception):
     """Why a host could not be asked, in one line."""
 
 
-def command(name: str, connection: Mapping[str, Any]) -> list[str]:
-    """Return the command that asks a host; `connection` is pyinfra's data, and what it leaves out ssh's own config has.
+def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
+    """Return what runs `words` on a host, as root; what `connection`, pyinfra's data, leaves out ssh's own config has.
 
     A new host's key is taken and a changed one never, as pyinfra does it.
     """
@@ -48,29 +52,31 @@ def command(name: str, connection: Mapping[str, Any]) -> list[str]:
     ):
         if key in connection:
             options[option] = f'"{connection[key]}"'
-    words = ["ssh", "-T", *(f"-o{key}={value}" for key, value in options.items())]
+    ssh = ["ssh", "-T", *(f"-o{key}={value}" for key, value in options.items())]
     if "ssh_config_file" in connection:
-        words += ["-F", connection["ssh_config_file"]]
+        ssh += ["-F", connection["ssh_config_file"]]
     asked = ["sudo", "-n"] if connection.get("_sudo") else []
-    return [*words, connection.get("ssh_hostname", name), shlex.join([*asked, "l4d2ctl", "status", "--json"])]
+    return [*ssh, connection.get("ssh_hostname", name), shlex.join([*asked, *words])]
 
 
-def ask(name: str, connection: Mapping[str, Any]) -> list[Status] | NotAsked:
+def _run(command: Sequence[str], limit: float) -> subprocess.CompletedProcess[str]:
+    nothing = subprocess.DEVNULL
+    return subprocess.run(command, stdin=nothing, capture_output=True, text=True, timeout=limit, check=False)
+
+
+def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Status] | NotAsked:
     """Ask a host for the status of its servers."""
     try:
-        done = subprocess.run(
-            command(name, connection),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+        done = run(command(name, connection, "l4d2ctl", "status", "--json"), LIMIT)
     except subprocess.TimeoutExpired:
         return NotAsked(f"no answer within {LIMIT} s")
     if done.returncode:
         return NotAsked((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
-    return [Status(**row) for row in json.loads(done.stdout)]
+    try:
+        known = {each.name for each in fields(Status)}  # one that is newer tells more
+        return [Status(**{key: row[key] for key in row if key in known}) for row in json.loads(done.stdout)]
+    except TypeError:
+        return NotAsked("its l4d2ctl is older than this one: deploy this host")
 
 
 def main() -> int:

@@ -9,15 +9,12 @@ from pyinfra import logger
 from pyinfra.api.deploy import deploy
 from pyinfra.context import host, state
 
-from left4me import declared, facts, model
+from left4me import declared, facts, lock, model, startup
 from left4me.deploys import declared_here
 
 
 def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     """Yield each reason why this host cannot be deployed, with what to do about it."""
-    if not seen:
-        yield "its state could not be read"
-        return
     if seen["python"] is None:
         yield "python3 is missing: apt-get install python3"
         return
@@ -27,9 +24,6 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     if not seen["root"]:
         yield "the SSH user is not root: set _sudo = True in its data"
         return
-    if seen.get("busy"):
-        yield "another deploy is at work on it, perhaps what a killed one left: wait for it, then deploy again"
-        return
     if seen["architecture"] != "amd64":
         yield f"is {seen['architecture']}; the game runs on amd64 only"
     if seen["init"] != "systemd":
@@ -38,6 +32,10 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
         yield "its kernel has no overlayfs: check /lib/modules, or the provider of a container"
     if isinstance(declares.game, model.GameOnHost) and not (seen["installation"] or {}).get("srcds_run"):
         yield f"game.path: {declares.game.path} holds no srcds_run: it must be an installed L4D2 server on the host"
+    # What asking takes may be among the packages that this very deploy installs.
+    can_ask = set(declared.packages(declares)) <= set(seen["packages"])
+    if can_ask and (error := facts.workshop(host, declares).get("error")):
+        yield f"Steam's workshop cannot be asked: {error}"
     yield from _accounts(seen, declares)
 
 
@@ -50,11 +48,22 @@ def _accounts(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
             yield f"gid: group {group} has gid {gid}, the data says {declares.gid} for left4me: set gid in its data"
 
 
+def refusals() -> list[str]:
+    """Lock the host unless this run changes nothing, and look at it; return each reason why it cannot be deployed."""
+    declares, unlocked = declared_here(), []
+    try:
+        if why := "" if startup.changes_nothing() else lock.take(host):
+            return [why]
+    except lock.NoAnswer as error:
+        unlocked = [f"its lock cannot be taken: {error}"]
+    # What keeps a host from answering is told best by the look.
+    return list(problems(facts.look(host, declares), declares)) or unlocked
+
+
 @deploy("Preflight")
 def preflight() -> None:
-    """Look at the host, and stop here with one line where it cannot be deployed."""
-    declares = declared_here()
-    found = list(problems(facts.look(host, declares), declares))
+    """Lock the host and look at it; stop here with one line where it cannot be deployed."""
+    found = refusals()
     if found:
         logger.error(f"{host.print_prefix}refused, nothing changed: {'; '.join(found)}")
         state.fail_hosts({host})

@@ -1,41 +1,23 @@
-"""Read the state of a host in one go: look.py QUESTION, a JSON object; changes nothing.
+"""Read the state of a host in one go: look.py QUESTION, a JSON object packed by zlib and base64; changes nothing.
 
 Answers what a deploy compares with what is declared: see left4me.facts.Question and left4me.facts.Look.
 """
 
 from __future__ import annotations
 
-import fcntl
+import base64
 import glob
 import grp
 import hashlib
 import json
 import os
 import pwd
-import signal
+import re
 import stat
 import subprocess
 import sys
+import zlib
 from typing import Any
-
-LOCK = "/root"  # on every Debian, and only root can open it
-WAIT = 30  # seconds for what a killed deploy left at work
-
-
-def is_busy() -> bool:
-    """Wait for place.py and release.py of another deploy, perhaps a killed one; tell whether they are still at work."""
-
-    def give_up(_signal: int, _frame: object) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(WAIT)
-    try:
-        fcntl.flock(os.open(LOCK, os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
-    except TimeoutError:
-        return True
-    signal.alarm(0)
-    return False
 
 
 def user(uid: int) -> str:
@@ -153,6 +135,32 @@ def mounts() -> dict[str, list[str]]:
     return found
 
 
+def ports() -> dict[str, int]:
+    """Return the port of each server that a deploy has written, by its id."""
+    found = {}
+    for path in glob.glob("/etc/left4me/servers/*/server.env"):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            values = [line.strip().removeprefix('LEFT4ME_PORT="').rstrip('"') for line in file if "_PORT=" in line]
+        if values and values[0].isdigit():
+            found[path.split("/")[-2]] = int(values[0])
+    return found
+
+
+def running() -> dict[str, int]:
+    """Return the port that each running server was started with, by its id."""
+    found = {}
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        try:
+            with open(path, "rb") as file, open(path.replace("environ", "cgroup"), encoding="utf-8") as group_file:
+                port = re.search(rb"(?:^|\0)LEFT4ME_PORT=(\d+)", file.read())
+                server = re.search(r"/left4me-server@([^/]+)\.service$", group_file.read(), re.MULTILINE)
+        except OSError:
+            continue  # it has ended
+        if port and server:
+            found[server[1]] = int(port[1])
+    return found
+
+
 def names_in(directory: str) -> list[str]:
     """Return what a directory holds; nothing where it is not there."""
     return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
@@ -174,8 +182,6 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
     }
     if first["system"] not in question["systems"] or not first["root"]:
         return first  # preflight refuses it; nothing below is sure to work there
-    if is_busy():
-        return first | {"busy": True}
     dpkg = ["dpkg", "--print-architecture"]
     paths = sorted({*question["paths"], *below(question["managed"])})
     return first | {
@@ -196,6 +202,10 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         },
         "installation": installation(question["installation"]) if question["installation"] else None,
         "releases": names_in(question["releases"]),
+        "overlays": {name: names_in(f"{question['overlays']}/{name}") for name in names_in(question["overlays"])},
+        "runtime": names_in(question["runtime"]),
+        "ports": ports(),
+        "running": running(),
         # Stopped by hand, or in the middle of a reset that another has to finish.
         "held": names_in(question["held"]) + [path.split("/")[-2] for path in glob.glob(question["unfinished"])],
         "mounts": mounts(),
@@ -203,4 +213,4 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(look(json.loads(sys.argv[1]))))
+    print(json.dumps(look(json.loads(zlib.decompress(base64.b64decode(sys.argv[1]))))))

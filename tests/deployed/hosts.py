@@ -45,15 +45,23 @@ class Target:
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
-    def where(self, server: str) -> tuple[str, int]:
-        """Return address and port at which a server is asked on its own host."""
+    def where(self, server: str) -> tuple[str, int | None]:
+        """Return address and port at which a server is asked on its own host; the host knows a port that was free."""
         address = self.declares.address
         return "127.0.0.1" if address == "0.0.0.0" else address, self.declares.servers[server].port
 
     def question(self) -> dict[str, Any]:
         """Return what the reader is asked."""
-        servers = {server: self.where(server) for server in self.declares.servers}
-        return {"servers": servers, "properties": PROPERTIES}
+        return {
+            "servers": {server: self.where(server) for server in self.declares.present},
+            "properties": PROPERTIES,
+            # What only its source knows is not read: an archive's name says what has to be in it.
+            "trees": sorted(
+                layer
+                for layer in {layer for server in self.declares.present.values() for layer in server.lowers}
+                if layer not in self.declares.layers or self.declares.layers[layer].source in ("control", "workshop")
+            ),
+        }
 
 
 @dataclass(frozen=True)

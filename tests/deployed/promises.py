@@ -38,7 +38,8 @@ PROMISES = {
     "ReadOnlyPaths": "/run",
     "ReadWritePaths": "",
     "BindPaths": "/var/lib/left4me/runtime/{id}/merged:/var/lib/left4me/runtime/{id}/merged:rbind",
-    "BindReadOnlyPaths": "/etc/left4me/servers/{id}:/var/lib/left4me/runtime/{id}/merged/left4dead2/cfg/left4me:rbind",
+    "BindReadOnlyPaths": "/etc/left4me/servers/{id}:/var/lib/left4me/runtime/{id}/merged/left4dead2/cfg/left4me:rbind "
+    "/var/lib/left4me/secrets/{id}:/var/lib/left4me/runtime/{id}/merged/left4dead2/cfg/left4me/secret:rbind",
     "ProtectProc": "invisible",
     "ProcSubset": "all",
     "ProtectClock": "yes",
@@ -80,7 +81,8 @@ COMMANDS = {
             MERGED + "/srcds_run",
             MERGED + "/srcds_run -game left4dead2 -norestart -strictportbind"
             " -ip ${{LEFT4ME_ADDRESS}} -port ${{LEFT4ME_PORT}} -maxplayers ${{LEFT4ME_MAX_PLAYERS}}"
-            " +servercfgfile left4me/server.cfg +map ${{LEFT4ME_MAP}}",
+            " -tickrate ${{LEFT4ME_TICKRATE}} $LEFT4ME_ARGUMENTS"
+            " +servercfgfile left4me/server.cfg +mp_gamemode ${{LEFT4ME_GAMEMODE}} +map ${{LEFT4ME_MAP}}",
             "",
         )
     ],
@@ -119,7 +121,7 @@ LINES = {
     "ConditionPathExists=!/var/lib/left4me/runtime/%i/reset",
 }
 NETWORK = "network-online.target"
-LIMITS = ["CPUWeight", "MemoryMax", "Nice"]
+LIMITS = ["CPUWeight", "MemoryMax", "CPUQuotaPerSecUSec", "Nice"]
 STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result"]
 PROPERTIES = [*PROMISES, *SETS, *COMMANDS, *NO_COMMANDS, *LIMITS, *STATES, "SystemCallFilter", "After", "Wants"]
 

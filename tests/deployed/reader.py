@@ -107,7 +107,8 @@ def paths() -> Iterator[str]:
     yield from ("/usr", "/usr/local", "/usr/local/libexec", "/usr/local/lib", "/usr/local/lib/systemd", "/etc")
     yield from (VAR, *children(VAR), *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))
     for name in children(f"{VAR}/overlays"):
-        yield f"{name}/current"
+        yield from children(name)
+    yield from walk(f"{VAR}/secrets")
     for runtime in children(f"{VAR}/runtime"):
         yield from (runtime, f"{runtime}/upper", f"{runtime}/work", f"{runtime}/merged")
 
@@ -115,6 +116,50 @@ def paths() -> Iterator[str]:
 def entries() -> dict[str, dict[str, Any]]:
     """Return what is at each of these paths, where something is."""
     return {path: entry(path) for path in sorted(set(paths())) if os.path.lexists(path)}
+
+
+def tree(top: str) -> dict[str, list[Any]]:
+    """Return type and sha256, or a link's target, of all files below a directory, by their relative names."""
+    found: dict[str, list[Any]] = {}
+    for path in walk(top):
+        about = os.lstat(path)
+        if stat.S_ISREG(about.st_mode):
+            with open(path, "rb") as file:
+                found[os.path.relpath(path, top)] = ["file", hashlib.file_digest(file, "sha256").hexdigest()]
+        elif stat.S_ISLNK(about.st_mode):
+            found[os.path.relpath(path, top)] = ["symlink", os.readlink(path)]
+    return found
+
+
+# -- secrets
+
+
+def passwords(servers: list[str]) -> dict[str, str]:
+    """Return the RCON passwords that are on the host, for looking for them: none leaves it."""
+    found = {}
+    for server in servers:
+        for path in children(f"{VAR}/secrets/{server}"):
+            with open(path, encoding="utf-8", errors="replace") as file:
+                given = re.search(r'rcon_password "([^"]+)"', file.read())
+            if given:
+                found[server] = given[1]
+    return found
+
+
+def leaks(secrets: dict[str, str], texts: dict[str, str]) -> dict[str, list[str]]:
+    """Return where each server's password is to be read, of the places where it must not be."""
+    texts = {**texts, "the journal": run("journalctl", "--no-pager", "--quiet", "--lines=20000", "--output=cat").stdout}
+    for server in secrets:
+        unit = f"left4me-server@{server}.service"
+        texts[f"systemctl show {unit}"] = run("systemctl", "show", "--no-pager", unit).stdout
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for name in ("cmdline", "environ"):
+            try:
+                with open(f"/proc/{pid}/{name}", "rb") as file:
+                    texts[f"the {name} of process {pid}"] = file.read().decode(errors="replace")
+            except OSError:
+                continue  # it has ended
+    return {server: [place for place, text in texts.items() if secret in text] for server, secret in secrets.items()}
 
 
 # -- systemd
@@ -139,14 +184,17 @@ def units(servers: list[str], properties: list[str]) -> dict[str, Any]:
     listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*").stdout
     names = {line.split()[0] for line in listed.splitlines() if line.split()}
     names |= {*instances, "left4me-server@_check.service", "left4me.slice"}
-    verify = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *instances, "left4me.slice")
+    shown = show(sorted(names), properties)
+    # What a server that is down would execute is not there: its overlay is not mounted.
+    up = [unit for unit in instances if shown[unit]["ActiveState"] == "active"]
+    verify = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *up, "left4me.slice")
     exposure = {}
     for unit in instances:
         said = run("systemd-analyze", "security", "--no-pager", unit).stdout
         found = re.search(r"exposure level for \S+: ([0-9.]+)", said)
         exposure[unit] = float(found[1]) if found else None
     return {
-        "units": show(sorted(names), properties),
+        "units": shown,
         "verify": (verify.stdout + verify.stderr).splitlines(),
         "verify_exit": verify.returncode,
         "exposure": exposure,
@@ -323,12 +371,12 @@ def packages() -> list[str]:
 
 def look(question: dict[str, Any]) -> dict[str, Any]:
     """Return the state of the host."""
-    servers: dict[str, tuple[str, int]] = question["servers"]
+    servers: dict[str, tuple[str, int | None]] = question["servers"]
     with ThreadPoolExecutor(max(1, len(servers))) as pool:
         # Of a server that does not run nobody answers.
         states = show([f"left4me-server@{each}.service" for each in servers], ["ActiveState"]) if servers else {}
         asked = {
-            each: pool.submit(ask, host, port, ANSWER_SECONDS)
+            each: pool.submit(ask, host, port or port_of(each), ANSWER_SECONDS)
             for each, (host, port) in servers.items()
             if states[f"left4me-server@{each}.service"]["ActiveState"] == "active"
         }
@@ -340,10 +388,25 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             **accounts(),
             "packages": packages(),
         }
+        texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
+        found["leaks"] = leaks(passwords(list(servers)), texts)
+        found["trees"] = {
+            layer: tree(os.path.realpath(f"{VAR}/overlays/{layer}/current")) for layer in question["trees"]
+        }
         mains = {unit: int(shown.get("MainPID") or 0) for unit, shown in found["units"].items()}
         found["processes"] = {unit: process(pid) for unit, pid in mains.items() if pid}
         found["answers"] = {each: answer.result() for each, answer in asked.items()}
     return found
+
+
+def port_of(server: str) -> int:
+    """Return the port that a server was given on its host; 0 where it has none yet."""
+    try:
+        with open(f"/etc/left4me/servers/{server}/server.env", encoding="utf-8") as file:
+            found = re.search(r'^LEFT4ME_PORT="(\d+)"$', file.read(), re.MULTILINE)
+    except FileNotFoundError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def refusal(unit: str, answer: dict[str, Any] | None) -> str:
@@ -364,9 +427,13 @@ def belongs(pid: int, unit: str) -> bool:
         return False
 
 
-def cycle(server: str, address: str, port: int) -> dict[str, Any]:
+def cycle(server: str, address: str, declared_port: int | None) -> dict[str, Any]:
     """Stop a server that nobody plays on, watch who holds its overlay meanwhile, and start it again."""
     unit, merged = f"left4me-server@{server}.service", f"{VAR}/runtime/{server}/merged"
+    # What runs has the port that it was started with, whatever has been declared since.
+    main = process(int(show([unit], ["MainPID"])[unit]["MainPID"]))
+    words = main["command"] if main else []
+    port = int(words[words.index("-port") + 1]) if "-port" in words else declared_port or port_of(server)
     refused = refusal(unit, ask(address, port, ANSWER_SECONDS))
     if refused:
         return {"refused": refused}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -17,14 +19,18 @@ VAR = "/var/lib/left4me"
 # Type, mode, owner, group; {id} is a server's.
 LAYOUT = {
     "/etc/left4me": ("directory", "0755", "root", "root"),
+    "/etc/left4me/revision": ("file", "0644", "root", "root"),
     "/etc/left4me/servers": ("directory", "0755", "root", "root"),
     "/usr/local/libexec/left4me": ("directory", "0755", "root", "root"),
     HELPER: ("file", "0755", "root", "root"),
-    "/usr/local/libexec/left4me/left4me-attic": ("file", "0755", "root", "root"),
-    "/usr/local/libexec/left4me/left4me-notify": ("file", "0755", "root", "root"),
+    **{
+        f"/usr/local/libexec/left4me/left4me-{name}": ("file", "0755", "root", "root")
+        for name in ("attic", "content", "notify", "remove")
+    },
     "/usr/local/sbin/l4d2ctl": ("file", "0755", "root", "root"),
     "/usr/local/share/bash-completion/completions/l4d2ctl": ("file", "0644", "root", "root"),
     "/usr/local/lib/left4me": ("directory", "0755", "root", "root"),
+    "/usr/local/lib/left4me/content": ("directory", "0755", "root", "root"),
     "/usr/local/lib/left4me/l4d2ctl": ("directory", "0755", "root", "root"),
     f"{UNITS}/left4me-server@.service": ("file", "0644", "root", "root"),
     f"{UNITS}/left4me.slice": ("file", "0644", "root", "root"),
@@ -45,9 +51,10 @@ SERVER_LAYOUT = {
     "/etc/left4me/servers/{id}/server.cfg": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/layers": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/keep": ("file", "0644", "root", "root"),
+    "/etc/left4me/servers/{id}/secret": ("directory", "0755", "root", "root"),
+    VAR + "/secrets/{id}": ("directory", "0500", "left4me-{id}", "root"),
     OWN + "/left4me-server@{id}.service.d": ("directory", "0755", "root", "root"),
     OWN + "/left4me-server@{id}.service.d/limits.conf": ("file", "0644", "root", "root"),
-    OWN + "/multi-user.target.wants/left4me-server@{id}.service": ("symlink", "0777", "root", "root"),
     VAR + "/runtime/{id}": ("directory", "0700", "root", "root"),
     VAR + "/runtime/{id}/upper": ("directory", "0755", "left4me-{id}", "left4me"),
     VAR + "/runtime/{id}/work": ("directory", "0700", "root", "root"),
@@ -60,29 +67,40 @@ ON_THE_WAY = (
 # What is on a host as it is in this repository.
 AS_HERE = {
     HELPER: "files/libexec/left4me-overlay",
-    "/usr/local/libexec/left4me/left4me-attic": "files/libexec/left4me-attic",
-    "/usr/local/libexec/left4me/left4me-notify": "files/libexec/left4me-notify",
+    **{
+        f"/usr/local/libexec/left4me/left4me-{name}": f"files/libexec/left4me-{name}"
+        for name in ("attic", "content", "notify", "remove")
+    },
     "/usr/local/sbin/l4d2ctl": "files/sbin/l4d2ctl",
     "/usr/local/share/bash-completion/completions/l4d2ctl": "files/completions/l4d2ctl",
     **{
-        f"/usr/local/lib/left4me/l4d2ctl/{path.name}": f"files/lib/l4d2ctl/{path.name}"
-        for path in (ROOT / "files/lib/l4d2ctl").glob("*.py")
+        f"/usr/local/lib/left4me/{path.parent.name}/{path.name}": f"files/lib/{path.parent.name}/{path.name}"
+        for path in (ROOT / "files/lib").glob("*/*.py")
     },
 }
 
 
 def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
     """Return what has to be at each path."""
-    wanted = LAYOUT | {path: ("file", "0644", "root", "root") for path in AS_HERE if path not in LAYOUT}
+    wanted: dict[str, tuple[str, ...]] = dict(LAYOUT)
+    wanted |= {path: ("file", "0644", "root", "root") for path in AS_HERE if path not in LAYOUT}
     if declares.operators:
         wanted |= {"/etc/sudoers.d/left4me": ("file", "0440", "root", "root")}
     if declares.webhook:
         wanted |= {"/etc/left4me/webhook": ("file", "0600", "root", "root")}
-    return wanted | {
-        path.format(id=server): tuple(value.format(id=server) for value in wanted)
-        for server in declares.servers
-        for path, wanted in SERVER_LAYOUT.items()
-    }
+    for server, declared in declares.present.items():
+        wanted |= {
+            path.format(id=server): tuple(value.format(id=server) for value in values)
+            for path, values in SERVER_LAYOUT.items()
+        }
+        secret = "rcon-given.cfg" if declared.rcon_password else "rcon.cfg"
+        wanted[f"{VAR}/secrets/{server}/{secret}"] = ("file", "0400", f"left4me-{server}", "root")
+        if declared.admins:
+            wanted[f"/etc/left4me/servers/{server}/admins_simple.ini"] = ("file", "0644", "root", "root")
+        if declared.state == "running":
+            enabled = f"{OWN}/multi-user.target.wants/left4me-server@{server}.service"
+            wanted[enabled] = ("symlink", "0777", "root", "root")
+    return wanted
 
 
 def statements(text: str, comment: str) -> list[str]:
@@ -105,7 +123,7 @@ def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
 def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # The system's own places, and in ours what the game, its layers and its servers put there.
     allowed = {*layout(host.declares), *ON_THE_WAY}
-    free = re.compile(rf"{VAR}/(releases|overlays|secrets|attic|held|runtime)/[^.].*")
+    free = re.compile(rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*")
     foreign = [path for path in host.found["entries"] if path not in allowed and not free.fullmatch(path)]
     host.require([f"{path} is foreign here: nobody declared it" for path in foreign])
 
@@ -149,15 +167,28 @@ def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
     found = {name: statements(texts[name], comment) for name, comment in FILES.items()}
     # The generation is the deploy's own digest; what it stands for is looked at line by line, here and in systemd.
     found["server.env"] = [line for line in found["server.env"] if not GENERATION.fullmatch(line)]
+    port = re.search(r'^LEFT4ME_PORT="(\d+)"$', texts["server.env"], re.MULTILINE)
     wanted = {
         "server.env": [
             f'LEFT4ME_ADDRESS="{host.declares.address}"',
-            f'LEFT4ME_PORT="{declared.port}"',
+            f'LEFT4ME_PORT="{declared.port or (port[1] if port else "")}"',
             f'LEFT4ME_MAX_PLAYERS="{declared.max_players}"',
             f'LEFT4ME_MAP="{declared.map}"',
+            f'LEFT4ME_GAMEMODE="{declared.gamemode}"',
+            f'LEFT4ME_TICKRATE="{declared.tickrate}"',
+            f'LEFT4ME_ARGUMENTS="{" ".join(declared.arguments)}"',
         ],
-        "server.cfg": [f'hostname "{declared.hostname}"'],
-        "layers": list(declared.layers),
+        # What has to hold comes last: for a cvar the last line counts.
+        "server.cfg": [
+            *(f"exec {name}" for name in declared.exec),
+            *(f'{name} "{value}"' for name, value in declared.cvars.items()),
+            f'hostname "{declared.hostname}"',
+            'sv_lan "0"',
+            f"exec left4me/secret/{'rcon-given.cfg' if declared.rcon_password else 'rcon.cfg'}",
+            "echo left4me: server.cfg was read",
+        ],
+        "admins_simple.ini": [f'"{admin}" "99:z"' for admin in declared.admins],
+        "layers": [*(["left4me-admins"] if declared.admins else []), *declared.layers],
         "keep": list(declared.keep),
     }
     host.require(
@@ -169,15 +200,89 @@ def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
     )
 
 
-FILES = {"server.env": "#", "server.cfg": "//", "layers": "#", "keep": "#"}
+FILES = {"server.env": "#", "server.cfg": "//", "admins_simple.ini": "//", "layers": "#", "keep": "#"}
 GENERATION = re.compile(r'LEFT4ME_GENERATION="[0-9a-f]{16}"')
+
+
+def test_each_port_is_in_the_range_and_nobody_elses(host: Host) -> None:
+    first, last = host.declares.port_range
+    owners: dict[int, str] = {}
+    wrong = []
+    for path, entry in host.found["entries"].items():
+        if found := re.search(r'^LEFT4ME_PORT="(\d+)"$', entry.get("text", ""), re.MULTILINE):
+            port, server = int(found[1]), path.split("/")[-2]
+            if owners.setdefault(port, server) != server:
+                wrong.append(f"servers {owners[port]} and {server} have the same port, {port}")
+            if server in host.declares.present and not first <= port <= last:
+                wrong.append(f"server {server} has port {port}, must be from {first} to {last}")
+    host.require(wrong)
+
+
+def test_no_rcon_password_is_where_it_must_not_be(host: Host, server: str) -> None:
+    places = host.found["leaks"].get(server, [])
+    host.require([f"the RCON password of server {server} is to be read in {place}" for place in places])
 
 
 def test_each_server_is_enabled_by_our_unit(host: Host, server: str) -> None:
     path = f"{OWN}/multi-user.target.wants/left4me-server@{server}.service"
     target = host.found["entries"].get(path, {}).get("target")
-    wanted = f"{UNITS}/left4me-server@.service"
+    wanted = f"{UNITS}/left4me-server@.service" if host.declares.servers[server].state == "running" else None
     host.require([] if target == wanted else [f"{path} leads to {target}, must lead to {wanted}"])
+
+
+ADMINS = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/admins"))
+
+
+def test_each_layer_has_its_declared_content(host: Host) -> None:
+    wrong = []
+    for layer in sorted({layer for server in host.declares.present.values() for layer in server.lowers}):
+        source, found = host.declares.layers.get(layer, ADMINS), host.found["trees"].get(layer, {})
+        link = f"{VAR}/overlays/{layer}/current"
+        name = host.found["entries"].get(link, {}).get("target")
+        about = host.found["entries"].get(f"{VAR}/overlays/{layer}/{name}", {})
+        state = tuple(about.get(key) for key in ("type", "mode", "owner", "group"))
+        if state != ("directory", "0775", "left4me", "left4me"):
+            wrong.append(f"{link} leads to {name}, which is {state}")
+        if isinstance(source, model.LayerOnControl):
+            wanted = _tree(Path(source.path))
+            differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
+            wrong += [f"layer {layer}: {each} is not as it is in {source.path}" for each in differ[:10]]
+        elif isinstance(source, model.LayerWorkshop):
+            allowed = {f"left4dead2/addons/{item}.vpk" for item in source.items}
+            wrong += [f"layer {layer}: {each} is none of its items" for each in sorted(set(found) - allowed)]
+        elif name != _version(source):
+            wrong.append(f"{link} leads to {name}, declared is {_version(source)}")
+    host.require(wrong)
+
+
+def _version(source: model.LayerArchive | model.LayerGit) -> str:
+    """Return what a version is called: what determines its content, as JSON, by SHA256 in base32, eight characters."""
+    if isinstance(source, model.LayerArchive):
+        facts: dict[str, object] = {"sha256": source.sha256, "source": "archive", "strip": source.strip}
+    else:
+        facts = {"ref": source.ref, "source": "git", "url": source.url}
+    digest = hashlib.sha256(json.dumps([facts], sort_keys=True).encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:8]
+
+
+def _tree(top: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for path in top.rglob("*"):
+        if path.is_symlink():
+            found[str(path.relative_to(top))] = ["symlink", str(path.readlink())]
+        elif path.is_file():
+            found[str(path.relative_to(top))] = ["file", hashlib.sha256(path.read_bytes()).hexdigest()]
+    return found
+
+
+def test_nothing_is_left_of_servers_that_nobody_declares(host: Host) -> None:
+    active = {name for name, unit in host.found["units"].items() if unit["ActiveState"] == "active"}
+    wrong = []
+    for path in host.found["entries"]:
+        found = re.fullmatch(rf"{VAR}/runtime/([^/]+)", path)
+        if found and found[1] not in host.declares.present and f"left4me-server@{found[1]}.service" not in active:
+            wrong.append(f"{path} is of no declared server, and none that runs")
+    host.require(wrong)
 
 
 def test_the_current_release_is_one_of_the_declared_source(host: Host) -> None:

@@ -25,8 +25,8 @@ def running(host: Host) -> set[str]:
 
 
 def held(host: Host, server: str) -> bool:
-    """Tell whether an operator stopped a server by hand: then it is as it should be where it is down."""
-    return f"{VAR}/held/{server}" in host.found["entries"]
+    """Tell whether a server is as it should be where it is down: it is declared so, or an operator stopped it."""
+    return host.declares.servers[server].state == "stopped" or f"{VAR}/held/{server}" in host.found["entries"]
 
 
 def test_each_server_runs_or_was_stopped_by_hand(host: Host, server: str) -> None:
@@ -34,7 +34,7 @@ def test_each_server_runs_or_was_stopped_by_hand(host: Host, server: str) -> Non
     state = (unit["ActiveState"], unit["SubState"])
     if held(host, server):
         return host.require(
-            [] if state[0] in ("inactive", "failed") else [f"{unit_of(server)} is held and {state[0]}, must be down"]
+            [] if state[0] in ("inactive", "failed") else [f"{unit_of(server)} must be down and is {state[0]}"]
         )
     return host.require(
         [] if state == ("active", "running") else [f"{unit_of(server)} is {state[0]} ({state[1]}), must be active"]
@@ -45,12 +45,11 @@ def test_each_server_answers_a2s(host: Host, server: str) -> None:
     if held(host, server):
         return
     answer = host.found["answers"].get(server)
-    port = host.declares.servers[server].port
     wrong = []
     if answer is None:
-        wrong.append(f"server {server} does not answer A2S_INFO on port {port}")
+        wrong.append(f"server {server} does not answer A2S_INFO on its port")
     elif answer["folder"] != "left4dead2":
-        wrong.append(f"on port {port} of server {server} answers another game: {answer['folder']}")
+        wrong.append(f"on the port of server {server} answers another game: {answer['folder']}")
     host.require(wrong)
 
 
@@ -58,18 +57,20 @@ def test_each_server_was_started_as_declared(host: Host, server: str) -> None:
     declared, process = host.declares.servers[server], host.found["processes"].get(unit_of(server))
     if process is None:
         return host.require([] if held(host, server) else [f"server {server} has no process"])
+    line: list[str] = process["command"]
+    given = dict(pairwise(line))
     wrong = []
     if process["user"] != f"left4me-{server}":
         wrong.append(f"server {server} runs as {process['user']}, must run as left4me-{server}")
     wanted = {
         "-ip": host.declares.address,
-        "-port": str(declared.port),
+        "-port": str(declared.port or given.get("-port")),
         "-maxplayers": str(declared.max_players),
+        "-tickrate": str(declared.tickrate),
+        "+mp_gamemode": declared.gamemode,
         "+map": declared.map,
         "-game": "left4dead2",
     }
-    line: list[str] = process["command"]
-    given = dict(pairwise(line))
     wrong += [
         f"server {server} runs with {key} {given.get(key)}, declared is {value}: a restart is due"
         for key, value in wanted.items()
@@ -78,7 +79,11 @@ def test_each_server_was_started_as_declared(host: Host, server: str) -> None:
     environment = host.found["entries"].get(f"/etc/left4me/servers/{server}/server.env", {}).get("text", "")
     if f'LEFT4ME_GENERATION="{process["generation"]}"' not in environment.splitlines():
         wrong.append(f"server {server} was started with something else than is declared: a restart is due")
-    wrong += [f"server {server} runs without {key}" for key in ("-norestart", "-strictportbind") if key not in line]
+    wrong += [
+        f"server {server} runs without {key}"
+        for key in ("-norestart", "-strictportbind", *declared.arguments)
+        if key not in line
+    ]
     return host.require(wrong)
 
 
@@ -95,7 +100,7 @@ def test_each_overlay_has_the_declared_layers(host: Host, server: str) -> None:
     if len(found) != 1:
         return host.require([f"{point} is mounted {len(found)} times, must be once"])
     options, flags, wrong = found[0]["options"], found[0]["flags"], []
-    layers = [target_of(host, f"{VAR}/overlays/{name}/current") for name in host.declares.servers[server].layers]
+    layers = [target_of(host, f"{VAR}/overlays/{name}/current") for name in host.declares.servers[server].lowers]
     wanted = {
         "lowerdir": ":".join([*layers, target_of(host, f"{VAR}/installation")]),
         "upperdir": f"{VAR}/runtime/{server}/upper",

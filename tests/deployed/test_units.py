@@ -24,6 +24,14 @@ def bytes_of(size: str) -> str:
     return size if size == "infinity" or size[-1] not in powers else str(int(size[:-1]) * 1024 ** powers[size[-1]])
 
 
+def seconds_of(percent: int | None) -> str:
+    """Return a share of one CPU as systemd reports it: seconds and milliseconds of each second."""
+    if percent is None:
+        return "infinity"
+    parts = {"min": percent // 6000, "s": percent // 100 % 60, "ms": percent % 100 * 10}
+    return " ".join(f"{number}{unit}" for unit, number in parts.items() if number)
+
+
 def test_the_slice_has_the_declared_limits(host: Host) -> None:
     unit = host.found["units"]["left4me.slice"]
     wanted = {
@@ -33,6 +41,7 @@ def test_the_slice_has_the_declared_limits(host: Host) -> None:
         "LoadState": "loaded",
         "CPUWeight": str(host.declares.cpu_weight),
         "MemoryMax": bytes_of(host.declares.memory_max),
+        "CPUQuotaPerSecUSec": seconds_of(host.declares.cpu_quota),
     }
     host.require(
         [
@@ -63,7 +72,10 @@ def test_each_server_starts_with_the_host(host: Host, server: str) -> None:
     name = f"left4me-server@{server}.service"
     unit = host.found["units"][name]
     wrong = []
-    if unit["UnitFileState"] != "enabled":
+    if host.declares.servers[server].state == "stopped":
+        if unit["UnitFileState"] == "enabled":
+            wrong.append(f"{name} is enabled, and declared as stopped")
+    elif unit["UnitFileState"] != "enabled":
         wrong.append(f"{name} is {unit['UnitFileState'] or 'not enabled'}, must be enabled")
     elif "multi-user.target" not in unit["WantedBy"].split():
         wrong.append(f"{name} is enabled on disk and systemd does not know it: it needs a daemon-reload")

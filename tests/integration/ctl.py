@@ -12,8 +12,8 @@ from typing import Any
 from tests.boxes.boxes import Box
 from tests.integration.harness import SERVERS, properties, wait_for, write_inventory
 
-LAYER = "rcon"
-"""A layer that gives every server that has it an RCON password."""
+LAYER = "layer"
+LAYERS = {LAYER: {"source": "control", "path": "tests/boxes/layer"}}
 PASSWORD = "swordfish"
 RUNTIME = "/var/lib/left4me/runtime"
 ATTIC = "/var/lib/left4me/attic"
@@ -43,27 +43,18 @@ def main_pid(box: Box, server: str) -> str:
 
 
 def fleet(path: Path, boxes: Iterable[Box], servers: dict[str, Any] | None = None, **data: Any) -> Path:
-    """Write an inventory whose servers can be told by RCON what to do, and give each box the layer for it."""
-    boxes = list(boxes)
-    for box in boxes:
-        add_layer(box)
-    declared = {server: {"layers": [LAYER], **of_its_own} for server, of_its_own in (servers or SERVERS).items()}
-    return write_inventory(path, boxes, servers=declared, **data)
+    """Write an inventory whose servers can be told by RCON what to do, and have a layer."""
+    common = {"layers": [LAYER], "rcon_password": PASSWORD}
+    declared = {server: {**common, **of_its_own} for server, of_its_own in (servers or SERVERS).items()}
+    return write_inventory(path, boxes, servers=declared, **{"layers": LAYERS, **data})
 
 
-def add_layer(box: Box, name: str = LAYER, version: str = "1", file: str = "left4dead2/cfg/autoexec.cfg") -> None:
-    """Make a version of a layer, with one file, and make it current."""
-    overlay = f"/var/lib/left4me/overlays/{name}"
-    box.run(f"""
-        set -e
-        mkdir -p $(dirname {overlay}/{version}/{file})
-        chmod 0755 /var/lib/left4me
-        echo 'rcon_password {PASSWORD}' >{overlay}/{version}/{file}
-        # As a release: a directory that the game may write, whichever layer it is seen from.
-        chown -R 980:980 {overlay}/{version}
-        chmod -R g+rwX {overlay}/{version}
-        ln -sfn {version} {overlay}/current
-    """)
+def add_version(box: Box, version: str, layer: str = LAYER) -> str:
+    """Make a copy of a layer's current version and make it current, as a deploy would; return the one before."""
+    folder = f"/var/lib/left4me/overlays/{layer}"
+    before = box.run(f"readlink {folder}/current").stdout.strip()
+    box.run(f"cd {folder} && cp -a {before}/. {version} && ln -sfn {version} current")
+    return before
 
 
 def rcon(box: Box, port: int, *commands: str) -> None:

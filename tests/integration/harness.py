@@ -136,11 +136,14 @@ def standing(box: Box) -> dict[str, str]:
 
 
 def listing(box: Box) -> list[str]:
-    """Return type, mode, owner, name, target and content of everything deployed, the packages, and the accounts."""
+    """Return type, mode, owner, name, target and content of everything deployed, the packages, and the accounts.
+
+    Not the content of secrets, which each host makes for itself.
+    """
     what = "/etc/left4me /usr/local/libexec /usr/local/lib/systemd /etc/systemd/system /var/lib/left4me"
     script = f"""
         find {what} {_GAMES} -printf '%M %u %g %p %l\\n'
-        find {what} {_GAMES} -type f -print0 | xargs -0 sha256sum
+        find {what} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' -print0 | xargs -0 sha256sum
         dpkg-query -W -f '${{binary:Package}} ${{Version}} ${{Status}}\\n'
         dpkg --print-foreign-architectures
         getent passwd; getent group

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.boxes.boxes import Box
+from tests.integration.ctl import LAYER, LAYERS
 from tests.integration.harness import (
     ROOT,
     SERVERS,
@@ -98,9 +99,9 @@ def main_pids(box: Box) -> list[str]:
 def test_a_running_server_is_never_restarted(settled: Box, inventory: Path, tmp_path: Path) -> None:
     before = main_pids(settled)
     assert "0" not in before
-    other = servers(port=27017, map="c2m1_highway", hostname="changed", layers=["none_yet"], max_players=4)
-    results = deploy(write_inventory(tmp_path / "inventory", [settled], servers=other))
-    assert changed(results) == ["Servers | Write the servers' files"]
+    other = servers(port=27017, map="c2m1_highway", hostname="changed", layers=[LAYER], max_players=4)
+    results = deploy(write_inventory(tmp_path / "inventory", [settled], servers=other, layers=LAYERS))
+    assert changed(results) == ["Layers | Put the layers in place", "Servers | Write the servers' files"]
     assert main_pids(settled) == before
     assert name_over_a2s(settled, 27015) == "three"
 
@@ -133,24 +134,6 @@ def test_a_deploy_killed_at_its_reload(settled: Box, tmp_path: Path) -> None:
     assert properties(settled, "left4me-server@3", "MemoryMax") != {"MemoryMax": str(3 << 30)}
     assert changed(deploy(inventory)) == ["Reload | Reload systemd where it needs it"]
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(3 << 30)}
-
-
-def test_an_undeclared_server_is_removed_once_it_is_stopped(settled: Box, tmp_path: Path) -> None:
-    inventory = write_inventory(tmp_path / "inventory", [settled], servers={"3": SERVERS["3"]})
-    before = standing(settled)
-    running = pyinfra(inventory, "deploy.py", "-y")
-    assert running.returncode == 0
-    assert "server 4 is not declared and still runs or is mounted: left alone" in running.stderr
-    assert standing(settled) == before
-
-    settled.run("systemctl stop left4me-server@4")
-    assert "Servers | Remove what is not declared" in changed(deploy(inventory))
-    left = settled.run("find /etc/left4me /etc/systemd/system /usr/local/lib/systemd -name '*left4me*4*' -o -name 4")
-    assert left.stdout == ""
-    assert properties(settled, "left4me-server@4", "LoadState", "UnitFileState")["UnitFileState"] != "enabled"
-    # What the players made stays.
-    settled.run("test -d /var/lib/left4me/runtime/4/upper/left4dead2")
-    assert_idle(deploy(inventory), [settled])
 
 
 UNREACHABLE = "echo 'Acquire::http::Proxy \"http://127.0.0.1:9\";' >/etc/apt/apt.conf.d/99unreachable"

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import ATTIC, RUNTIME, add_layer, ctl, fleet, main_pid, state
+from tests.integration.ctl import ATTIC, LAYER, RUNTIME, add_version, ctl, fleet, main_pid, state
 from tests.integration.harness import overlays, wait_for_server
 
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
+OVERLAYS = "/var/lib/left4me/overlays"
 LIMITS = "/etc/systemd/system/left4me-server@4.service.d/limits.conf"
 OWNERS = f"stat -c '%U:%G %a %n' {RUNTIME}/3 {RUNTIME}/3/upper {RUNTIME}/3/work"
 
@@ -85,17 +86,53 @@ def test_a_foreign_mount_in_a_servers_directory(host: Box) -> None:
     host.run(f"umount {RUNTIME}/3/work")
 
 
-def test_other_layers_than_declared(host: Box) -> None:
+def test_an_older_version_of_a_layer(host: Box) -> None:
     ctl(host, "start 3")
-    add_layer(host, version="2")
-    left_over = found(host, fix=True)
-    assert {(row["server"], row["what"], row["done"]) for row in left_over} == {
-        (server, "runs with other layers than declared", None) for server in "34"
+    old = add_version(host, "newer")
+    what = f"{LAYER}: {old} is mounted, newer is current"
+    assert {(row["server"], row["what"], row["do"], row["done"]) for row in found(host, fix=True)} == {
+        (server, what, f"l4d2ctl restart {server} applies it, when it suits", None) for server in "34"
     }
     ctl(host, "restart 3")
-    add_layer(host)
-    left(host, "3", "runs with other layers than declared", "l4d2ctl restart 3")
+    host.run(f"ln -sfn {old} {OVERLAYS}/{LAYER}/current")
+    left(host, "3", f"{LAYER}: newer is mounted, {old} is current", "l4d2ctl restart 3")
     ctl(host, "restart 3")
+    mended(host, "", f"neither current nor mounted: {OVERLAYS}/{LAYER}/newer", "removed")
+    assert sorted(host.run(f"ls -A {OVERLAYS}/{LAYER}").stdout.split()) == sorted([old, "current"])
+
+
+def test_an_older_release(host: Box) -> None:
+    ctl(host, "start 3")
+    old = host.run("readlink /var/lib/left4me/installation").stdout.strip().removeprefix("releases/")
+    host.run("cd /var/lib/left4me; cp -a installation/. releases/newer; ln -sfn releases/newer installation")
+    rows = {row["server"]: row["what"] for row in found(host)}
+    assert rows == dict.fromkeys("34", f"the game: {old} is mounted, newer is current")
+    host.run(f"cd /var/lib/left4me; ln -sfn releases/{old} installation")
+    [row] = found(host)
+    assert row["what"] == "neither current nor mounted: /var/lib/left4me/releases/newer"
+    host.run("rm -r /var/lib/left4me/releases/newer")
+
+
+def test_other_layers_than_declared(host: Box) -> None:
+    ctl(host, "start 3")
+    layers = "/etc/left4me/servers/3/layers"
+    host.run(f"cp -a {layers} /run/layers; : >{layers}")
+    left(host, "3", "runs with other layers than declared", "l4d2ctl restart 3")
+    host.run(f"cp -a /run/layers {layers}")
+
+
+def test_versions_that_nobody_uses(host: Box) -> None:
+    unused = f"{OVERLAYS}/{LAYER}/unused"
+    host.run(f"""
+        mkdir {unused}
+        systemd-run -q --unit=other -p Type=exec unshare --mount \
+            sh -c 'mount -t overlay overlay -o lowerdir={unused}:/usr/lib /mnt && exec sleep 999'
+        until grep -q {unused} /proc/$(systemctl show -P MainPID other)/mounts; do :; done
+    """)
+    assert found(host) == []
+    host.run("systemctl stop other")
+    mended(host, "", f"neither current nor mounted: {unused}", "removed")
+    host.run(f"test ! -e {unused}")
 
 
 def test_two_mounts_over_one_upper(host: Box) -> None:

@@ -65,11 +65,12 @@ def helper(box: Box, *arguments: str, status: int = 0) -> str:
     return done.stderr.strip()
 
 
-def traced(box: Box, *arguments: str, status: int = 0) -> list[str]:
-    """Run the helper under this machine's strace and return its calls about mounts and time."""
+def traced(box: Box, *arguments: str, status: int = 0, inject: str = "") -> list[str]:
+    """Run the helper under this machine's strace, which may `inject`; return its calls about mounts and time."""
     enter = ["nsenter", "--target", str(box.leader), "--mount", "--pid", "--uts", "--ipc", "--net", "--"]
     what = f"trace=/^u?mount|^fs(open|config|mount)|^move_mount,{WAITS}"
-    command = ["strace", "-f", "-qq", "-s", "5000", "-e", what, "-e", "signal=none", *enter, HELPER, *arguments]
+    command = ["strace", "-f", "-qq", "-s", "5000", "-e", what, "-e", "signal=none"]
+    command += [*(["-e", f"inject={inject}"] if inject else []), *enter, HELPER, *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
     calls = [re.sub(r"^\[pid +\d+\] ", "", line) for line in done.stderr.splitlines()]
@@ -309,6 +310,26 @@ def test_a_busy_overlay_is_a_failure_at_once(box3: Box) -> None:
     [call] = traced(box3, "umount", "3")
     assert re.fullmatch(rf'umount2\("{MERGED}", 0\) += 0', call)
     assert MERGED not in overlays(box3)
+
+
+def test_busy_for_an_instant_though_nobody_holds_it_is_tried_once_more(box3: Box) -> None:
+    helper(box3, "mount", "3")
+    calls = traced(box3, "umount", "3", inject="umount2:error=EBUSY:when=1")
+    assert [re.sub(r" +", " ", call) for call in calls] == [
+        f'umount2("{MERGED}", 0) = -1 EBUSY (Device or resource busy) (INJECTED)',
+        f'umount2("{MERGED}", 0) = 0',
+    ]
+    assert MERGED not in overlays(box3)
+
+
+def test_there_is_no_third_time(box3: Box) -> None:
+    helper(box3, "mount", "3")
+    calls = traced(box3, "umount", "3", status=1, inject="umount2:error=EBUSY")
+    assert [re.sub(r" +", " ", call) for call in calls] == [
+        f'umount2("{MERGED}", 0) = -1 EBUSY (Device or resource busy) (INJECTED)'
+    ] * 2
+    assert MERGED in overlays(box3)
+    helper(box3, "umount", "3")
 
 
 def test_a_symlink_of_the_game_where_systemd_binds_its_cfg_is_refused(box3: Box) -> None:

@@ -30,7 +30,7 @@ from tests.integration.trap import Trap, below, command_line, is_stopped, kill_b
 PORTS = (27015, 27016)
 VAR = "/var/lib/left4me"
 UNITS = "/usr/local/lib/systemd/system"
-PLACE, RELEASE = "place.py, with", "release.py NAME"
+PLACE, CONTENT = "place.py, with", "left4me-content build"
 
 
 class Death(NamedTuple):
@@ -50,7 +50,7 @@ DEATHS = [
     ),
     Death("Layout", "mkdir", r"runtime/3/merged", PLACE, f"test -e {VAR}/runtime/3/merged -a ! -e {VAR}/runtime/4"),
     Death("Game-unpacking", "mkdirat", "left4dead2", "tar", f"test -d {VAR}/releases/.new-*/left4dead2"),
-    Death("Game-renamed", "rename", "releases/control-", RELEASE, f"test ! -e {VAR}/installation"),
+    Death("Game-renamed", "rename", "releases/control-", CONTENT, f"test ! -e {VAR}/installation"),
     Death(
         "Helper", "fsync", r"left4me/\.left4me-overlay", PLACE, "test -e /usr/local/libexec/left4me/.left4me-overlay.*"
     ),
@@ -99,17 +99,17 @@ def test_what_a_killed_deploy_left_at_work_is_waited_for(box: Box, inventory: Pa
     # strace lets go of it while it stands.
     wait_for("what was killed stands", lambda: is_stopped(orphan))
     with started(inventory, "deploy.py", "-y") as following:
-        wait_for("the next deploy waits", lambda: waits_for_a_lock("look.py QUESTION"))
+        wait_for("the next deploy waits", lambda: waits_for_a_lock("lock.py WISH"))
         os.kill(orphan, signal.SIGCONT)
         wait_for("the orphan ends", lambda: not command_line(orphan))
         following.communicate(timeout=60)
         assert following.returncode == 0
-    assert box.run("tail -n1 /etc/left4me/servers/3/server.cfg").stdout == 'hostname "three"\n'
+    assert box.run("grep hostname /etc/left4me/servers/3/server.cfg").stdout == 'hostname "three"\n'
 
 
 def test_an_orphan_that_does_not_end_stops_the_next_deploy_with_a_line(box: Box, inventory: Path) -> None:
     deploy(inventory)
-    hold = "flock /root sh -c 'echo held; cat'"
+    hold = "flock --shared /run/left4me/deploy.lock sh -c 'echo held; cat'"
     ssh = ["ssh", "-F", str(box.ssh_config), box.name, hold]
     with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdin
@@ -118,7 +118,7 @@ def test_an_orphan_that_does_not_end_stops_the_next_deploy_with_a_line(box: Box,
         done = pyinfra(inventory, "deploy.py", "-y")
         holder.stdin.close()
     assert done.returncode == 1
-    assert f"[{box.name}] refused, nothing changed: another deploy is at work on it" in done.stderr
+    assert f"[{box.name}] refused, nothing changed: a command that a killed deploy left is still at work" in done.stderr
 
 
 def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inventory: Path) -> None:
@@ -135,7 +135,8 @@ def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inv
     for port in PORTS:
         wait_for_server(box, port)
     placed = box.run("ls -A /usr/local/libexec/left4me").stdout.split()
-    assert placed == ["left4me-attic", "left4me-notify", "left4me-overlay"]  # and no temporary name
+    names = ("attic", "content", "notify", "overlay", "remove")
+    assert placed == [f"left4me-{name}" for name in names]  # and no temporary name
 
 
 def test_a_frozen_host_holds_up_nobody(box: Box, inventory: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from pathlib import Path
@@ -18,10 +19,11 @@ from tests.integration.harness import (
     deploy,
     overlays,
     properties,
+    wait_for,
     wait_for_server,
 )
 
-COMMANDS = ("status", "start", "stop", "restart", "reset", "holders", "logs", "doctor")
+COMMANDS = ("status", "start", "stop", "restart", "reset", "holders", "rcon", "logs", "doctor")
 OPERATORS = "gamers"
 
 
@@ -80,7 +82,7 @@ def test_the_operators_group_may_and_others_may_not(deployed: Box) -> None:
 def test_status_tells_what_is(deployed: Box) -> None:
     for port in (27015, 27016):
         wait_for_server(deployed, port)
-    rcon(deployed, 27015, "standin_players 3", "standin_bots 2", "standin_sourcetv 1")
+    rcon(deployed, 27015, "standin_players 3", "standin_bots 2", "standin_sourcetv 2")
     row = status(deployed)["3"]
     seen = properties(deployed, unit("3"), "ActiveState", "StateChangeTimestamp")
     assert row["state"] == seen["ActiveState"] == "active"
@@ -95,10 +97,11 @@ def test_status_tells_what_is(deployed: Box) -> None:
     assert not row["restart_due"]
 
 
-@pytest.mark.parametrize("television", [0, 1])
-def test_players_are_people(deployed: Box, television: int) -> None:
-    rcon(deployed, 27015, "standin_players 3", "standin_bots 2", f"standin_sourcetv {television}")
-    assert status(deployed)["3"]["players"] == 3
+@pytest.mark.parametrize("people", [0, 1, 3])
+@pytest.mark.parametrize(("television", "too_many"), [(0, 0), (1, 1), (2, 0)])
+def test_players_are_people_and_never_too_few(deployed: Box, people: int, television: int, too_many: int) -> None:
+    rcon(deployed, 27015, f"standin_players {people}", "standin_bots 2", f"standin_sourcetv {television}")
+    assert status(deployed)["3"]["players"] == people + too_many
 
 
 def on_a_terminal(box: Box, words: str) -> list[str]:
@@ -110,7 +113,8 @@ def test_a_table_on_a_terminal_and_plain_text_in_a_pipe(deployed: Box) -> None:
     piped = ctl(deployed, "status").stdout.splitlines()
     heading, *rows = [line.split("\t") for line in piped]
     assert (heading[0], heading[4], [row[0] for row in rows]) == ("ID", "PORT", ["3", "4"])
-    shown = on_a_terminal(deployed, "status")
+    *shown, last = on_a_terminal(deployed, "status")
+    assert last.startswith("revision ")
     assert not any("\t" in line for line in shown)
     assert len({line.index(word) for line, word in zip(shown, ("PORT", "27015", "27016"), strict=True)}) == 1
 
@@ -184,7 +188,7 @@ def test_a_restart_is_due_when_what_runs_is_not_what_was_declared(deployed: Box,
     rows = status(deployed)
     assert (rows["3"]["restart_due"], rows["4"]["restart_due"]) == (True, False)
     assert main_pid(deployed, "3") == pid
-    assert "\tdue" in ctl(deployed, "status 3").stdout
+    assert "\trestart is due" in ctl(deployed, "status 3").stdout
     ctl(deployed, "restart 3")
     wait_for_server(deployed, 27025)
     assert not status(deployed)["3"]["restart_due"]
@@ -251,3 +255,60 @@ def test_make_status_names_the_host_that_is_down(deployed: Box, tmp_path: Path) 
     assert done.returncode != 0
     assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["HOST", deployed.name, deployed.name]
     assert any(line.startswith("gone: ") for line in done.stderr.splitlines())
+
+
+RUDE = rb"""#!/bin/sh
+printf '\377\376 \033]0;gotcha\007\033[31mred\n'
+"""
+"""A game that writes what is no text, and what a terminal obeys."""
+
+
+def test_what_a_game_writes_cannot_reach_the_terminal(deployed: Box) -> None:
+    program, layers = "/var/lib/left4me/runtime/3/upper/srcds_run", "/etc/left4me/servers/3/layers"
+    ctl(deployed, "stop 3")
+    deployed.run(f"cat >{program}; chmod 755 {program}", input=RUDE)
+    deployed.run(f"chown left4me-3 {program}; cp -p {layers} /run/layers; rm /var/lib/left4me/held/3")
+    try:
+        deployed.run("systemctl start left4me-server@3")
+        deployed.run("until journalctl -o cat -u left4me-server@3 | grep -qa gotcha; do :; done", timeout=20)
+        deployed.run(f"echo absent >{layers}")
+        start = deployed.run("l4d2ctl start 3 2>&1 | base64 -w0; exit ${PIPESTATUS[0]}", check=False)
+        said = base64.b64decode(start.stdout)
+        shown = deployed.run("TERM=xterm script -qec 'l4d2ctl logs 3 -n 50' /dev/null </dev/null | base64 -w0").stdout
+    finally:
+        deployed.run(f"l4d2ctl stop 3; cp -p /run/layers {layers}; rm {program}; l4d2ctl start 3")
+    assert b"server 3 did not start" in said
+    assert b"gotcha" in said
+    for each in (said, base64.b64decode(shown)):
+        assert b"\x1b]0;" not in each
+        assert b"\x1b[31mred" not in each
+        assert b"\x07" not in each
+    said.decode("utf-8")
+
+
+def test_a_maps_name_cannot_reach_the_terminal(deployed: Box) -> None:
+    wait_for_server(deployed, 27015)
+    rude = "\x1b[31mred"
+    maps = "/var/lib/left4me/runtime/3/merged/left4dead2/maps"
+    deployed.run(f"cp {maps}/c1m1_hotel.bsp $'{maps}/{rude}.bsp'; chmod a+r {maps}/*")
+    rcon(deployed, 27015, f'map "{rude}"')
+    wait_for("the map runs", lambda: status(deployed)["3"]["map"] == rude)
+    assert "?[31mred" in ctl(deployed, "status 3").stdout
+    for lines in (on_a_terminal(deployed, "status 3"), ctl(deployed, "status 3").stdout.splitlines()):
+        assert not any("\x1b" in line for line in lines)
+    ctl(deployed, "restart 3")
+    wait_for_server(deployed, 27015)
+
+
+CLOSED_PIPE = """
+import os
+reading, writing = os.pipe()
+os.close(reading)
+os.dup2(writing, 1)
+os.execvp("l4d2ctl", ["l4d2ctl", "status"])
+"""
+
+
+def test_a_pipe_that_nobody_reads_is_one_line(deployed: Box) -> None:
+    done = deployed.run("python3 -", input=CLOSED_PIPE.encode(), check=False)
+    assert (done.returncode, done.stderr) == (1, "l4d2ctl: [Errno 32] Broken pipe\n")

@@ -80,7 +80,14 @@ def test_hosts_of_ones_own_beside_the_clone_are_deployed_and_proved(reader: Read
     inside = "mkdir -p /home/steam && useradd steam && cp -r /var/lib/left4me/installation/ /home/steam/serverfiles"
     reader.types("./box ssh", f"./box ssh box1 '{inside} && chown -R steam:steam /home/steam'")
     reader.typed.discard("./box ssh")
-    [inventory] = [block for block in blocks() if block.startswith("hosts = [")]
+    [inventory] = [block for block in blocks() if "hosts = [" in block]
+    layer = reader.folder.parent / "layers/evening/left4dead2/cfg"
+    layer.mkdir(parents=True)
+    (layer / "evening.cfg").write_text("sv_alltalk 1\n", encoding="utf-8")
+    # The password store of whoever reads it.
+    store = reader.folder / ".venv/bin/pass"
+    store.write_text('#!/bin/sh\ntest "$*" = left4me/4 && echo out-of-a-store\n', encoding="utf-8")
+    store.chmod(0o755)
     how = {
         "ssh_hostname": address,
         "ssh_key": str(reader.folder / ".boxes/key"),
@@ -96,6 +103,9 @@ def test_hosts_of_ones_own_beside_the_clone_are_deployed_and_proved(reader: Read
     reader.types("pyinfra ../fleet/inventory deploy.py", "pyinfra ../fleet/inventory deploy.py -y")
     reader.types("./box ssh", "./box ssh box1 systemctl restart left4me-server@3")
     reader.typed.discard("./box ssh")
+    shown = reader.types("make show HOST=game1.example.org INVENTORY=../fleet/inventory")
+    assert '"Our evening"' in shown
+    assert "out-of-a-store" not in shown
     reader.types("make verify INVENTORY=../fleet/inventory")
     reader.types("make verify", "make verify INVENTORY=../fleet/inventory LIMIT=game1.example.org")
     reader.types("pytest tests/deployed --inventory ../fleet/inventory --cycle game1.example.org/3")

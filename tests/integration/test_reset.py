@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,6 +177,97 @@ def test_what_fails_midway_stays_down_until_another_reset(running: Box, inventor
     ctl(running, "reset 3")
     wait_for_server(running, 27015)
     assert read(running, "mine.txt") is None
+    assert ctl(running, "doctor").stdout == "nothing found\n"
+
+
+def failing(box: Box, call: str, words: str, code: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run l4d2ctl under this machine's strace, which has one of its system calls fail; it has to exit with `code`."""
+    enter = ["nsenter", "--target", str(box.leader), "--all", "--", "/usr/local/sbin/l4d2ctl", *words.split()]
+    command = ["strace", "-f", "-o", "/dev/null", "-e", f"inject={call}", *enter]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def keep_one(box: Box) -> None:
+    """Remove all but the latest from the attic, as where `attic_keep` is 1."""
+    program = "/usr/local/libexec/left4me/left4me-attic"
+    box.run(f"systemd-run -q --wait -p BindPaths={ATTIC}:/run/left4me-attic {program} 1")
+
+
+def reset_with(box: Box, text: str) -> None:
+    """Reset server 3 while it has a file mine.txt; what the attic had of it before is gone."""
+    box.run(f"systemctl start left4me-attic; rm -rf {ATTIC}/3@*")
+    write(box, "mine.txt", text)
+    ctl(box, "reset 3")
+    wait_for_server(box, 27015)
+    write(box, "mine.txt", "since")
+
+
+def test_an_undo_that_fails_anywhere_keeps_what_it_brings_back(running: Box) -> None:
+    for number in range(1, 9):
+        reset_with(running, f"evening {number}")
+        done = failing(running, f"rename:error=EIO:when={number}", "reset --undo 3", code=1 if number < 8 else 0)
+        keep_one(running)
+        if "as it was" in done.stderr:  # the plan was not written
+            assert state(running, "3") == "active"
+            ctl(running, "reset --undo 3")
+        elif done.returncode:
+            assert "its reset is not finished" in done.stderr
+            assert state(running, "3") == "inactive"
+            ctl(running, "reset 3")
+        wait_for_server(running, 27015)
+        assert read(running, "mine.txt") == f"evening {number}"
+        [aside] = attic(running)
+        assert running.run(f"cat {aside}/upper/left4dead2/mine.txt").stdout == "since\n"
+        assert running.run(f"ls -A {RUNTIME}/3").stdout.split() == ["merged", "upper", "work"]
+        assert ctl(running, "doctor").stdout == "nothing found\n"
+
+
+def test_an_undo_is_finished_over_what_a_deploy_made_in_between(running: Box, inventory: Path) -> None:
+    reset_with(running, "evening")
+    kept = attic(running)[0]
+    running.run(f"echo more >{kept}/more")  # nothing of ours: it goes with the rest
+    failing(running, "rename:error=EIO:when=5", "reset --undo 3")
+    assert running.run(f"ls {RUNTIME}/3").stdout.split() == ["merged", "reset", "undo"]
+    deploy(inventory)
+    assert running.run(f"ls -A {RUNTIME}/3/upper").stdout == ""
+    assert running.run(f"cat {RUNTIME}/3/undo/upper/left4dead2/mine.txt").stdout == "evening\n"
+    ctl(running, "reset 3")
+    wait_for_server(running, 27015)
+    assert read(running, "mine.txt") == "evening"
+    clean_attic(running)
+    assert running.run(f"ls -A {ATTIC} {RUNTIME}/3 | grep -e undo -e gone || true").stdout == ""
+
+
+def test_an_undo_waits_for_a_reset_that_did_not_finish(running: Box) -> None:
+    reset_with(running, "evening")
+    failing(running, "rename:error=EIO:when=3", "reset 3")
+    before = running.run(f"ls {ATTIC} {RUNTIME}/3; cat {RUNTIME}/3/reset").stdout
+    done = ctl(running, "reset --undo 3", code=1)
+    assert done.stderr == ("l4d2ctl: server 3: an earlier reset did not finish; l4d2ctl reset 3 first, then --undo\n")
+    assert running.run(f"ls {ATTIC} {RUNTIME}/3; cat {RUNTIME}/3/reset").stdout == before
+    ctl(running, "reset 3")
+    ctl(running, "reset --undo 3")
+    wait_for_server(running, 27015)
+    assert read(running, "mine.txt") == "since"
+
+
+@pytest.mark.parametrize("words", ["reset 3", "reset --undo 3"])
+def test_of_two_resets_at_once_one_is_refused(running: Box, words: str) -> None:
+    reset_with(running, "evening")
+    clean_attic(running)
+    before = attic(running)
+    done = running.run(f"""
+        l4d2ctl {words} & first=$!; l4d2ctl reset 3 & second=$!
+        wait $first; a=$?; wait $second; echo $((a + $?))
+    """)
+    assert done.stdout.splitlines()[-1] == "1"
+    assert done.stdout.count("in all") == 1
+    assert done.stderr == "l4d2ctl: server 3: another reset of it is at work\n"
+    wait_for_server(running, 27015)
+    assert len(set(attic(running)) - set(before)) == 1
     assert ctl(running, "doctor").stdout == "nothing found\n"
 
 

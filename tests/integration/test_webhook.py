@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import RUNTIME, ctl, fleet, main_pid, rcon, state, wait_for_state
+from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, state, wait_for_state
 from tests.integration.harness import properties, wait_for, wait_for_server
 
 FILE = "/etc/left4me/webhook"
@@ -151,7 +151,7 @@ def test_a_server_that_ignores_its_stop_is_told(host: Box, listener: Listener) -
 
 def test_a_server_that_cannot_start_is_told_in_the_end(host: Box, listener: Listener) -> None:
     ctl(host, "stop 3")
-    layer = "/var/lib/left4me/overlays/rcon/current"
+    layer = f"/var/lib/left4me/overlays/{LAYER}/current"
     host.run(f"mv {layer} {layer}.away; rm /var/lib/left4me/held/3; systemctl start left4me-server@3", check=False)
     try:
         texts = [listener.told() for _ in range(5)]
@@ -161,6 +161,35 @@ def test_a_server_that_cannot_start_is_told_in_the_end(host: Box, listener: List
     assert all("server 3 did not start" in text for text in texts[:-1])
     assert "failed five times in five minutes and stays down" in texts[-1]
     assert layer in texts[-1]
+
+
+ENVIRONMENT = "/etc/left4me/servers/3/server.env"
+
+
+def test_a_server_whose_environment_went_while_it_ran_is_told(host: Box, listener: Listener) -> None:
+    # systemd reads the file for each of its lines: without it none runs at the stop, and nothing is unmounted.
+    host.run(f"mv {ENVIRONMENT} /run/server.env; systemctl stop left4me-server@3")
+    try:
+        first, *rest = listener.told().splitlines()
+        assert f"{RUNTIME}/3/merged" in host.run("cat /proc/mounts").stdout
+    finally:
+        ctl(host, "stop 3")
+        host.run(f"mv /run/server.env {ENVIRONMENT}")
+    assert first == f"{host.name}: server 3 has ended, and its overlay could not be unmounted"
+    assert any("Failed to load environment files" in line for line in rest)
+
+
+def test_a_server_without_its_environment_does_not_start_and_is_told(host: Box, listener: Listener) -> None:
+    ctl(host, "stop 3")
+    host.run(f"mv {ENVIRONMENT} /run/server.env; rm /var/lib/left4me/held/3")
+    try:
+        host.run("systemctl start left4me-server@3", check=False)
+        wait_for_state(host, "3", "failed", 60)
+        text = listener.told()
+    finally:
+        host.run(f"mv /run/server.env {ENVIRONMENT}")
+    assert "server 3 failed five times in five minutes and stays down" in text.splitlines()[0]
+    assert "Failed to load environment files" in text
 
 
 def test_long_lines_and_odd_ones_fit(host: Box, listener: Listener) -> None:

@@ -64,6 +64,26 @@ def test_no_host_is_refused(inventory: Path) -> None:
     assert done.stdout == ""
 
 
+def test_a_limit_that_matches_nothing_beside_one_that_does_is_refused(inventory: Path) -> None:
+    done = fleet(inventory, "--limit=west", "--limit=nowhere", "--exclude=nobody")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("refused: ")]
+    assert [line.split()[1:3] for line in lines] == [["--limit", "nowhere:"], ["--exclude", "nobody:"]]
+    assert done.stdout == ""
+
+
+def test_hosts_are_excluded_and_have_their_groups(inventory: Path) -> None:
+    [only] = hosts(inventory, "--exclude=w1", "--exclude=east")
+    assert only["name"] == "w2"
+    assert "west" in only["groups"]
+    assert "east" not in only["groups"]
+
+
+def test_a_host_that_is_called_as_a_group_is_told(inventory: Path) -> None:
+    inventory.write_text("west = ['w1']\nw1 = ['w2']\n")
+    assert [(each["name"], each["called_as_a_group"]) for each in hosts(inventory)] == [("w1", True), ("w2", False)]
+
+
 def test_all_mistakes_of_all_hosts_are_refused(inventory: Path) -> None:
     inventory.write_text("west = [('w1', {'servers': {'w': {'port': 1}}}), ('w2', {'colour': 'red'})]\n")
     done = fleet(inventory)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,14 @@ def server(**data: Any) -> dict[str, Any]:
 def test_the_defaults_are_complete_but_for_the_game_and_ports() -> None:
     assert mistakes() == []
     assert mistakes(**server()) == []
+    assert mistakes(servers={"3": {}}) == []
     assert mistakes(game=None, servers={"3": {}}) != []
 
 
 def test_server_defaults_are_merged_under_each_server_and_nothing_else_is() -> None:
     servers = {"3": {"port": 27015}, "4": {"port": 27016, "hostname": "four", "layers": ["a", "b"]}}
-    host = model.validate("box", {**DEFAULTS, "game": GAME, "servers": servers})
+    layers = {name: {"source": "archive", "url": "https://x/", "sha256": "0" * 64, "strip": 0} for name in "ab"}
+    host = model.validate("box", {**DEFAULTS, "game": GAME, "servers": servers, "layers": layers})
     assert host.servers["3"].hostname == DEFAULTS["server_defaults"]["hostname"]
     assert host.servers["4"].hostname == "four"
     assert host.servers["4"].layers == ("a", "b")
@@ -72,7 +76,6 @@ def test_bad_ids(name: str) -> None:
         server(port=65536),
         server(port=True),
         server(port="27015"),
-        server(port=None),
         server(hostname=""),
         server(hostname="x" * 121),
         server(hostname='a"; quit'),
@@ -86,7 +89,6 @@ def test_bad_ids(name: str) -> None:
         server(layers="sourcemod"),
         server(layers=["a:b"]),
         server(layers=[".."]),
-        server(layers=["a", "a"]),
         server(memory_max="2 GB"),
         server(memory_max="0"),
         server(memory_max="2G\nNice=-20"),
@@ -96,7 +98,6 @@ def test_bad_ids(name: str) -> None:
         server(unknown=1),
         {"servers": []},
         {"servers": {"3": None}},
-        {"servers": {"3": {}}},
         {"servers": {3: {"port": 27015}}},
         {"servers": {"3": {"port": 27015}, "4": {"port": 27015}}},
         {"server_defaults": None},
@@ -170,3 +171,298 @@ def test_paths_to_keep_that_lie_in_each_other_are_a_mistake() -> None:
     server = {"port": 27015, "keep": ["left4dead2/cfg/banned_user.cfg", "left4dead2/cfg"]}
     [line] = mistakes(servers={"3": server})
     assert "servers.3.keep" in line
+
+
+# What is declared, and what it comes to: written by hand, so that no default changes unseen.
+DEFAULT_SERVER: dict[str, Any] = {
+    "port": None,
+    "hostname": "Left 4 Dead 2",
+    "map": "c1m1_hotel",
+    "gamemode": "coop",
+    "max_players": 8,
+    "tickrate": 30,
+    "layers": [],
+    "exec": [],
+    "cvars": {},
+    "arguments": [],
+    "admins": [],
+    "rcon_password": None,
+    "memory_max": "2G",
+    "cpu_weight": 100,
+    "nice": -5,
+    "keep": [],
+    "state": "running",
+}
+DEFAULT_HOST: dict[str, Any] = {
+    "game": {"source": "host", "path": "/srv/l4d2"},
+    "layers": {},
+    "workshop_api": "https://api.steampowered.com",
+    "address": "0.0.0.0",
+    "port_range": [27015, 27114],
+    "uid": 980,
+    "gid": 980,
+    "memory_max": "infinity",
+    "cpu_weight": 1000,
+    "cpu_quota": None,
+    "operators": None,
+    "webhook": None,
+    "attic_keep": 3,
+}
+HIDDEN = "**********"
+SECRETS = ("hunter2", "swordfish", "t0k3n")
+ONE: dict[str, Any] = {"servers": {"3": {}}}
+EVENING: dict[str, Any] = {
+    "address": "192.0.2.7",
+    "port_range": [27100, 27109],
+    "memory_max": "16G",
+    "cpu_quota": 400,
+    "operators": "games",
+    "webhook": "https://discord.com/api/webhooks/1/t0k3n",
+    "layers": {
+        "sourcemod": {
+            "source": "archive",
+            "url": "https://example.org/sm.zip?key=hunter2",
+            "sha256": "0" * 64,
+            "strip": 1,
+        },
+        "evening": {"source": "git", "url": "ssh://git@example.org/evening.git", "ref": "v1.2"},
+        "maps": {"source": "workshop", "items": [1643520526, 42]},
+    },
+    "server_defaults": {**DEFAULTS["server_defaults"], "gamemode": "versus", "cvars": {"sv_alltalk": 1}},
+    "servers": {
+        "versus-1": {
+            "port": 27105,
+            "hostname": "Unser Abend, nur für uns",
+            "layers": ["evening", "sourcemod"],
+            "cvars": {"sv_gravity": 700.5, "sv_tags": "a, b"},
+            "exec": ["versus.cfg"],
+            "arguments": ["-nohltv", "+sv_search_key", "abc"],
+            "admins": ["STEAM_1:0:1234", "[U:1:99]"],
+            "rcon_password": "swordfish",
+            "keep": ["left4dead2/cfg/banned_user.cfg"],
+            "memory_max": "4G",
+        },
+        "old": {"state": "absent"},
+    },
+}
+PAIRS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {**DEFAULT_HOST, "servers": {}}),
+    (ONE, {**DEFAULT_HOST, "servers": {"3": DEFAULT_SERVER}}),
+    (
+        EVENING,
+        {
+            **DEFAULT_HOST,
+            "address": "192.0.2.7",
+            "port_range": [27100, 27109],
+            "memory_max": "16G",
+            "cpu_quota": 400,
+            "operators": "games",
+            "webhook": "https://discord.com/api/webhooks/1/t0k3n",
+            "layers": EVENING["layers"],
+            "servers": {
+                "versus-1": {
+                    **DEFAULT_SERVER,
+                    "port": 27105,
+                    "hostname": "Unser Abend, nur für uns",
+                    "gamemode": "versus",
+                    "layers": ["evening", "sourcemod"],
+                    "cvars": {"sv_gravity": "700.5", "sv_tags": "a, b"},
+                    "exec": ["versus.cfg"],
+                    "arguments": ["-nohltv", "+sv_search_key", "abc"],
+                    "admins": ["STEAM_1:0:1234", "[U:1:99]"],
+                    "rcon_password": HIDDEN,
+                    "keep": ["left4dead2/cfg/banned_user.cfg"],
+                    "memory_max": "4G",
+                },
+                "old": {**DEFAULT_SERVER, "gamemode": "versus", "cvars": {"sv_alltalk": "1"}, "state": "absent"},
+            },
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "comes_to"), PAIRS, ids=["nothing", "one server", "an evening"])
+def test_what_data_come_to(data: dict[str, Any], comes_to: dict[str, Any]) -> None:
+    host = model.validate("box", {**DEFAULTS, "game": GAME, **data})
+    assert host.model_dump(mode="json") == comes_to
+
+
+def test_make_show_prints_what_data_come_to_without_the_secrets(tmp_path: Path) -> None:
+    inventory = tmp_path / "inventory"
+    hosts = [(f"h{number}", {"game": GAME, **data}) for number, (data, _) in enumerate(PAIRS)]
+    inventory.write_text(f"hosts = {hosts!r}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "left4me.fleet", "--show", str(inventory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not [secret for secret in SECRETS if secret in done.stdout + done.stderr]
+    shown = json.loads(done.stdout)
+    assert [shown["h0"], shown["h1"]] == [comes_to for _, comes_to in PAIRS[:2]]
+    evening = shown["h2"]
+    assert evening.pop("webhook") == HIDDEN
+    layers = evening.pop("layers")
+    assert layers["sourcemod"]["url"] == f"https://example.org/sm.zip?{HIDDEN}"
+    assert layers["maps"] == EVENING["layers"]["maps"]
+    assert evening == {key: value for key, value in PAIRS[2][1].items() if key not in ("webhook", "layers")}
+    limited = subprocess.run([*command, "--limit", "h1"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(limited.stdout) == {"h1": shown["h1"]}
+
+
+def ports(known: dict[str, int], last: int = 27018, **servers: int | None) -> dict[str, int | None]:
+    """Return the ports that servers come to, each declared with a port or None, on a host that knows some."""
+    declared = {name: {"port": port} for name, port in servers.items()}
+    data = {**DEFAULTS, "game": GAME, "port_range": [27015, last], "servers": declared}
+    host = model.validate("box", data).with_ports(known)
+    return {name: server.port for name, server in host.servers.items()}
+
+
+def test_a_port_is_the_next_free_one_and_stays() -> None:
+    assert ports({}, a=None, b=None) == {"a": 27015, "b": 27016}
+    assert ports({}, a=None, b=27015, c=None) == {"a": 27016, "b": 27015, "c": 27017}
+    # Another server before it, or one less, moves nobody.
+    assert ports({"a": 27015, "b": 27016}, new=None, a=None, b=None) == {"new": 27017, "a": 27015, "b": 27016}
+    assert ports({"a": 27015, "b": 27016}, b=None) == {"b": 27016}
+    # Who asks for it gets it, from whoever has it by chance.
+    assert ports({"a": 27015}, a=None, b=27015) == {"a": 27016, "b": 27015}
+    # One that is outside a new range is given up.
+    assert ports({"a": 27030}, a=None) == {"a": 27015}
+
+
+def test_a_port_that_an_undeclared_server_has_is_not_given_away() -> None:
+    assert ports({"gone": 27015}, a=None) == {"a": 27016}
+    # Nor the one that a server runs on still, whose port was changed.
+    assert ports({"a": 27015}, a=27018, b=None) == {"a": 27018, "b": 27016}
+
+
+def test_a_range_that_is_short() -> None:
+    assert ports({}, last=27016, a=None, b=None) == {"a": 27015, "b": 27016}
+    # Only where no other is left the port of one that may run still.
+    assert ports({"gone": 27015}, last=27016, a=None, b=None) == {"a": 27016, "b": 27015}
+    [line] = mistakes(port_range=[27015, 27016], servers={"a": {}, "b": {}, "c": {}})
+    assert line == "box: port_range: (27015, 27016): is too short for 3 servers"
+
+
+ARCHIVE = {"source": "archive", "url": "https://example.org/a.zip", "sha256": "0" * 64, "strip": 0}
+BREAKS = 'may not hold a newline or other control character, a quote ("), a backslash, ";" or "//"'
+WORD = "must be one word of letters, digits and _ . , : = / @ -, without //"
+DECIDED = "is decided by left4me or by a key of its own"
+LINES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"servers": {"3": {"port": 27015}, "4": {"port": 27015}}},
+        "servers.4.port: 27015: is the port of server 3 too",
+    ),
+    (server(port=27115), "servers.3.port: 27115: is not in port_range, 27015 to 27114"),
+    (server(port=27014), "servers.3.port: 27014: is not in port_range, 27015 to 27114"),
+    (server(layers=["b"]), "servers.3.layers: 'b': is not one of the host's layers: it has none"),
+    (
+        {"layers": {"a": ARCHIVE}, **server(layers=["a", "b"])},
+        "servers.3.layers: 'b': is not one of the host's layers: a",
+    ),
+    ({"layers": {"a": ARCHIVE}, **server(layers=["a", "a"])}, "servers.3.layers: 'a': is there 2 times"),
+    (
+        {"memory_max": "5G", "servers": {"a": {}, "b": {}, "c": {"memory_max": "2048M"}}},
+        "memory_max: '5G': is less than the memory_max of its servers together: 2G + 2G + 2048M",
+    ),
+    (
+        {"memory_max": "99T", **server(memory_max="infinity")},
+        "memory_max: '99T': is less than the memory_max of its servers together: infinity",
+    ),
+    *(
+        (server(cvars={"sv_tags": f"a{text}b"}), f"servers.3.cvars.sv_tags: {f'a{text}b'!r}: {BREAKS}")
+        for text in ("\n", "\r", '"', ";", "//", "\\", "\0", "\x1b", "\x85", "\u2028")
+    ),
+    *(
+        (server(arguments=["-nohltv", f"a{text}b"]), f"servers.3.arguments.1: {f'a{text}b'!r}: {WORD}")
+        for text in ("\n", '"', "'", ";", "//", " ", "$", "\\", "%")
+    ),
+    *(
+        (server(arguments=[word]), f"servers.3.arguments.0: {word!r}: {DECIDED}")
+        for word in ("+servercfgfile", "+SV_LAN", "-port", "--port", "-autoupdate", "-restart", "-ignoresigint")
+    ),
+    *(
+        (server(cvars={name: "x"}), f"servers.3.cvars.{name}: '{name}': {DECIDED}")
+        for name in ("hostname", "sv_lan", "Sv_Lan", "servercfgfile", "hostport")
+    ),
+    (
+        server(cvars={"sv tags": 1}),
+        "servers.3.cvars.sv tags: 'sv tags': must match ^[A-Za-z_][A-Za-z0-9_]{0,63}$",
+    ),
+    *(
+        (
+            server(exec=[name]),
+            f"servers.3.exec.0: {name!r}: must be the name of a cfg file below left4dead2/cfg, and none below left4me/",
+        )
+        for name in ("../x.cfg", "/x.cfg", "left4me/server.cfg", "a;b", "a b", "a\nb", "a//b")
+    ),
+    (server(hostname="a//b"), f"servers.3.hostname: 'a//b': {BREAKS}"),
+    ({"servers": {"_check": {}}}, "servers._check: '_check': must match ^[a-z0-9][a-z0-9_-]{0,19}$"),
+    ({"layers": {"left4me-x": ARCHIVE}}, "layers.left4me-x: 'left4me-x': is left4me's own"),
+    ({"layers": {"a/b": ARCHIVE}}, "layers.a/b: 'a/b': must match ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"),
+    (server(state="gone"), "servers.3.state: 'gone': input should be 'running', 'stopped' or 'absent'"),
+    (
+        server(admins=["me"]),
+        "servers.3.admins.0: 'me': must match ^(STEAM_[0-5]:[01]:[0-9]{1,10}|\\[U:1:[0-9]{1,10}\\])$",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "line"), LINES, ids=[line[:70].encode("unicode_escape").decode() for _, line in LINES]
+)
+def test_each_class_of_mistakes_has_its_one_line(data: dict[str, Any], line: str) -> None:
+    # A value that is no single line is shown as one.
+    assert mistakes(**data) == [f"box: {line}"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        server(rcon_password="hunter2 "),
+        server(rcon_password="hunter2" * 10),
+        server(rcon_password=["hunter2"]),
+        server(rcon_pasword="hunter2"),
+        {"servers": [{"rcon_password": "hunter2"}]},
+        {"servers": {"3": ("rcon_password", "hunter2")}},
+        {"server_defaults": [("rcon_password", "hunter2")]},
+        {"server_defaults": {**DEFAULTS["server_defaults"], "rcon_password": ["hunter2"]}, **ONE},
+        {"rcon_password": "hunter2"},
+        {"webhook": "discord.com/hunter2"},
+        {"webhook": "https://discord.com/a b/hunter2"},
+        {"layers": {"a": {**ARCHIVE, "url": "ftp://me:hunter2@example.org"}}},
+        {"layers": {"a": {"url": "https://me:hunter2@example.org"}}},
+        {"layers": {"a": {**ARCHIVE, "uri": "https://me:hunter2@example.org"}}},
+        {"ssh_pasword": "hunter2"},
+    ],
+    ids=str,
+)
+def test_a_mistake_shows_no_secret(data: dict[str, Any]) -> None:
+    found = mistakes(**data)
+    assert len(found) == 1, found
+    assert "hunter2" not in found[0]
+
+
+def overlay_bytes(server_id: str, layers: Iterable[str], release: str, helper: Any) -> int:
+    """Return what left4me-overlay hands to mount(2), by its own hand: bytes of the options, with versions of 8."""
+    helper["resolve"].__globals__.update(
+        declared_layers=lambda _server: list(layers),
+        directory=lambda path, **_: path,
+        resolve=lambda link, below: (
+            link.replace("current", "v" * 8) if not below else f"{model.VAR}/releases/{release}"
+        ),
+    )
+    return len(helper["wanted"](server_id) + helper["OFF"])
+
+
+@pytest.mark.parametrize("admins", [[], ["STEAM_1:0:1"]])
+@pytest.mark.parametrize(("server_id", "width"), [("3", 4), ("a" * 20, 64), ("ab", 7)])
+def test_the_count_of_layers_that_is_said_to_fit_does(server_id: str, width: int, admins: list[str]) -> None:
+    helper = runpy.run_path(str(ROOT / "files/libexec/left4me-overlay"))
+    names = [f"{number:0{width}}" for number in range(200)]
+    data = {"layers": dict.fromkeys(names, ARCHIVE)}
+    [line] = mistakes(**data, servers={server_id: {"layers": names, "admins": admins}})
+    assert line.startswith(f"box: servers.{server_id}.layers: 200 layers: is too many for one mount: with these names ")
+    fits = int(line.removesuffix(" fit").rpartition(" ")[2])
+    assert mistakes(**data, servers={server_id: {"layers": names[:fits], "admins": admins}}) == []
+    assert len(mistakes(**data, servers={server_id: {"layers": names[: fits + 1], "admins": admins}})) == 1
+    # The longest release, and left4me's own layer that admins bring.
+    release = "control-" + "x" * 12
+    assert overlay_bytes(server_id, [model.ADMINS_LAYER, *names[:fits]], release, helper) < 4096
+    assert overlay_bytes(server_id, [model.ADMINS_LAYER, *names[: fits + 1]], release, helper) >= 4096

@@ -83,8 +83,8 @@ def test_all_mistakes_of_all_hosts_are_told_at_once(tmp_path: Path, port: int, g
     assert sorted(refusal(inventory, "deploy.py", "-y")) == sorted(
         [
             "type: servers.3.port: '27015': input should be a valid integer",
-            "key: adress: '10.0.0.1': is not a known key",
-            "key: servers.3.maxplayers: 4: is not a known key",
+            "key: adress: (hidden): is not a known key",
+            "key: servers.3.maxplayers: (hidden): is not a known key",
             "port: servers.4.port: 27015: is the port of server 3 too",
             "id: servers._check: '_check': must match ^[a-z0-9][a-z0-9_-]{0,19}$",
             f"gone: game.path: '{tmp_path}/nowhere': is no directory on this machine",
