@@ -10,7 +10,7 @@ import pytest
 from tests.boxes.boxes import Box
 from tests.integration.harness import having, overlays, rounds, wait_for_server, write_inventory
 
-PORTS = {str(number): 27012 + number for number in range(1, 9)}
+PORTS = {str(number): 27014 + number for number in range(1, 9)}
 SERVERS = {server: {"port": port, "hostname": f"server {server}"} for server, port in PORTS.items()}
 
 
