@@ -13,7 +13,7 @@ import select
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,11 +203,11 @@ def box(name: str) -> Box:
     raise BoxError(f"there is no box {name}; ./box up {name} makes it, ./box list shows what there is")
 
 
-def up(names: list[str], debian: int = 13) -> list[Box]:
+def up(names: list[str], debian: int = 13, packages: Sequence[str] = ()) -> list[Box]:
     """Have these boxes up, side by side, and return them when each says `running`.
 
-    A box that exists is started if it is stopped, and else left alone. Raises BoxError for a bad name, for a
-    box that exists with another Debian, and for one that does not start.
+    A box that exists is started if it is stopped, and else left alone; a new one has `packages` from the beginning.
+    Raises BoxError for a bad name, for a box that exists with another Debian, and for one that does not start.
     """
     for name in names:
         if not NAME.fullmatch(name) or name.endswith("-admin"):
@@ -218,13 +218,13 @@ def up(names: list[str], debian: int = 13) -> list[Box]:
     requirements.ensure()
     with _locked():
         allow_many()
-        image.image(debian)
+        root = image.image(debian, packages)
         network.ensure()
         _make_key()
         wanted = []
         for name in dict.fromkeys(names):
             there = {one.name: one for one in boxes()}
-            one = there.get(name) or _create(name, debian, {other.index for other in there.values()})
+            one = there.get(name) or _create(name, debian, root, {other.index for other in there.values()})
             if one.debian != debian:
                 raise BoxError(f"{name} is there with Debian {one.debian}; ./box down {name} first")
             wanted.append(one)
@@ -290,10 +290,10 @@ def _make_key() -> None:
         new.rename(_KEY)
 
 
-def _create(name: str, debian: int, taken: set[int]) -> Box:
+def _create(name: str, debian: int, root: Path, taken: set[int]) -> Box:
     """Make the box's directory beside its place and give it its name when it is whole."""
     index = next(number for number in range(200) if number not in taken)
-    one = Box(name, network.address(index), debian, index, image.image(debian))
+    one = Box(name, network.address(index), debian, index, root)
     if one.directory.exists():
         raise BoxError(f"{one.directory} is there and is no box: take another name")
     if tool("stat", "--file-system", "--format=%T", STATE).strip() == "overlayfs":

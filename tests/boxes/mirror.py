@@ -3,11 +3,14 @@
 import functools
 import os
 import re
+from http.client import HTTPResponse
 from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
 
-from tests.boxes.system import tool
+from tests.boxes.system import BoxError, tool
 
 CODENAMES = {12: "bookworm", 13: "trixie"}
+_NAMES = {12: ("bookworm", "oldstable"), 13: ("trixie", "stable")}
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _DEFAULT = "http://deb.debian.org/debian"
 _SUITES = {"bookworm", "trixie", "forky", "stable", "oldstable", "testing", "sid", "unstable"}
@@ -27,12 +30,35 @@ def url() -> str:
 
 
 def sources(debian: int) -> str:
-    """The sources.list of that Debian.
+    """The sources.list of that Debian, as the mirror can serve it now. Raises BoxError if it cannot.
 
     No -updates and no -security: a box is short-lived and cut off, and the i386 libraries must have the version
     of the amd64 ones, which two suites of a mirror in the middle of its sync do not promise.
     """
-    return f"deb [signed-by={KEYRING}] {url()} {CODENAMES[debian]} main\n"
+    # A mirror that caches may keep one of a release's indices from another day: its other name is cached by itself.
+    for suite in _NAMES[debian]:
+        if all(_whole(suite, architecture) for architecture in ("amd64", "i386")):
+            return f"deb [signed-by={KEYRING}] {url()} {suite} main\n"
+    names = " nor ".join(_NAMES[debian])
+    raise BoxError(f"{url()} is in the middle of its sync: neither {names} has the indices that it signed; try later")
+
+
+def _whole(suite: str, architecture: str) -> bool:
+    """Tell whether the index of an architecture is the one that the suite's signed file names, by its size."""
+    name = f"main/binary-{architecture}/Packages.xz"
+    release = _ask("GET", f"{url()}/dists/{suite}/InRelease").read().decode()
+    # Lines of ` <sum> <bytes> <name>`: https://wiki.debian.org/DebianRepository/Format
+    sizes = set(re.findall(rf"^ [0-9a-f]+ +(\d+) {re.escape(name)}$", release, re.MULTILINE))
+    return {_ask("HEAD", f"{url()}/dists/{suite}/{name}").headers["Content-Length"]} == sizes
+
+
+def _ask(method: str, address: str) -> HTTPResponse:
+    proxies = {"http": proxy} if (proxy := upstream_proxy()) else {}
+    try:
+        answer: HTTPResponse = build_opener(ProxyHandler(proxies)).open(Request(address, method=method), timeout=60)
+    except OSError as error:
+        raise BoxError(f"{address}: {error}") from error
+    return answer
 
 
 def host() -> str:

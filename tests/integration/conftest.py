@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from tests.boxes.boxes import Box
 from tests.boxes.game import build
 from tests.integration.harness import ROOT, deploy, write_inventory
 
+PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace")
 DEBIANS = [pytest.param(each, id=f"debian{each}") for each in (12, 13)]
 
 
@@ -57,12 +58,18 @@ def debian(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def box(debian: int, request: pytest.FixtureRequest) -> Iterator[Box]:
+def packages() -> Sequence[str]:
+    """Return what a module's box has from the beginning: what a deploy would install, which only some modules test."""
+    return PACKAGES
+
+
+@pytest.fixture(scope="module")
+def box(debian: int, packages: Sequence[str], request: pytest.FixtureRequest) -> Iterator[Box]:
     """Bring up a fresh box of one Debian for a module's tests."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
     name = f"test-{stem[:8]}-{debian}"
     machines.down([each.name for each in machines.boxes() if each.name == name])
-    [box] = machines.up([name], debian)
+    [box] = machines.up([name], debian, packages)
     yield box
     machines.down([name])
 

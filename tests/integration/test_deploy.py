@@ -33,6 +33,12 @@ from tests.integration.trap import Trap, kill_both, trace, waits_for_a_lock
 PORTS = (27015, 27016)
 
 
+@pytest.fixture(scope="module")
+def packages() -> tuple[str, ...]:
+    """Let the deploy install what it needs."""
+    return ()
+
+
 @pytest.fixture
 def settled(deployed: Box, inventory: Path) -> Box:
     """The deployed box as its inventory declares it, with its servers past their start."""

@@ -43,13 +43,6 @@ SLEEPS = (
 )
 
 
-@pytest.fixture(scope="module")
-def traced(deployed: Box) -> Box:
-    """The deployed box, with strace."""
-    deployed.run("command -v strace || { apt-get -qq update; apt-get -qq -y install strace; }", timeout=300)
-    return deployed
-
-
 @pytest.fixture
 def running(deployed: Box) -> Box:
     """The box, with server 3 new and running."""
@@ -134,22 +127,22 @@ def prepared(box: Box, action: str) -> None:
 
 
 @pytest.mark.parametrize("action", ["mount", "umount"])
-def test_a_helper_killed_at_any_call_that_changes_something(running: Box, traced: Box, action: str) -> None:
-    prepared(traced, action)
-    with strace(traced, action):
-        do(traced, action)
-    calls = Counter(re.findall(r"^(\w+)\(", traced.run("cat /run/trace").stdout, re.MULTILINE))
+def test_a_helper_killed_at_any_call_that_changes_something(running: Box, deployed: Box, action: str) -> None:
+    prepared(deployed, action)
+    with strace(deployed, action):
+        do(deployed, action)
+    calls = Counter(re.findall(r"^(\w+)\(", deployed.run("cat /run/trace").stdout, re.MULTILINE))
     changing = [
         (call, number) for call in sorted(set(calls) - set(LOOKS.split())) for number in range(1, calls[call] + 1)
     ]
     wanted = {"mount": {"mount"}, "umount": {"umount2", "rmdir", "unlinkat"}}[action]
     assert wanted | {"exit_group"} <= {call for call, _ in changing}
     for call, number in changing:
-        prepared(traced, action)
-        with strace(traced, action, "-e", f"inject={call}:signal=SIGKILL:when={number}"):
-            do(traced, action)
-            assert "+++ killed by SIGKILL +++" in traced.run("cat /run/trace").stdout, (call, number)
-        assert_sound(traced)
+        prepared(deployed, action)
+        with strace(deployed, action, "-e", f"inject={call}:signal=SIGKILL:when={number}"):
+            do(deployed, action)
+            assert "+++ killed by SIGKILL +++" in deployed.run("cat /run/trace").stdout, (call, number)
+        assert_sound(deployed)
     print(f"{action}: killed at {len(changing)} calls: {', '.join(f'{call} {number}' for call, number in changing)}")
 
 
@@ -163,22 +156,22 @@ def test_the_helper_by_hand_twice_at_once(running: Box) -> None:
     assert_sound(running)
 
 
-def test_a_held_mount_gets_one_plain_unmount_and_no_sleep(running: Box, traced: Box) -> None:
+def test_a_held_mount_gets_one_plain_unmount_and_no_sleep(running: Box, deployed: Box) -> None:
     hold = f"sh -c 'cd {MERGED}; echo $$ >/run/holder; exec sleep infinity' >/dev/null 2>&1 </dev/null &"
-    with strace(traced, "umount", "-f"):
-        traced.run(hold)
+    with strace(deployed, "umount", "-f"):
+        deployed.run(hold)
         try:
-            wait_for("the holder is there", lambda: "sleep" in traced.run("cat /proc/$(cat /run/holder)/comm").stdout)
-            do(traced, "umount")
+            wait_for("the holder is there", lambda: "sleep" in deployed.run("cat /proc/$(cat /run/holder)/comm").stdout)
+            do(deployed, "umount")
         finally:
-            traced.run("pid=$(cat /run/holder); kill $pid; while kill -0 $pid 2>/dev/null; do :; done")
-        trace = traced.run("cat /run/trace").stdout
-        said = traced.run(f"journalctl -u {UNIT} -n 20 -o cat").stdout
+            deployed.run("pid=$(cat /run/holder); kill $pid; while kill -0 $pid 2>/dev/null; do :; done")
+        trace = deployed.run("cat /run/trace").stdout
+        said = deployed.run(f"journalctl -u {UNIT} -n 20 -o cat").stdout
     assert re.findall(r"umount\w*\(.*", trace) == [f'umount2("{MERGED}", 0) = -1 EBUSY (Device or resource busy)']
     assert set(re.findall(r"^\d+ +(\w+)\(", trace, re.MULTILINE)) & set(SLEEPS.split()) == set()
     assert said.count("(sleep) by its cwd") == 1
-    assert properties(traced, UNIT, "TimeoutStopUSec") == {"TimeoutStopUSec": "15s"}
-    assert_sound(traced)
+    assert properties(deployed, UNIT, "TimeoutStopUSec") == {"TimeoutStopUSec": "15s"}
+    assert_sound(deployed)
 
 
 # -- the game
@@ -305,28 +298,28 @@ def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: B
     ("action", "call"),
     [("mount", "flock"), ("mount", "mount"), ("umount", "flock"), ("umount", "umount2"), ("umount", "rmdir")],
 )
-def test_a_power_cut_in_a_start_and_in_a_stop(running: Box, traced: Box, action: str, call: str) -> None:
-    prepared(traced, action)
-    with strace(traced, action, "-e", f"inject={call}:signal=SIGSTOP:when=1"):
-        traced.run(f"rm -f /run/trace; systemctl {'start' if action == 'mount' else 'stop'} --no-block {UNIT}")
-        wait_for_standstill(traced)
-        traced.crash()
-        traced.start()
-    assert_sound(traced)
+def test_a_power_cut_in_a_start_and_in_a_stop(running: Box, deployed: Box, action: str, call: str) -> None:
+    prepared(deployed, action)
+    with strace(deployed, action, "-e", f"inject={call}:signal=SIGSTOP:when=1"):
+        deployed.run(f"rm -f /run/trace; systemctl {'start' if action == 'mount' else 'stop'} --no-block {UNIT}")
+        wait_for_standstill(deployed)
+        deployed.crash()
+        deployed.start()
+    assert_sound(deployed)
 
 
 @pytest.mark.parametrize("number", range(1, 5))
-def test_a_power_cut_in_a_reset(running: Box, traced: Box, number: int) -> None:
+def test_a_power_cut_in_a_reset(running: Box, deployed: Box, number: int) -> None:
     # The plan, upper and work; the fourth is where none is left, and what follows the renames is cut.
     call = f"/^rename:signal=SIGSTOP:when={number}" if number < 4 else "/^mkdir:signal=SIGSTOP:when=2"
     command = f"strace -o /run/trace -e inject={call} /usr/local/sbin/l4d2ctl reset 3"
-    traced.run(f"rm -f /run/trace; touch {RUNTIME}/upper/evening-{number}")
-    traced.run(f"{command} >/dev/null 2>&1 </dev/null &")
-    wait_for_standstill(traced)
-    traced.crash()
-    traced.start()
-    assert_sound(traced)
-    found = traced.run(
+    deployed.run(f"rm -f /run/trace; touch {RUNTIME}/upper/evening-{number}")
+    deployed.run(f"{command} >/dev/null 2>&1 </dev/null &")
+    wait_for_standstill(deployed)
+    deployed.crash()
+    deployed.start()
+    assert_sound(deployed)
+    found = deployed.run(
         f"cd /var/lib/left4me; ls {RUNTIME}/upper/evening-{number} attic/*/upper/evening-{number}", check=False
     ).stdout
     assert len(found.split()) == 1, "what was in upper is in one place"

@@ -28,6 +28,14 @@ from tests.integration.harness import (
 from tests.integration.trap import Trap, below, command_line, is_stopped, kill_both, sshd, waits_for_a_lock
 
 PORTS = (27015, 27016)
+
+
+@pytest.fixture(scope="module")
+def packages() -> tuple[str, ...]:
+    """Let the deploy install what it needs."""
+    return ()
+
+
 VAR = "/var/lib/left4me"
 UNITS = "/usr/local/lib/systemd/system"
 PLACE, CONTENT = "place.py, with", "left4me-content build"

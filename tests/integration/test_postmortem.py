@@ -17,6 +17,7 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
+from tests.integration.conftest import PACKAGES
 from tests.integration.harness import deploy, overlays, properties, wait_for_server, write_inventory
 
 UNIT = "left4me-server@3.service"
@@ -71,7 +72,7 @@ def pair(debian: int, game: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     """Two boxes of one Debian with the same servers."""
     names = [f"stop-a-{debian}", f"stop-b-{debian}"]
     machines.down([each.name for each in machines.boxes() if each.name in names])
-    first, second = machines.up(names, debian)
+    first, second = machines.up(names, debian, PACKAGES)
     deploy(write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [first, second]))
     yield first, second
     machines.down(names)

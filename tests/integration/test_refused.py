@@ -10,6 +10,7 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
+from tests.integration.conftest import PACKAGES
 from tests.integration.harness import deploy, pyinfra, write_inventory
 
 GOOD_HOSTNAMES = iter(range(10**6))
@@ -20,7 +21,7 @@ EVERYTHING = "find / -xdev /var/lib -xdev -path /var/log -prune -o -printf '%i %
 @pytest.fixture(scope="module")
 def good(debian: int, game: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A deployed box beside the one that is refused."""
-    [box] = machines.up([f"beside-{debian}"], debian)
+    [box] = machines.up([f"beside-{debian}"], debian, PACKAGES)
     deploy(write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [box]))
     yield box
     box.down()

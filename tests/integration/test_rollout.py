@@ -17,6 +17,7 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
+from tests.integration.conftest import PACKAGES
 from tests.integration.ctl import fleet, main_pid, rcon
 from tests.integration.harness import ROOT, SERVERS, listing, standing, wait_for, wait_for_server
 
@@ -29,7 +30,7 @@ def boxes(debian: int, game: Path) -> Iterator[list[Box]]:
     names = [f"test-roll-{which}-{debian}" for which in "bac"]
     machines.down([each.name for each in machines.boxes() if each.name in names])
     reports = set(FOLDER.glob("*"))
-    up = {each.name: each for each in machines.up(names, debian)}
+    up = {each.name: each for each in machines.up(names, debian, PACKAGES)}
     yield [up[name] for name in names]
     machines.down(names)
     for report in set(FOLDER.glob("*")) - reports:
