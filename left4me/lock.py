@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
 import secrets
-import shlex
-import socket
+import signal
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from functools import wraps
+from functools import cache, wraps
 from typing import IO, Any, ParamSpec
 
 import gevent
@@ -26,21 +23,11 @@ from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import extract_control_arguments, make_unix_command_for_host
 
-from left4me import declared, facts
+from left4me import facts, fence
 
-PATH = "/run/left4me/deploy.lock"
-SILENCE = 60  # seconds after which a host frees what it hears nothing for
-BEAT = 15
-GIVEN = os.environ.get("LEFT4ME_LOCK_TOKEN")
+GIVEN = os.environ.get(fence.TOKEN)
 """The token of whoever started this run and holds the locks of its hosts."""
 TOKEN = GIVEN or secrets.token_hex(8)
-
-# The lock may have gone to another: after a minute of silence, or while this command was on its way. Whoever takes it
-# then waits for what has passed this fence already. All that the command starts inherits 9.
-_FENCE = (
-    f"exec 9<{PATH} && flock --shared 9 && grep --quiet --fixed-strings {shlex.quote(TOKEN)} <&9 || "
-    "{ echo 'this deploy lost its lock to another one; wait for that, then deploy again' >&2; exit 1; };"
-)
 P = ParamSpec("P")
 
 
@@ -49,10 +36,8 @@ class NoAnswer(Exception):
 
 
 def program() -> facts.Program:
-    """Return the command that holds the lock: see left4me/remote/lock.py."""
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
-    wish = {"who": who, "revision": declared.revision(), "token": TOKEN, "given": bool(GIVEN), "silence": SILENCE}
-    return facts.Program("lock", json.dumps(wish))
+    """Return the command that holds the lock."""
+    return facts.Program("lock", fence.wish(TOKEN, given=bool(GIVEN)))
 
 
 def take(host: PyinfraHost) -> str:
@@ -75,10 +60,23 @@ def take(host: PyinfraHost) -> str:
                 raise NoAnswer((stderr.read().decode(errors="replace").splitlines() or ["it says nothing"])[-1])
     except (OSError, SSHException) as error:
         raise NoAnswer(str(error)) from None
-    if answer != "locked":
+    if answer != fence.LOCKED:
         return answer
+    if GIVEN:
+        _end_with_who_gave_it()
     gevent.spawn(_beat, stdin)
     return ""
+
+
+@cache
+def _end_with_who_gave_it() -> None:
+    gevent.spawn(_watch, os.getppid())
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        gevent.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _start(host: PyinfraHost, command: str) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
@@ -97,7 +95,7 @@ def _start(host: PyinfraHost, command: str) -> tuple[IO[bytes], IO[bytes], IO[by
 def _beat(stdin: IO[bytes]) -> None:
     with suppress(OSError):  # the connection is gone: the fence is what counts then
         while True:
-            gevent.sleep(BEAT)
+            gevent.sleep(fence.BEAT)
             stdin.write(b"\n")
             stdin.flush()
 
@@ -109,7 +107,7 @@ def operation() -> Callable[[Callable[P, Generator[StringCommand, None, None]]],
         @wraps(function)
         def fenced(*args: P.args, **kwargs: P.kwargs) -> Generator[StringCommand, None, None]:
             for command in function(*args, **kwargs):
-                command.bits = (_FENCE, *command.bits)
+                command.bits = (fence.fence(TOKEN), *command.bits)
                 yield command
 
         return pyinfra_operation()(fenced)

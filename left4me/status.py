@@ -36,8 +36,11 @@ class NotAsked(Exception):
 def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
     """Return what runs `words` on a host, as root; what `connection`, pyinfra's data, leaves out ssh's own config has.
 
-    A new host's key is taken and a changed one never, as pyinfra does it.
+    A new host's key is taken and a changed one never, as pyinfra does it. `@local` is this machine.
     """
+    asked = ["sudo", "-n"] if connection.get("_sudo") else []
+    if name == "@local":
+        return [*asked, *words]
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": 10,
@@ -55,7 +58,6 @@ def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
     ssh = ["ssh", "-T", *(f"-o{key}={value}" for key, value in options.items())]
     if "ssh_config_file" in connection:
         ssh += ["-F", connection["ssh_config_file"]]
-    asked = ["sudo", "-n"] if connection.get("_sudo") else []
     return [*ssh, connection.get("ssh_hostname", name), shlex.join([*asked, *words])]
 
 

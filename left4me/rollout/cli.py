@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from left4me import status
+from left4me import fence, status
 from left4me.declared import ROOT
 from left4me.rollout import judge, restarts, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
 from left4me.rollout.judge import Verdict
+from left4me.rollout.locks import Locks
 from left4me.rollout.report import Report
 from left4me.rollout.waves import Host
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
-Deploy to a fleet in waves. In each wave, hosts side by side: deploy, restart the servers that want it once nobody
+Deploy to a fleet in waves. In each wave, hosts side by side: lock, deploy, restart the servers that want it once nobody
 plays there, wait until every server answers, and run tests/deployed. The first wave in which a host fails is the last.
 
 examples:
@@ -76,12 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def lock(_hosts: Sequence[Host]) -> Iterator[Mapping[str, str]]:
-    """Hold a wave's hosts; what is yielded is for the environment of the pyinfra that is started meanwhile."""
-    yield {}
-
-
 class Rollout:
     """One run over a fleet."""
 
@@ -89,7 +83,7 @@ class Rollout:
         self._arguments = arguments
         self._policy = restarts.Policy(not arguments.no_restart, arguments.drain, arguments.quiet, arguments.grace)
         self._report = Report()
-        self._environment: Mapping[str, str] = {}
+        self._locks = Locks()
         self._waves: list[list[Host]] = []
         self._failures: dict[str, tuple[str, Verdict]] = {}
         self._left: dict[str, list[str]] = {}
@@ -123,10 +117,10 @@ class Rollout:
             raise Refused(f"{', '.join(both)}: a host and a group of one name cannot be told apart: rename one")
         return [Host.read(each) for each in fleet]
 
-    def _pyinfra(self, hosts: Sequence[Host], word: str) -> Done:
+    def _pyinfra(self, hosts: Sequence[Host], word: str, environment: Mapping[str, str] | None = None) -> Done:
         limits = [word for host in hosts for word in ("--limit", host.name)]
         command = [sys.executable, "-m", "pyinfra", self._arguments.inventory, "deploy.py", "--json", word, *limits]
-        return run(command, environment=self._environment)
+        return run(command, environment=environment)
 
     def plan(self, hosts: list[Host]) -> None:
         """Connect to every host and show what would change. Raises Refused."""
@@ -171,6 +165,8 @@ class Rollout:
                 code = 0
             elif not self._failures:
                 code = INTERRUPTED
+            elif not self._report.begun("deploy"):
+                code = REFUSED
         finally:
             self._report.close(code)
         self._tell(code)
@@ -178,14 +174,28 @@ class Rollout:
 
     def _wave(self, number: int, hosts: Sequence[Host]) -> bool:
         """Bring a wave to its end and tell whether all of it is done and proved."""
-        left = list(hosts)
-        with lock(hosts) as self._environment:
+        with Locks() as self._locks:
+            # All that are made at once ask for the same first lock, and only the one that gets it for the others.
+            if not all(self._lock(number, part) for part in (hosts[:1], hosts[1:])):
+                return False
+            left = list(hosts)
             for step, act in (("deploy", self._deploy), ("restart", self._settle), ("verify", self._verify)):
                 if interrupted.is_set() or not left:
                     return False
                 self._report.begin(number, [host.name for host in left], step)
                 left = act(left)
         return len(left) == len(hosts)
+
+    def _lock(self, number: int, hosts: Sequence[Host]) -> bool:
+        """Take the locks of hosts of a wave and tell whether all are held."""
+        if interrupted.is_set():
+            return False
+        self._report.begin(number, [host.name for host in hosts], "lock")
+        with ThreadPoolExecutor(32) as pool:
+            verdicts = dict(
+                zip((host.name for host in hosts), map(Verdict, pool.map(self._locks.take, hosts)), strict=True)
+            )
+        return len(self._judged("lock", hosts, verdicts)) == len(hosts)
 
     def _judged(self, step: str, hosts: Sequence[Host], verdicts: Mapping[str, Verdict]) -> list[Host]:
         """Note how a step went on each host and return those on which it went well."""
@@ -196,14 +206,14 @@ class Rollout:
         return [host for host in hosts if not verdicts[host.name].wrong]
 
     def _deploy(self, hosts: Sequence[Host]) -> list[Host]:
-        done = self._pyinfra(hosts, "-y")
+        done = self._pyinfra(hosts, "-y", self._locks.environment)
         return self._judged("deploy", hosts, judge.deployed(done, [host.name for host in hosts]))
 
     def _settle(self, hosts: Sequence[Host]) -> list[Host]:
         def settle(host: Host) -> list[Host]:
             verdict = Verdict()
             try:
-                settling = restarts.Settling(host, self._policy, partial(self._report.note, host.name))
+                settling = restarts.Settling(host, self._policy, self._locks, partial(self._report.note, host.name))
                 verdict.changed, left = settling.settle()
                 self._left[host.name] = left
                 verdict.changed += [f"not restarted: server {server}" for server in left]
@@ -227,12 +237,13 @@ class Rollout:
     def _tell(self, code: int) -> None:
         """Say how it ended, and what to type next."""
         hosts = {host.name: host for wave in self._waves for host in wave}
-        untouched = [name for name in hosts if name not in self._report.content["hosts"]]
+        untouched = [name for name in hosts if name not in self._report.begun("deploy")]
         for name, (step, verdict) in self._failures.items():
             print(f"\n{name} failed at {step}:", *verdict.wrong, sep="\n    ")
             only = [self._arguments.inventory, "--limit", name]
             tests = [word for test in verdict.tests[:1] for word in ("-k", test.partition("[")[0])]
             closer = {
+                "lock": status.command(name, hosts[name].connection, "cat", fence.PATH),
                 "deploy": ["pyinfra", *only, "deploy.py"],
                 "restart": status.command(name, hosts[name].connection, "l4d2ctl", "status"),
                 "verify": ["pytest", "tests/deployed", "--inventory", *only, *tests],
@@ -242,7 +253,7 @@ class Rollout:
             if servers:
                 print(f"{name}: a restart is due: {', '.join(servers)}")
         if code:
-            how = "Interrupted" if code == INTERRUPTED else "Stopped"
+            how = {INTERRUPTED: "Interrupted", REFUSED: "Refused"}.get(code, "Stopped")
             print(f"\n{how}. Untouched: {', '.join(untouched) or 'no host'}.\n{self._again()}")
         else:
             print(f"All {len(hosts)} hosts are done and proved.")

@@ -44,6 +44,11 @@ class Report:
                 self.note(host, "begun")
             self._write()
 
+    def begun(self, step: str) -> list[str]:
+        """Return the hosts on which a step was begun."""
+        hosts = self.content["hosts"].items()
+        return [name for name, host in hosts if any(each["step"] == step for each in host["steps"])]
+
     def note(self, host: str, text: str) -> None:
         """Show what a host waits for."""
         with self._lock:

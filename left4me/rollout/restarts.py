@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from l4d2ctl.status import Status
 from left4me import status
 from left4me.rollout.children import Done, interrupted, last_lines, run
+from left4me.rollout.locks import Locks
 from left4me.rollout.waves import Host
 
 POLL, STARTING = 5.0, 1.0
@@ -58,7 +59,7 @@ def _remote(host: Host, *words: str) -> Done:
     try:
         return run(status.command(host.name, host.connection, *words), LIMIT)
     except subprocess.TimeoutExpired:
-        raise Failed(f"{' '.join(words)}: no end within {LIMIT} s") from None
+        raise Failed(f"{' '.join(words[-3:])}: no end within {LIMIT} s") from None
 
 
 def _players(row: Status) -> str:
@@ -68,8 +69,8 @@ def _players(row: Status) -> str:
 class Settling:
     """A host between its deploy and its proof."""
 
-    def __init__(self, host: Host, policy: Policy, note: Callable[[str], None]) -> None:
-        self._host, self._policy, self._note = host, policy, note
+    def __init__(self, host: Host, policy: Policy, locks: Locks, note: Callable[[str], None]) -> None:
+        self._host, self._policy, self._locks, self._note = host, policy, locks, note
         self._deadline = time.monotonic() + policy.drain
         self._quiet: dict[str, Quiet] = {}
         self._silent: dict[str, float] = {}
@@ -132,7 +133,7 @@ class Settling:
         if row.players != 0:
             told = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
             how = f"{_players(row)}, {'could not be told' if told.returncode else 'told'}"
-        done = _remote(self._host, "l4d2ctl", "restart", row.id)
+        done = _remote(self._host, *self._locks.fenced("l4d2ctl", "restart", row.id))
         if done.returncode:
             raise Failed(f"server {row.id} was not restarted", *last_lines(done.stdout, done.stderr))
         self._quiet.pop(row.id, None)

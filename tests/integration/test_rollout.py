@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
 from tests.integration.conftest import PACKAGES
 from tests.integration.ctl import fleet, main_pid, rcon
-from tests.integration.harness import ROOT, SERVERS, listing, standing, wait_for, wait_for_server
+from tests.integration.harness import ROOT, SERVERS, listing, pyinfra, standing, wait_for, wait_for_server
+from tests.integration.test_lock import PLACE, held, is_free
+from tests.integration.trap import Trap, below, command_line, sshd
 
 FOLDER = ROOT / "rollouts"
+SERVER_CFG = r"servers/3/\.server\.cfg"
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +182,7 @@ def test_a_whole_rollout_goes_wave_by_wave(rolled: Fleet) -> None:
     told = report(rolled.rollout("-y"))
     assert told["waves"] == [[box.name] for box in rolled.boxes]
     assert told["exit"] == 0
-    ends = [["deploy", "restart", "verify"]] * 3
+    ends = [["lock", "deploy", "restart", "verify"]] * 3
     assert [[step["step"] for step in told["hosts"][box.name]["steps"]] for box in rolled.boxes] == ends
     assert {step["result"] for host in told["hosts"].values() for step in host["steps"]} == {"done"}
     # By the hosts' own clocks, which are one: the next wave's files are younger than the servers of the wave before.
@@ -247,6 +251,123 @@ def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
     assert "begun last: Start the servers that do not run" in said
     assert "code=exited, status=1" in said
     assert report(said)["hosts"].keys() == {up.canary.name}
+
+
+@contextmanager
+def full_disk(box: Box) -> Iterator[None]:
+    """Have no room left below /etc/left4me, which is a small filesystem for so long."""
+    small = "/run/small"
+    box.run(f"""
+        mkdir -p {small}; mount -t tmpfs -o mode=755,size=1M small {small}; cp -a /etc/left4me/. {small}
+        mount --bind {small} /etc/left4me; head -c 2M /dev/zero >/etc/left4me/servers/.fill 2>/dev/null; true
+    """)
+    try:
+        yield
+    finally:
+        box.run(f"umount /etc/left4me {small}; rmdir {small}")
+
+
+def test_a_full_disk_stops_it(up: Fleet) -> None:
+    up.declare({"hostname": "full"})
+    before = [standing(box) for box in up.others]
+    with full_disk(up.canary):
+        said = up.rollout("-y", code=1)
+    assert [standing(box) for box in up.others] == before
+    assert f"{up.canary.name} failed at deploy:" in said
+    assert "No space left on device" in said
+    up.rollout("-y")
+    assert {hostname(box) for box in up.boxes} == {"full"}
+
+
+def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
+    up.declare({"hostname": "back"}, _timeout=8)
+    before = [standing(box) for box in up.others]
+    with Trap(up.canary, "fsync") as trap, up.started("-y") as running:
+        trap.landing(SERVER_CFG, PLACE)
+        up.canary.crash()
+        said = running.end(1, limit=90)
+    assert [standing(box) for box in up.others] == before
+    assert f"{up.canary.name} failed at deploy:" in said
+    assert "begun last: Write the servers' files" in said
+    up.canary.start()
+    up.rollout("-y")
+    assert {hostname(box) for box in up.boxes} == {"back"}
+
+
+def test_a_host_that_hangs_stops_it(up: Fleet) -> None:
+    up.declare({"hostname": "thawed"}, _timeout=8)
+    before = [standing(box) for box in up.others]
+    with Trap(up.canary, "fsync") as trap, up.started("-y") as running:
+        trap.landing(SERVER_CFG, PLACE)
+        frozen = below(sshd(up.canary))
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            said = running.end(1, limit=90)
+        finally:
+            for pid in reversed(frozen):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+    assert [standing(box) for box in up.others] == before
+    assert f"{up.canary.name} failed at deploy:" in said
+    assert "begun last: Write the servers' files" in said
+    up.rollout("-y")
+    assert {hostname(box) for box in up.boxes} == {"thawed"}
+
+
+# -- one at a time
+
+
+def test_of_two_rollouts_at_once_exactly_one_goes_on(up: Fleet) -> None:
+    up.declare({"hostname": "one of two"})
+    words = ("-y", "--waves", "100%")
+    with up.started(*words) as one, up.started(*words) as two:
+        ended = {each.process.wait(300): each for each in (one, two)}
+        assert sorted(ended) == [0, 2]
+        refused = ended[2].end(2)
+    assert f"{up.canary.name} failed at lock:" in refused
+    assert "is being deployed by" in refused
+    assert f"Refused. Untouched: {', '.join(box.name for box in up.boxes)}." in refused
+    assert {hostname(box) for box in up.boxes} == {"one of two"}
+
+
+def test_a_rollout_against_a_deploy(up: Fleet) -> None:
+    canary = up.canary
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 1")
+    up.declare({"tickrate": 44})
+    with up.started("-y", "--limit", canary.name) as running:
+        running.wait_for_line("restart: server 3 has 1 players")
+        seen = standing(canary)
+        second = pyinfra(up.path, "deploy.py", "-y", "--limit", canary.name)
+        assert second.returncode == 1
+        assert "refused, nothing changed: is being deployed by" in second.stderr
+        assert standing(canary) == seen
+        rcon(canary, 27015, "standin_players 0")
+        running.end(0)
+    up.declare({"hostname": "late"})
+    seen = standing(canary)
+    with held(canary):
+        said = up.rollout("-y", code=2)
+    assert "is being deployed by olga@desk" in said
+    assert standing(canary) == seen
+
+
+def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
+    canary = up.canary
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 1")
+    before = main_pid(canary, "3")
+    up.declare({"tickrate": 33})
+    with up.started("-y", "--limit", canary.name) as running:
+        running.wait_for_line("restart: server 3 has 1 players")
+        canary.run("pkill -f 'lock.py WISH'")
+        wait_for("the lock is free", lambda: is_free(canary), 2)
+        with held(canary):
+            rcon(canary, 27015, "standin_players 0")
+            said = running.end(1)
+    assert "this deploy lost its lock to another one" in said
+    assert main_pid(canary, "3") == before
 
 
 # -- players
@@ -331,6 +452,37 @@ def test_ctrl_c_lets_a_deploy_finish_and_twice_does_not(up: Fleet) -> None:
         running.process.send_signal(signal.SIGINT)
         said = running.end(130, limit=5)
     assert "deploy: done" not in said
+
+
+# -- killed
+
+NEW = {"tickrate": 77, "hostname": "new"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rolled: Fleet) -> list[list[str]]:
+    """What a rollout that nobody disturbs makes of each host."""
+    rolled.declare(NEW)
+    rolled.rollout("-y", "--waves", "100%")
+    return [listing(box) for box in rolled.boxes]
+
+
+@pytest.mark.parametrize("step", ["lock", "deploy", "restart", "verify"])
+def test_a_killed_rollout_is_completed_by_the_same_command(undisturbed: list[list[str]], up: Fleet, step: str) -> None:
+    up.rollout("-y", "--waves", "100%", "--drain", "0")
+    up.declare(NEW)
+    with up.started("-y", "--waves", "100%") as running:
+        running.wait_for_line("wave 1", f"{step}: begun")
+        running.process.kill()
+    wait_for("what it started has ended", lambda: not deploying(up.path), 5)
+    up.rollout("-y", "--waves", "100%")
+    assert [listing(box) for box in up.boxes] == undisturbed
+
+
+def deploying(inventory: Path) -> list[str]:
+    """Return the command lines of the pyinfra that deploy an inventory."""
+    found = [command_line(int(each.name)) for each in Path("/proc").glob("[0-9]*")]
+    return [line for line in found if f"pyinfra {inventory} deploy.py" in line]
 
 
 # -- going back

@@ -188,7 +188,7 @@ def main(hosts: Path, done: Path) -> None:
     from pyinfra.connectors.util import CommandOutput, OutputLine
     from pyinfra_cli.cli import cli
 
-    from left4me import lock
+    from left4me import fence, lock
 
     states: dict[str, dict[str, Any]] = json.loads(done.read_text()) if done.exists() else {}
     sides: dict[str, Other] = {}
@@ -199,7 +199,7 @@ def main(hosts: Path, done: Path) -> None:
         sides[connector.host.name] = Other(state)
 
     def run(connector: Any, command: Any, **arguments: Any) -> tuple[bool, Any]:
-        words = command.get_raw_value().removeprefix(f"{lock._FENCE} ")
+        words = command.get_raw_value().removeprefix(f"{fence.fence(lock.TOKEN)} ")
         said = sides[connector.host.name].run(words, arguments.get("_stdin"))
         return True, CommandOutput([OutputLine("stdout", said)])
 
