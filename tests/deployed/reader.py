@@ -277,6 +277,12 @@ def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]
     """
     found = {}  # a library is mapped several times
     for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            # Before what it refers to: nsenter lets go of merged before it becomes the helper.
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                comm = file.read().strip()
+        except OSError:
+            continue  # it has ended
         for kind, link in references(pid):
             try:
                 target = os.readlink(link)
@@ -284,14 +290,11 @@ def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]
                 if attached is not None:
                     overlay = overlay_of(link) if target.startswith("/") else None
                     inside, detached = inside and overlay is not None, overlay is not None and overlay not in attached
-                if not inside and not detached:
-                    continue
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                    comm = file.read().strip()
             except OSError:
                 continue  # it has ended
-            holder = {"pid": int(pid), "comm": comm, "kind": kind, "path": target, "detached": detached}
-            found[pid, kind, target] = holder
+            if inside or detached:
+                holder = {"pid": int(pid), "comm": comm, "kind": kind, "path": target, "detached": detached}
+                found[pid, kind, target] = holder
     return list(found.values())
 
 

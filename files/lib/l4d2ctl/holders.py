@@ -149,12 +149,13 @@ def holders(server: str, known: frozenset[Device] = frozenset()) -> list[Holder]
     bound = {copy.point for copy in there[init]} - {one.merged(server)}
     found = [Holder(1, _read("/proc/1/comm").strip(), "mount", point) for point in bound]
     for space, tasks in spaces.items():
+        # The name before the references: a process that becomes another program may let go of some.
+        named = {task: _read(f"/proc/{task.partition('/')[0]}/comm").strip() or "?" for task in tasks}
         referring = {task: _held_by(task, server, now, known - now) for task in tasks} if now or known else {}
         cut_off = any(not copy.peers & peers for copy in there[space])
         in_the_way = space != init and there[space] and (cut_off or any(referring.values()))
         for task, references in referring.items():
-            process = task.partition("/")[0]
-            command = _read(f"/proc/{process}/comm").strip() or "?"
+            process, command = task.partition("/")[0], named[task]
             found += [Holder(int(process), command, kind, path) for kind, path in references]
             if in_the_way:
                 found.append(Holder(int(process), command, "mount namespace", space))
