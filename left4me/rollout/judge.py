@@ -12,7 +12,8 @@ from typing import Any
 
 from left4me.rollout.children import Done, last_lines
 
-_CONNECTED, _READY = "Connected", "Ready: deploy.py"
+_READY = "Ready: deploy.py"
+_IDLE = ("Connected", _READY, "No changes", "Error: executed 0 commands")
 
 
 @dataclass
@@ -41,7 +42,7 @@ def _said(host: str, done: Done) -> list[str]:
     prefix = f"[{host}] "
     lines = [line.strip() for line in done.stderr.splitlines()]
     said = [line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix)]
-    return last_lines(*(line for line in said if line not in (_CONNECTED, _READY)))
+    return last_lines(*(line for line in said if line not in _IDLE))
 
 
 def planned(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
@@ -72,7 +73,9 @@ def deployed(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
             # Where all hosts fail, it ends without its JSON.
             begun = re.findall(r"^--> .* \| (.*)", done.stderr, re.MULTILINE)[-1:]
             wrong = [f"pyinfra did not finish it (exit {done.returncode}); begun last: {''.join(begun) or 'nothing'}"]
-        verdicts[host] = Verdict(wrong and [*wrong, *(_said(host, done) or last_lines(done.stderr))], changed)
+        silent = ["it said nothing: its connection was lost, or its command killed", *last_lines(done.stderr)]
+        said = _said(host, done) or silent
+        verdicts[host] = Verdict(wrong and [*wrong, *said], changed)
     return verdicts
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from tests.integration.harness import (
     wait_for_server,
     write_inventory,
 )
-from tests.integration.trap import Trap, below, command_line, is_stopped, kill_both, sshd, waits_for_a_lock
+from tests.integration.trap import Trap, command_line, frozen, is_stopped, kill_both, sshd, waits_for_a_lock
 
 PORTS = (27015, 27016)
 
@@ -151,17 +151,12 @@ def test_a_frozen_host_holds_up_nobody(box: Box, inventory: Path, tmp_path: Path
     [beside] = machines.up([f"frozen-{box.debian}"], box.debian)
     bare(box)
     both = write_inventory(tmp_path / "both", [box, beside], _timeout=8)
-    with Trap(box, "fsync") as trap, started(both, "deploy.py", "-y") as deploying:
-        trap.landing(r"left4me/\.left4me-overlay", PLACE)
-        frozen = below(sshd(box))
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            _, said = deploying.communicate(timeout=90)
-        finally:
-            for pid in reversed(frozen):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+    with ExitStack() as freezing:
+        with Trap(box, "fsync") as trap:
+            deploying = freezing.enter_context(started(both, "deploy.py", "-y"))
+            trap.landing(r"left4me/\.left4me-overlay", PLACE)
+            freezing.enter_context(frozen(sshd(box)))
+        _, said = deploying.communicate(timeout=90)
         assert deploying.returncode == 1, said
     for port in PORTS:
         wait_for_server(beside, port)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tests.integration.conftest import PACKAGES
 from tests.integration.ctl import fleet, main_pid, rcon
 from tests.integration.harness import ROOT, SERVERS, listing, pyinfra, standing, wait_for, wait_for_server
 from tests.integration.test_lock import PLACE, held, is_free
-from tests.integration.trap import Trap, below, command_line, sshd
+from tests.integration.trap import Trap, command_line, frozen, sshd
 
 FOLDER = ROOT / "rollouts"
 SERVER_CFG = r"servers/3/\.server\.cfg"
@@ -289,6 +288,7 @@ def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
     assert "begun last: Write the servers' files" in said
+    assert "its connection was lost" in said
     up.canary.start()
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {"back"}
@@ -297,20 +297,16 @@ def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
 def test_a_host_that_hangs_stops_it(up: Fleet) -> None:
     up.declare({"hostname": "thawed"}, _timeout=8)
     before = [standing(box) for box in up.others]
-    with Trap(up.canary, "fsync") as trap, up.started("-y") as running:
-        trap.landing(SERVER_CFG, PLACE)
-        frozen = below(sshd(up.canary))
-        for pid in frozen:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            said = running.end(1, limit=90)
-        finally:
-            for pid in reversed(frozen):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+    with ExitStack() as rolling:
+        with Trap(up.canary, "fsync") as trap:
+            running = rolling.enter_context(up.started("-y"))
+            trap.landing(SERVER_CFG, PLACE)
+            rolling.enter_context(frozen(sshd(up.canary)))
+        said = running.end(1, limit=90)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
     assert "begun last: Write the servers' files" in said
+    assert "Command timed out after 8s" in said
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {"thawed"}
 

@@ -67,6 +67,20 @@ def below(top: int) -> list[int]:
     return found
 
 
+@contextmanager
+def frozen(top: int) -> Iterator[None]:
+    """Stop a process and all that it has started; no Trap may be set when they go on, or it stops them again."""
+    members = below(top)
+    for pid in members:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(members):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def family(pid: int) -> list[int]:
     """Return the remote command that a process belongs to, parents first: all below the session of sshd."""
     parents = _parents()
