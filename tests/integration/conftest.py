@@ -15,6 +15,7 @@ from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
 from tests.boxes.game import build
 from tests.integration.harness import ROOT, deploy, write_inventory
+from tests.integration.rolling import FOLDER
 
 PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace")
 DEBIANS = [pytest.param(each, id=f"debian{each}") for each in (12, 13)]
@@ -85,6 +86,17 @@ def deployed(box: Box, inventory: Path, game: Path) -> Box:
     """Deploy the module's box."""
     deploy(inventory)
     return box
+
+
+@pytest.fixture(scope="module")
+def reports() -> Iterator[None]:
+    """Take away the reports of a module's rollouts."""
+    before = set(FOLDER.glob("*"))
+    yield
+    for report in set(FOLDER.glob("*")) - before:
+        report.unlink()
+    if FOLDER.is_dir() and not any(FOLDER.iterdir()):
+        FOLDER.rmdir()
 
 
 @pytest.hookimpl(wrapper=True)

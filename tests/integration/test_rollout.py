@@ -2,105 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
 from tests.integration.conftest import PACKAGES
-from tests.integration.ctl import fleet, main_pid, rcon
-from tests.integration.harness import ROOT, SERVERS, listing, pyinfra, standing, wait_for, wait_for_server
+from tests.integration.ctl import main_pid, rcon
+from tests.integration.harness import ROOT, listing, pyinfra, standing, wait_for, wait_for_server
+from tests.integration.rolling import Fleet, hostname, report
 from tests.integration.test_lock import PLACE, held, is_free
 from tests.integration.trap import Trap, command_line, frozen, sshd
 
-FOLDER = ROOT / "rollouts"
 SERVER_CFG = r"servers/3/\.server\.cfg"
 
 
 @pytest.fixture(scope="module")
-def boxes(debian: int, game: Path) -> Iterator[list[Box]]:
+def boxes(debian: int, game: Path, reports: None) -> Iterator[list[Box]]:
     """Three boxes of one Debian, in the order of the rollout: the canary is the inventory's second."""
     names = [f"test-roll-{which}-{debian}" for which in "bac"]
     machines.down([each.name for each in machines.boxes() if each.name in names])
-    reports = set(FOLDER.glob("*"))
     up = {each.name: each for each in machines.up(names, debian, PACKAGES)}
     yield [up[name] for name in names]
     machines.down(names)
-    for report in set(FOLDER.glob("*")) - reports:
-        report.unlink()
-    if FOLDER.is_dir() and not any(FOLDER.iterdir()):
-        FOLDER.rmdir()
-
-
-class Fleet:
-    """The boxes, their inventory, and rollout.py as an operator starts it."""
-
-    def __init__(self, boxes: list[Box], path: Path) -> None:
-        self.boxes, self.canary, self.others, self.path = boxes, boxes[0], boxes[1:], path
-        self.declare()
-
-    def declare(self, three: dict[str, Any] | None = None, **data: Any) -> None:
-        """Write the inventory; `three` is what server 3 has of its own, on each host."""
-        servers = {"3": {**SERVERS["3"], **(three or {})}, "4": SERVERS["4"]}
-        by_name = sorted(self.boxes, key=lambda box: box.name)
-        fleet(self.path, by_name, servers, **data)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(f"canary = [{self.canary.name!r}]\n")
-
-    @contextmanager
-    def started(self, *words: str, checkout: Path = ROOT) -> Iterator[Running]:
-        command = [sys.executable, "rollout.py", str(self.path), "--quiet", "2s", *words]
-        with subprocess.Popen(
-            command, cwd=checkout, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
-            running = Running(process)
-            try:
-                yield running
-            finally:
-                process.kill()
-
-    def rollout(self, *words: str, code: int = 0, checkout: Path = ROOT) -> str:
-        """Run it to its end, which must be exit `code`; return what it said."""
-        with self.started(*words, checkout=checkout) as running:
-            return running.end(code)
-
-
-class Running:
-    """A rollout under way."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._reading = threading.Thread(target=self._read)
-        self._reading.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout
-        self.lines.extend(iter(self.process.stdout.readline, ""))
-
-    def wait_for_line(self, *words: str, limit: float = 120) -> None:
-        wait_for(f"a line with {words}", lambda: any(all(w in line for w in words) for line in self._all()), limit)
-
-    def _all(self) -> list[str]:
-        return list(self.lines)
-
-    def end(self, code: int, limit: float = 400) -> str:
-        self.process.wait(limit)
-        self._reading.join()
-        said = "".join(self.lines)
-        assert self.process.returncode == code, said
-        assert "Traceback" not in said
-        return said
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +52,6 @@ def up(rolled: Fleet) -> Iterator[Fleet]:
     yield rolled
     rolled.declare()
     rolled.rollout("-y", "--drain", "0", "--waves", "100%")
-
-
-def report(said: str) -> dict[str, Any]:
-    [path] = [line.removeprefix("Report: ") for line in said.splitlines() if line.startswith("Report: ")]
-    content: dict[str, Any] = json.loads((ROOT / path).read_text(encoding="utf-8"))
-    return content
-
-
-def hostname(box: Box) -> str:
-    return box.run("grep ^hostname /etc/left4me/servers/3/server.cfg").stdout.split('"')[1]
 
 
 # -- before anything is changed

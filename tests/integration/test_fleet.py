@@ -1,0 +1,69 @@
+"""A rollout over twelve hosts of both Debians, four servers on each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.boxes import boxes as machines
+from tests.boxes.boxes import Box
+from tests.integration.conftest import PACKAGES
+from tests.integration.ctl import main_pid
+from tests.integration.harness import standing, wait_for_server
+from tests.integration.rolling import Fleet, hostname, report
+
+NAMES = {debian: [f"test-fleet-{debian}-{letter}" for letter in "abcdef"] for debian in (12, 13)}
+PORTS = {"3": 27015, "4": 27016, "5": 27017, "6": 27018}
+
+
+@pytest.fixture(scope="module")
+def boxes(reports: None) -> Iterator[list[Box]]:
+    """Six boxes of each Debian, in the order of a rollout: the canary is one of the newer."""
+    names = [name for each in NAMES.values() for name in each]
+    machines.down([each.name for each in machines.boxes() if each.name in names])
+    older, newer = (machines.up(each, debian, PACKAGES) for debian, each in NAMES.items())
+    yield [newer[0], *older, *newer[1:]]
+    machines.down(names)
+
+
+@pytest.fixture(scope="module")
+def twelve(boxes: list[Box], game: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    servers = {server: {"port": port, "hostname": f"server {server}"} for server, port in PORTS.items()}
+    return Fleet(boxes, tmp_path_factory.mktemp("fleet") / "inventory", servers)
+
+
+def test_twelve_bare_hosts_are_deployed_and_proved_in_three_waves(twelve: Fleet) -> None:
+    told = report(twelve.rollout("-y"))
+    names = [box.name for box in twelve.boxes]
+    assert told["waves"] == [names[:1], names[1:4], names[4:]]
+    assert {step["result"] for host in told["hosts"].values() for step in host["steps"]} == {"done"}
+    for box in twelve.boxes:
+        for port in PORTS.values():
+            wait_for_server(box, port)
+
+
+def test_nothing_to_change_changes_and_restarts_nothing(twelve: Fleet) -> None:
+    before = [standing(box) for box in twelve.boxes]
+    assert "All 12 hosts are done and proved." in twelve.rollout("-y")
+    assert [standing(box) for box in twelve.boxes] == before
+
+
+def test_a_wave_that_fails_is_the_last(twelve: Fleet) -> None:
+    done, broken, later = twelve.boxes[:4], twelve.boxes[2], twelve.boxes[4:]
+    before = [standing(box) for box in later]
+    broken.run("chmod o+w /usr/local/libexec")
+    twelve.declare({"hostname": "second thoughts", "tickrate": 60})
+    said = twelve.rollout("-y", code=1)
+    assert [standing(box) for box in later] == before
+    assert re.findall(r"^(\S+) failed at (\w+):$", said, re.MULTILINE) == [(broken.name, "verify")]
+    assert f"Stopped. Untouched: {', '.join(box.name for box in later)}." in said
+    assert {hostname(box) for box in done} == {"second thoughts"}
+    # The way on is the same command: what is done is not restarted again.
+    broken.run("chmod o-w /usr/local/libexec")
+    pids = [main_pid(box, "3") for box in done]
+    twelve.rollout("-y")
+    assert [main_pid(box, "3") for box in done] == pids
+    assert {hostname(box) for box in twelve.boxes} == {"second thoughts"}
