@@ -1,0 +1,123 @@
+"""What a fleet costs its control machine: `python -m bench.fleet`, four servers a host, nothing to change, all proved.
+
+For 1, 2, 4, 8 and 12 hosts, and for one that is 50 ms away. Start is what the programs take before they connect.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.delay import delayed
+from tests.boxes import boxes as machines
+from tests.boxes.boxes import Box
+from tests.boxes.game import build
+from tests.integration.conftest import PACKAGES
+from tests.integration.harness import PYINFRA, ROOT, deploy, wait_for_server, write_inventory
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+COUNTS = (1, 2, 4, 8, 12)
+ROUND_TRIP = 0.05
+SERVERS = {str(number): {"port": 27012 + number} for number in (3, 4, 5, 6)}
+
+
+class Cost(NamedTuple):
+    """What a program took: seconds by the clock, and of this machine's processors."""
+
+    wall: float
+    cpu: float
+
+
+def cost(*command: str | Path) -> Cost:
+    """Run a program, which must succeed."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+    wall, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(f"{command}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def steps(inventory: Path) -> dict[str, Callable[[], Cost]]:
+    """Return the programs of a deploy and its proof, each with one that does only the first part of it."""
+    pytest: list[str | Path] = [sys.executable, "-m", "pytest", "-q", "tests/deployed", "--inventory", inventory]
+    return {
+        "start": lambda: cost(PYINFRA, inventory, "debug-inventory"),
+        "connect": lambda: cost(PYINFRA, inventory, "exec", "--", "true"),
+        "deploy": lambda: cost(PYINFRA, inventory, "deploy.py", "-y", "--json"),
+        "pytest": lambda: cost(*pytest, "--collect-only"),
+        "verify": lambda: cost(*pytest),
+    }
+
+
+def measured(inventories: dict[str, Path]) -> dict[str, dict[str, Cost]]:
+    """Return the median cost of each step over each inventory, all measured in turn."""
+    seen: dict[tuple[str, str], list[Cost]] = {}
+    for _ in range(ROUNDS):
+        for name, inventory in inventories.items():
+            for step, run in steps(inventory).items():
+                seen.setdefault((name, step), []).append(run())
+
+    def median(name: str, step: str) -> Cost:
+        costs = seen[name, step]
+        return Cost(statistics.median(each.wall for each in costs), statistics.median(each.cpu for each in costs))
+
+    return {name: {step: median(name, step) for step in steps(Path())} for name in inventories}
+
+
+def show(found: dict[str, dict[str, Cost]]) -> None:
+    """Print the tables."""
+    columns = ("start", "connect", "deploy", "start", "verify", "all", "CPU/host")
+    print(f"{'hosts':12}" + "".join(f"{column:>10}" for column in columns) + "   seconds; CPU of the control machine")
+    whole = {}
+    for name, each in found.items():
+        start, connect, deployed, pytest, verified = each.values()
+        whole[name] = deployed.wall + verified.wall
+        parts = (start.wall, connect.wall - start.wall, deployed.wall - connect.wall)
+        figures = (*parts, pytest.wall, verified.wall - pytest.wall, whole[name])
+        cpu = (deployed.cpu + verified.cpu) / int(name.split()[0])
+        print(f"{name:12}" + "".join(f"{figure:10.2f}" for figure in (*figures, cpu)))
+    print(f"12 hosts : 1 host = {whole['12'] / whole['1']:.2f}")
+    far = found["1 at 50 ms"]
+    print(
+        f"one host 50 ms away, beyond the start: deployed in {far['deploy'].wall - far['start'].wall:.2f} s, ", end=""
+    )
+    print(f"verified in {far['verify'].wall - far['pytest'].wall:.2f} s")
+
+
+def main() -> None:
+    """Bring up twelve boxes, deploy them, measure, and print."""
+    build()
+    names = [f"bench-{number:02}" for number in range(1, COUNTS[-1] + 1)]
+    boxes: list[Box] = machines.up(names, 13, PACKAGES)
+    try:
+        with tempfile.TemporaryDirectory() as folder, delayed(str(boxes[0].address), ROUND_TRIP) as port:
+            inventories = {
+                str(count): write_inventory(Path(folder, str(count)), boxes[:count], servers=SERVERS)
+                for count in COUNTS
+            }
+            [key] = boxes[0].known_hosts.read_text().splitlines()[:1]
+            known = Path(folder, "known_hosts")
+            known.write_text(f"[127.0.0.1]:{port} {key.partition(' ')[2]}\n")
+            away = {"ssh_hostname": "127.0.0.1", "ssh_port": port, "ssh_known_hosts_file": str(known)}
+            far = {boxes[0].name: away}
+            inventories["1 at 50 ms"] = write_inventory(Path(folder, "far"), boxes[:1], servers=SERVERS, hosts=far)
+            deploy(inventories[str(COUNTS[-1])])
+            for box in boxes:
+                for server in SERVERS.values():
+                    wait_for_server(box, server["port"], 60)
+            show(measured(inventories))
+    finally:
+        machines.down(names)
+
+
+if __name__ == "__main__":
+    main()
