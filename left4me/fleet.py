@@ -41,7 +41,8 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
     return {
         "name": host.name,
         "groups": list(host.groups),
-        "called_as_a_group": host.name in host.inventory.groups,
+        # pyinfra itself puts @local into a group of that name.
+        "called_as_a_group": host.inventory.groups.get(host.name, [host]) != [host],
         "connection": {key: data[key] for key in CONNECTION if data.get(key) is not None},
         "declares": startup.MODELS[host.name].model_dump(mode="json"),
     }

@@ -38,9 +38,9 @@ def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
 
     A new host's key is taken and a changed one never, as pyinfra does it. `@local` is this machine.
     """
-    asked = ["sudo", "-n"] if connection.get("_sudo") else []
+    line = shlex.join([*(["sudo", "-n"] if connection.get("_sudo") else []), *words])
     if name == "@local":
-        return [*asked, *words]
+        return ["sh", "-c", line]
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": 10,
@@ -58,7 +58,7 @@ def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
     ssh = ["ssh", "-T", *(f"-o{key}={value}" for key, value in options.items())]
     if "ssh_config_file" in connection:
         ssh += ["-F", connection["ssh_config_file"]]
-    return [*ssh, connection.get("ssh_hostname", name), shlex.join([*asked, *words])]
+    return [*ssh, connection.get("ssh_hostname", name), line]
 
 
 def _run(command: Sequence[str], limit: float) -> subprocess.CompletedProcess[str]:

@@ -256,7 +256,7 @@ class Rollout:
             how = {INTERRUPTED: "Interrupted", REFUSED: "Refused"}.get(code, "Stopped")
             print(f"\n{how}. Untouched: {', '.join(untouched) or 'no host'}.\n{self._again()}")
         else:
-            print(f"All {len(hosts)} hosts are done and proved.")
+            print(f"Done and proved: {len(hosts)} host{'s' * (len(hosts) != 1)}.")
         print(f"Report: {self._report.path}", flush=True)
 
     @staticmethod

@@ -47,7 +47,7 @@ def test_twelve_bare_hosts_are_deployed_and_proved_in_three_waves(twelve: Fleet)
 
 def test_nothing_to_change_changes_and_restarts_nothing(twelve: Fleet) -> None:
     before = [standing(box) for box in twelve.boxes]
-    assert "All 12 hosts are done and proved." in twelve.rollout("-y")
+    assert "Done and proved: 12 hosts." in twelve.rollout("-y")
     assert [standing(box) for box in twelve.boxes] == before
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.harness import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMAND = re.compile(r"^(git|cd|make|pyinfra|pytest|l4d2ctl|\.|\./box)\b")
+COMMAND = re.compile(r"^(git|cd|make|pyinfra|pytest|python|l4d2ctl|\.|\./box)\b")
 
 pytestmark = pytest.mark.xdist_group("debian13")
 
@@ -27,7 +27,9 @@ def commands() -> set[str]:
     """Return every line of a block, and everything in backquotes, that is a command."""
     lines = {line for block in blocks() for line in block.splitlines() if COMMAND.match(line)}
     quoted = {
-        text for text in re.findall(r"`([^`]+)`", README) if re.match(r"(make|\./box|pytest|pyinfra|l4d2ctl) \S", text)
+        text
+        for text in re.findall(r"`([^`]+)`", README)
+        if re.match(r"(make|\./box|pytest|pyinfra|python|l4d2ctl) \S", text)
     }
     return lines | quoted
 
@@ -109,6 +111,13 @@ def test_hosts_of_ones_own_beside_the_clone_are_deployed_and_proved(reader: Read
     reader.types("make verify INVENTORY=../fleet/inventory")
     reader.types("make verify", "make verify INVENTORY=../fleet/inventory LIMIT=game1.example.org")
     reader.types("pytest tests/deployed --inventory ../fleet/inventory --cycle game1.example.org/3")
+
+
+def test_the_fleet_is_rolled_out(reader: Reader) -> None:
+    assert "nothing to change" in reader.types("python rollout.py ../fleet/inventory --dry")
+    command = "python rollout.py ../fleet/inventory --waves 1,10%,100% --drain 20m"
+    assert "Done and proved: 1 host." in reader.types(command, f"{command} -y")
+    assert "--exclude" in reader.types("python rollout.py ../fleet/inventory --help")
 
 
 def test_the_servers_are_run_from_day_to_day(reader: Reader) -> None:

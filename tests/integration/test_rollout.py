@@ -121,7 +121,7 @@ def test_nothing_to_do_changes_and_restarts_nothing(rolled: Fleet) -> None:
     before = [standing(box) for box in rolled.boxes]
     said = rolled.rollout("-y")
     assert [standing(box) for box in rolled.boxes] == before
-    assert "All 3 hosts are done and proved." in said
+    assert "Done and proved: 3 hosts." in said
 
 
 # -- the canary breaks
