@@ -25,7 +25,7 @@ from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 from pyinfra_cli.exceptions import UnexpectedExternalError
 
-from left4me import model
+from left4me import model, validation
 
 MODELS: dict[str, model.Host] = {}
 """What each host of this run declares, by the host's name; filled before the first connection."""
@@ -85,8 +85,8 @@ def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
         names = ", ".join(host.name for host in hosts)
         _refuse([f"--limit and --exclude leave no host; the inventory has: {names}"])
     try:
-        MODELS.update(model.validate_all({host.name: host.data.dict() for host in hosts}))
-    except model.InvalidData as invalid:
+        MODELS.update(validation.validate_all({host.name: host.data.dict() for host in hosts}))
+    except validation.InvalidData as invalid:
         _refuse(str(mistake) for mistake in invalid.mistakes)
 
 

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from left4me import model
+from left4me import validation
 
 ROOT = Path(__file__).parent.parent.parent
 DEFAULTS = {
@@ -587,8 +587,8 @@ def test_each_class_of_mistakes_is_one_line_whatever_stands_around_it(spoil: Spo
     @given(invalid([spoil]))
     def holds(generated: tuple[dict[str, Any], str]) -> None:
         data, line = generated
-        with pytest.raises(model.InvalidData) as found:
-            model.validate("h", {**DEFAULTS, **data})
+        with pytest.raises(validation.InvalidData) as found:
+            validation.validate("h", {**DEFAULTS, **data})
         [mistake] = map(str, found.value.mistakes)
         assert re.fullmatch(f"h: {line}", mistake), (line, mistake)
         assert "Of-our-own" not in mistake

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from left4me import model
+from left4me import model, validation
 
 ROOT = Path(__file__).parent.parent.parent
 DEFAULTS = {
@@ -26,8 +26,8 @@ GAME = {"source": "host", "path": "/srv/l4d2"}
 def mistakes(**data: Any) -> list[str]:
     """Return what is wrong with a host of these data over the defaults."""
     try:
-        model.validate("box", {**DEFAULTS, "game": GAME, **data})
-    except model.InvalidData as invalid:
+        validation.validate("box", {**DEFAULTS, "game": GAME, **data})
+    except validation.InvalidData as invalid:
         return [str(each) for each in invalid.mistakes]
     return []
 
@@ -47,7 +47,7 @@ def test_the_defaults_are_complete_but_for_the_game_and_ports() -> None:
 def test_server_defaults_are_merged_under_each_server_and_nothing_else_is() -> None:
     servers = {"3": {"port": 27015}, "4": {"port": 27016, "hostname": "four", "layers": ["a", "b"]}}
     layers = {name: {"source": "archive", "url": "https://x/", "sha256": "0" * 64, "strip": 0} for name in "ab"}
-    host = model.validate("box", {**DEFAULTS, "game": GAME, "servers": servers, "layers": layers})
+    host = validation.validate("box", {**DEFAULTS, "game": GAME, "servers": servers, "layers": layers})
     assert host.servers["3"].hostname == DEFAULTS["server_defaults"]["hostname"]
     assert host.servers["4"].hostname == "four"
     assert host.servers["4"].layers == ("a", "b")
@@ -128,8 +128,8 @@ def test_each_mistake_is_one_line_with_host_and_key(data: dict[str, Any]) -> Non
 
 def test_all_mistakes_of_all_hosts_come_together() -> None:
     bad = {**DEFAULTS, "game": GAME, "uid": 0, **server(port=1)}
-    with pytest.raises(model.InvalidData) as invalid:
-        model.validate_all({"one": bad, "two": bad, "good": {**DEFAULTS, "game": GAME}})
+    with pytest.raises(validation.InvalidData) as invalid:
+        validation.validate_all({"one": bad, "two": bad, "good": {**DEFAULTS, "game": GAME}})
     keys = [(each.host, each.key) for each in invalid.value.mistakes]
     assert keys == [(host, key) for host in ("one", "two") for key in ("servers.3.port", "uid")]
 
@@ -151,14 +151,14 @@ def test_no_data_whatever_makes_it_raise_anything_else(data: dict[str, Any]) -> 
 def test_the_keys_that_are_pyinfras_are_its_own() -> None:
     """A misspelt one is not silently let through, and none of them has gone with a newer pyinfra."""
     known = {f"_{name}" for name in ("timeout", "sudo")} | {"ssh_hostname", "ssh_user"}
-    assert known < model.PYINFRA_KEYS
+    assert known < validation.PYINFRA_KEYS
     code = (
         "from pyinfra.connectors.ssh import connector_data_meta as ssh; from pyinfra.api.arguments import *; "
         "print(*ssh, *(key for key, _ in all_global_arguments()))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert set(out.split()) >= model.PYINFRA_KEYS
-    assert {key for key in out.split() if key.startswith("ssh_")} <= model.PYINFRA_KEYS
+    assert set(out.split()) >= validation.PYINFRA_KEYS
+    assert {key for key in out.split() if key.startswith("ssh_")} <= validation.PYINFRA_KEYS
 
 
 @pytest.mark.parametrize(("key", "value"), [("_timout", 5), ("ssh_usr", "root"), ("_timeout", 0), ("_timeout", None)])
@@ -283,7 +283,7 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("data", "comes_to"), PAIRS, ids=["nothing", "one server", "an evening"])
 def test_what_data_come_to(data: dict[str, Any], comes_to: dict[str, Any]) -> None:
-    host = model.validate("box", {**DEFAULTS, "game": GAME, **data})
+    host = validation.validate("box", {**DEFAULTS, "game": GAME, **data})
     assert host.model_dump(mode="json") == comes_to
 
 
@@ -310,7 +310,7 @@ def ports(known: dict[str, int], last: int = 27018, **servers: int | None) -> di
     """Return the ports that servers come to, each declared with a port or None, on a host that knows some."""
     declared = {name: {"port": port} for name, port in servers.items()}
     data = {**DEFAULTS, "game": GAME, "port_range": [27015, last], "servers": declared}
-    host = model.validate("box", data).with_ports(known)
+    host = validation.validate("box", data).with_ports(known)
     return {name: server.port for name, server in host.servers.items()}
 
 
