@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.boxes import mirror
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 STATE = CHECKOUT / ".boxes"
 SOURCES = Path(__file__).resolve().parent / "standin"
@@ -25,8 +27,6 @@ MTIME = 1_700_000_000
 
 # Only bookworm has an i386 python3.11; its binary starts under the libc of both Debians.
 SUITE = "bookworm"
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 IN_TREE = ("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libexpat1")
 # Needed to run the i386 Python here, at build time; on a host the deploy installs them.
 BESIDE_TREE = ("libc6", "zlib1g")
@@ -163,7 +163,7 @@ def _packages() -> Path:
     for folder in (debs, apt / "state/lists/partial", apt / "cache/archives/partial"):
         folder.mkdir(parents=True, exist_ok=True)
     (apt / "status").touch()
-    source = f"deb [arch=i386 signed-by={KEYRING}] {_mirror()} {SUITE} main\n"
+    source = f"deb [arch=i386 signed-by={mirror.KEYRING}] {mirror.url()} {SUITE} main\n"
     (apt / "sources.list").write_text(source)
     options = [
         f"Dir::State={apt}/state",
@@ -180,25 +180,10 @@ def _packages() -> Path:
         "APT::Sandbox::User=root",
     ]
     apt_get = ["apt-get", "-q", *(word for option in options for word in ("-o", option))]
-    _run([*apt_get, "update"], cwd=debs, failure=f"cannot read the i386 index of {SUITE} at {_mirror()}")
+    _run([*apt_get, "update"], cwd=debs, failure=f"cannot read the i386 index of {SUITE} at {mirror.url()}")
     _run([*apt_get, "download", *(f"{name}:i386" for name in names)], cwd=debs, failure="cannot download packages")
     shutil.rmtree(apt)
     return debs
-
-
-def _mirror() -> str:
-    """Return the Debian mirror that this machine's apt uses."""
-    try:
-        targets = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BuildError(f"stand-in game: it is built with Debian's apt, which does not work here: {error}") from error
-    uris = (line.rstrip("/") for line in targets.stdout.splitlines())
-    return next((uri for uri in uris if uri.endswith("/debian")), DEFAULT_MIRROR)
 
 
 def _add_python(tree: Path, packages: Path) -> None:
