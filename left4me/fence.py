@@ -25,11 +25,14 @@ LOCKED = "locked"
 """What the holder says when it holds the lock; anything else is why not."""
 
 
-def wish(token: str, *, given: bool = False) -> str:
-    """Return the argument of PROGRAM; a `given` token is somebody else's, who holds the lock still."""
+def wish(token: str, *, given: bool = False, waits: bool = False) -> str:
+    """Return the argument of PROGRAM.
+
+    A `given` token is somebody else's, who holds the lock still; what `waits` begins when it hears something.
+    """
     who = f"{getpass.getuser()}@{socket.gethostname()}"
-    asked = {"who": who, "revision": declared.revision(), "token": token, "given": given, "silence": SILENCE}
-    return json.dumps(asked)
+    how = {"given": given, "waits": waits, "silence": SILENCE}
+    return json.dumps({"who": who, "revision": declared.revision(), "token": token, **how})
 
 
 def fence(token: str) -> str:

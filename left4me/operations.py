@@ -18,7 +18,6 @@ from left4me import declared, facts, model, versions
 from left4me.declared import Item
 from left4me.lock import operation
 
-CONTENT = f"{declared.LIBEXEC}/left4me-content"
 Commands = Generator[StringCommand, None, None]
 
 
@@ -125,7 +124,7 @@ def bring(trees: Sequence[versions.Tree], declares: model.Host) -> Commands:
     bases = {place: path for place, path in bases.items() if path in there}
     known = facts.ask(host, facts.Listing, directories=" ".join(bases.values())) if bases else {}
     sent = versions.Sent(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
-    yield facts.Command(CONTENT, "build", stdin=sent)
+    yield facts.Command(declared.CONTENT, "build", stdin=sent)
     return None
 
 
@@ -147,7 +146,7 @@ def prune(declares: model.Host) -> Commands:
     unused = _versions(state) - wanted - set(current)
     empty = [each for each, names in state["overlays"].items() if not names and declared.link_of(each) not in current]
     if unused or empty:  # a layer is empty whose first version could not be built
-        yield facts.Command(CONTENT, "prune")
+        yield facts.Command(declared.CONTENT, "prune")
     else:
         host.noop("all are in use")
 

@@ -76,7 +76,10 @@ def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Statu
         return NotAsked((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
     try:
         known = {each.name for each in fields(Status)}  # one that is newer tells more
-        return [Status(**{key: row[key] for key in row if key in known}) for row in json.loads(done.stdout)]
+        rows = json.loads(done.stdout)
+        return [Status(**{key: row[key] for key in row if key in known}) for row in rows]
+    except ValueError:
+        return NotAsked("what it answers is not l4d2ctl's: does its shell print something when it starts?")
     except TypeError:
         return NotAsked("its l4d2ctl is older than this one: deploy this host")
 

@@ -1,7 +1,8 @@
-"""Hold this host's deploy lock: lock.py WISH, a JSON object with who, revision, token, given and silence.
+"""Hold this host's deploy lock: lock.py WISH, a JSON object with who, revision, token, given, waits and silence.
 
 Prints `locked`, or in one line why not; then holds it for as long as it hears something on standard input: end of file,
 or `silence` seconds without anything, frees it. A `given` token was taken by somebody else, who must hold it still.
+With `waits` it does not begin before it hears something.
 
 Two locks lie on one file: POSIX's is the deploy's own, flock's is shared by each command that changes the host, to its
 end. So a deploy is told from what a killed one left at work. The token in the file is the fence: see left4me.lock.
@@ -77,6 +78,8 @@ def take(file: IO[str], wish: dict[str, Any]) -> str:
 
 def main(wish: dict[str, Any]) -> None:
     """Take the lock, say so, and hold it."""
+    if wish["waits"] and not os.read(0, 1):
+        return
     os.makedirs(os.path.dirname(PATH), 0o755, exist_ok=True)
     with open(os.open(PATH, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8") as file:
         answer = take(file, wish)

@@ -35,7 +35,7 @@ def run(command: Sequence[str], limit: float | None = None, environment: Mapping
 def interrupt() -> None:
     """Interrupt all that run, as Ctrl-C would."""
     for process in list(_running):
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or is sudo's
             os.killpg(process.pid, signal.SIGINT)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shlex
 import signal
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from left4me import fence, status
-from left4me.declared import ROOT
+from left4me.declared import ROOT, revision
 from left4me.rollout import judge, restarts, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
 from left4me.rollout.judge import Verdict
@@ -88,8 +89,12 @@ class Rollout:
         self._failures: dict[str, tuple[str, Verdict]] = {}
         self._left: dict[str, list[str]] = {}
 
-    def interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+    def interrupt(self, number: int, _frame: FrameType | None) -> None:
         """Take a Ctrl-C: the second, and one before anything was begun, ends all at once."""
+        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
         if self._report.content["hosts"] and not interrupted.is_set():
             interrupted.set()
             os.write(2, b"Interrupted: what is under way is finished; Ctrl-C again stops at once.\n")
@@ -111,7 +116,7 @@ class Rollout:
         if told.returncode:
             lines = [line for line in told.stderr.splitlines() if line.startswith("refused: ")]
             raise Refused(*(line.removeprefix("refused: ") for line in lines or last_lines(told.stderr)))
-        fleet = json.loads(told.stdout)
+        fleet = json.loads(told.stdout.splitlines()[-1])  # an inventory may print
         # pyinfra takes a name for a group's before it takes it for a host's, and would deploy the whole group.
         if both := [each["name"] for each in fleet if each["called_as_a_group"]]:
             raise Refused(f"{', '.join(both)}: a host and a group of one name cannot be told apart: rename one")
@@ -156,9 +161,8 @@ class Rollout:
 
     def go(self) -> int:
         """Go through the waves and return the exit code."""
-        git = run(["git", "describe", "--always", "--dirty"])
         names = [[host.name for host in wave] for wave in self._waves]
-        self._report.content.update(revision=git.stdout.strip() or None, waves=names)
+        self._report.content.update(revision=revision(), waves=names)
         code = STOPPED
         try:
             if all(self._wave(number, wave) for number, wave in enumerate(self._waves, 1)):
@@ -175,8 +179,7 @@ class Rollout:
     def _wave(self, number: int, hosts: Sequence[Host]) -> bool:
         """Bring a wave to its end and tell whether all of it is done and proved."""
         with Locks() as self._locks:
-            # All that are made at once ask for the same first lock, and only the one that gets it for the others.
-            if not all(self._lock(number, part) for part in (hosts[:1], hosts[1:])):
+            if not self._lock(number, hosts):
                 return False
             left = list(hosts)
             for step, act in (("deploy", self._deploy), ("restart", self._settle), ("verify", self._verify)):
@@ -187,15 +190,17 @@ class Rollout:
         return len(left) == len(hosts)
 
     def _lock(self, number: int, hosts: Sequence[Host]) -> bool:
-        """Take the locks of hosts of a wave and tell whether all are held."""
-        if interrupted.is_set():
-            return False
-        self._report.begin(number, [host.name for host in hosts], "lock")
+        """Take the locks of a wave's hosts and tell whether all are held."""
         with ThreadPoolExecutor(32) as pool:
-            verdicts = dict(
-                zip((host.name for host in hosts), map(Verdict, pool.map(self._locks.take, hosts)), strict=True)
-            )
-        return len(self._judged("lock", hosts, verdicts)) == len(hosts)
+            list(pool.map(self._locks.connect, hosts))
+        # One after the other: of two rollouts that want some of the same hosts, only one is refused.
+        for host in hosts:
+            if interrupted.is_set():
+                return False
+            self._report.begin(number, [host.name], "lock")
+            if not self._judged("lock", [host], {host.name: Verdict(self._locks.take(host))}):
+                return False
+        return True
 
     def _judged(self, step: str, hosts: Sequence[Host], verdicts: Mapping[str, Verdict]) -> list[Host]:
         """Note how a step went on each host and return those on which it went well."""
@@ -252,11 +257,13 @@ class Rollout:
         for name, servers in self._left.items():
             if servers:
                 print(f"{name}: a restart is due: {', '.join(servers)}")
+        waiting = sum(map(len, self._left.values()))
         if code:
             how = {INTERRUPTED: "Interrupted", REFUSED: "Refused"}.get(code, "Stopped")
             print(f"\n{how}. Untouched: {', '.join(untouched) or 'no host'}.\n{self._again()}")
         else:
-            print(f"Done and proved: {len(hosts)} host{'s' * (len(hosts) != 1)}.")
+            but = f" but for {waiting} servers that wait for a restart" if waiting else ""
+            print(f"Done and proved: {len(hosts)} host{'s' * (len(hosts) != 1)}{but}.")
         print(f"Report: {self._report.path}", flush=True)
 
     @staticmethod
@@ -268,8 +275,11 @@ def main() -> int:
     """Do what the command line says and return the exit code."""
     arguments = _parser().parse_args()
     rollout = Rollout(arguments)
-    signal.signal(signal.SIGINT, rollout.interrupt)
-    signal.signal(signal.SIGTERM, rollout.interrupt)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, rollout.interrupt)
+    # Each host takes some while its wave lasts, and systems come with a thousand.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         rollout.plan(rollout.select())
         if arguments.dry:

@@ -27,7 +27,7 @@ class Verdict:
 
 def _json(done: Done) -> Mapping[str, Any]:
     try:
-        answer = json.loads(done.stdout)
+        answer = json.loads(done.stdout[done.stdout.index("{") :])  # an inventory may print
     except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}
@@ -51,7 +51,8 @@ def planned(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
     verdicts = {}
     for host in hosts:
         changed = _named(plan or (), host, "hosts_with_change", "hosts_with_conditional_change")
-        ready = not done.returncode or f"[{host}] {_READY}" in done.stderr
+        # pyinfra pads the names to the longest.
+        ready = not done.returncode or re.search(rf"\[{re.escape(host)}\] +{_READY}", done.stderr)
         verdicts[host] = Verdict([] if ready else _said(host, done), changed)
     if (done.returncode or plan is None) and not any(each.wrong for each in verdicts.values()):
         wrong = [f"pyinfra ended with {done.returncode}", *last_lines(done.stderr)]

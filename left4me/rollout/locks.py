@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from subprocess import PIPE, Popen
+from subprocess import PIPE, STDOUT, Popen
 from types import TracebackType
 
 from left4me import fence, status
@@ -22,7 +22,7 @@ class Locks:
 
     def __init__(self) -> None:
         self._token = secrets.token_hex(8)
-        self._held: dict[str, Popen[str]] = {}
+        self._holders: dict[str, Popen[str]] = {}
         self._released = threading.Event()
 
     def __enter__(self) -> Locks:
@@ -33,10 +33,10 @@ class Locks:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._released.set()
-        for holder in self._held.values():
+        for holder in self._holders.values():
             with suppress(OSError):
                 holder.stdin.close()  # type: ignore[union-attr]
-        for holder in self._held.values():
+        for holder in self._holders.values():
             holder.wait()
 
     @property
@@ -48,31 +48,46 @@ class Locks:
         """Return a command for a host that changes it only while its lock is not another's."""
         return "sh", "-c", f'{fence.fence(self._token)} exec "$@"', "sh", *words
 
-    def take(self, host: Host) -> list[str]:
-        """Take a host's lock; return why not, line by line, or nothing."""
-        words = ["python3", "-I", "-c", fence.PROGRAM.read_text(encoding="utf-8"), fence.wish(self._token)]
-        holder = Popen(
+    def connect(self, host: Host) -> None:
+        """Begin what is to hold a host's lock, and waits for `take`."""
+        words = ["python3", "-I", "-c", fence.PROGRAM.read_text(encoding="utf-8"), fence.wish(self._token, waits=True)]
+        self._holders[host.name] = Popen(
             status.command(host.name, host.connection, *words),
             stdin=PIPE,
             stdout=PIPE,
-            stderr=PIPE,
+            stderr=STDOUT,
             text=True,
             errors="replace",
             start_new_session=True,
         )
+
+    def take(self, host: Host) -> list[str]:
+        """Take the lock of a host that is connected to; return why not, line by line, or nothing."""
+        holder = self._holders[host.name]
         timer = threading.Timer(LIMIT, holder.kill)
         timer.start()
+        with suppress(OSError):  # what it says tells why
+            self._poke(holder)
         answer = holder.stdout.readline().strip()  # type: ignore[union-attr]
         timer.cancel()
         if answer == fence.LOCKED:
-            self._held[host.name] = holder
             return []
-        _, said = holder.communicate()
-        return [answer] if answer else ["its lock cannot be taken", *(last_lines(said) or [f"no answer in {LIMIT} s"])]
+        return last_lines(answer, *holder.communicate()[:1]) or [f"its lock cannot be taken: no answer in {LIMIT} s"]
+
+    def keep(self, host: Host) -> list[str]:
+        """Take the lock again where the connection that held it has ended; return why not, or nothing."""
+        if self._holders[host.name].poll() is None:
+            return []
+        self.connect(host)
+        return self.take(host)
+
+    @staticmethod
+    def _poke(holder: Popen[str]) -> None:
+        holder.stdin.write("\n")  # type: ignore[union-attr]
+        holder.stdin.flush()  # type: ignore[union-attr]
 
     def _beat(self) -> None:
         while not self._released.wait(fence.BEAT):
-            for holder in list(self._held.values()):
-                with suppress(OSError):  # where the connection is gone the fence is what counts
-                    holder.stdin.write("\n")  # type: ignore[union-attr]
-                    holder.stdin.flush()  # type: ignore[union-attr]
+            for holder in list(self._holders.values()):
+                with suppress(OSError, ValueError):  # what has ended, or is released at this moment
+                    self._poke(holder)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from l4d2ctl.status import Status
-from left4me import status
+from left4me import declared, status
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.locks import Locks
 from left4me.rollout.waves import Host
@@ -75,32 +75,42 @@ class Settling:
         self._quiet: dict[str, Quiet] = {}
         self._silent: dict[str, float] = {}
         """Since when what has to answer does not: a server, or the host by its name."""
+        self._started: set[str] = set()
 
     def settle(self) -> tuple[list[str], list[str]]:
-        """Return what was restarted, and which servers still want it: none but where interrupted or told not to.
+        """Return what was done, and which servers still want a restart: none but where interrupted or told not to.
 
         Raises Failed where a server, or the host, does not answer within the grace.
         """
-        restarted: list[str] = []
+        done: list[str] = []
         while True:
+            if lost := self._locks.keep(self._host):
+                raise Failed("its lock was lost", *lost)
             answer, now = ask(self._host), time.monotonic()
+            due, ready, down = [], [], []
             if isinstance(answer, status.NotAsked):
                 for quiet in self._quiet.values():
                     quiet.seen(None, now)
-                waits, ready = [self._waited_for(f"host {self._host.name}", str(answer), now)], []
+                waits = [self._waited_for(f"host {self._host.name}", str(answer), now)]
             else:
                 self._silent.pop(f"host {self._host.name}", None)
-                waits = self._silent_servers({row.id: row for row in answer}, now)
-                due = [row for row in answer if row.restart_due and row.id in self._host.running]
+                declared_up = [row for row in answer if row.id in self._host.running]
+                due = [row for row in declared_up if row.restart_due]
                 ready = [row for row in due if self._is_ready(row, now)]
+                down = [row.id for row in declared_up if self._waits_for_a_port(row)]
+                waits = self._silent_servers([row for row in declared_up if row.id not in down], now)
             stop = interrupted.is_set() or not self._policy.restart
-            if not waits and (stop or not due):
-                return restarted, [row.id for row in due]
+            if not waits and (stop or not (due or down)):
+                if done:  # what the servers ran on until now
+                    self._change("versions that nobody runs were not removed", declared.CONTENT, "prune")
+                return done, [row.id for row in due]
             if not waits and ready:
-                restarted.append(self._restart(ready[0]))  # the next one after this one's answer
-                continue
-            self._note("; ".join(waits or [f"server {row.id} has {_players(row)}" for row in due]))
-            time.sleep(STARTING) if waits else interrupted.wait(min(POLL, max(self._policy.quiet / 2, STARTING)))
+                done.append(self._restart(ready[0]))  # the next one after this one's answer
+            elif not waits and not due:
+                done.append(self._start(down))
+            else:
+                self._note("; ".join(waits or [f"server {row.id} has {_players(row)}" for row in due]))
+                time.sleep(STARTING) if waits else interrupted.wait(min(POLL, max(self._policy.quiet / 2, STARTING)))
 
     def _is_ready(self, row: Status, now: float) -> bool:
         return self._quiet.setdefault(row.id, Quiet(self._policy.quiet)).seen(row.players, now) or now >= self._deadline
@@ -110,11 +120,15 @@ class Settling:
             raise Failed(f"{what}: {why}, for {self._policy.grace:.0f} s")
         return f"{what}: {why}"
 
-    def _silent_servers(self, rows: Mapping[str, Status], now: float) -> list[str]:
+    def _waits_for_a_port(self, row: Status) -> bool:
+        """Tell whether the deploy did not start a server: another one has its port until that one's restart."""
+        return row.state == "inactive" and not row.held and row.id not in self._started
+
+    def _silent_servers(self, rows: Iterable[Status], now: float) -> list[str]:
         """Return which servers have to answer and do not; one whose restart is due need not."""
         waits = []
-        for server in self._host.running:
-            row, what = rows[server], f"server {server}"
+        for row in rows:
+            what = f"server {row.id}"
             if row.players is not None or row.held or row.restart_due:
                 self._silent.pop(what, None)
                 continue
@@ -123,9 +137,21 @@ class Settling:
                     raise Failed(f"{what} cannot start")
                 waits.append(self._waited_for(what, f"{row.state}, no answer", now))
             except Failed as failed:
-                log = _remote(self._host, "l4d2ctl", "logs", "-n", "10", server)
+                log = _remote(self._host, "l4d2ctl", "logs", "-n", "10", row.id)
                 raise Failed(str(failed), *last_lines(log.stdout, log.stderr)) from None
         return waits
+
+    def _change(self, failure: str, *words: str) -> None:
+        done = _remote(self._host, *self._locks.fenced(*words))
+        if done.returncode:
+            raise Failed(failure, *last_lines(done.stdout, done.stderr))
+
+    def _start(self, servers: list[str]) -> str:
+        names = ", ".join(servers)
+        self._note(f"starting server {names}")
+        self._started |= {*servers}
+        self._change(f"server {names} was not started", "l4d2ctl", "start", *servers)
+        return f"started server {names}"
 
     def _restart(self, row: Status) -> str:
         self._note(f"restarting server {row.id}")
@@ -133,8 +159,6 @@ class Settling:
         if row.players != 0:
             told = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
             how = f"{_players(row)}, {'could not be told' if told.returncode else 'told'}"
-        done = _remote(self._host, *self._locks.fenced("l4d2ctl", "restart", row.id))
-        if done.returncode:
-            raise Failed(f"server {row.id} was not restarted", *last_lines(done.stdout, done.stderr))
+        self._change(f"server {row.id} was not restarted", "l4d2ctl", "restart", row.id)
         self._quiet.pop(row.id, None)
         return f"restarted server {row.id} ({how})"

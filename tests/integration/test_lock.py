@@ -37,7 +37,7 @@ from tests.integration.trap import Trap, command_line, is_stopped
 
 LOCK = "/run/left4me/deploy.lock"
 PLACE, HOLDER = "place.py, with", "lock.py WISH"
-WISH = {"who": "olga@desk", "revision": "abc1234", "token": "hers", "given": False, "silence": 60}
+WISH = {"who": "olga@desk", "revision": "abc1234", "token": "hers", "given": False, "waits": False, "silence": 60}
 OLGAS = "refused, nothing changed: is being deployed by olga@desk from "
 # In Python, for no shell has this kind of lock. It says nothing where the lock is free.
 PROBE = f"import fcntl; fcntl.lockf(open({LOCK!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"

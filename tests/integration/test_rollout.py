@@ -15,7 +15,16 @@ from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
 from tests.integration.conftest import PACKAGES
 from tests.integration.ctl import main_pid, rcon
-from tests.integration.harness import ROOT, listing, pyinfra, standing, wait_for, wait_for_server
+from tests.integration.harness import (
+    ROOT,
+    SERVERS,
+    listing,
+    name_over_a2s,
+    pyinfra,
+    standing,
+    wait_for,
+    wait_for_server,
+)
 from tests.integration.rolling import Fleet, hostname, report
 from tests.integration.test_lock import PLACE, held, is_free
 from tests.integration.trap import Trap, command_line, frozen, sshd
@@ -281,8 +290,8 @@ def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
         wait_for("the lock is free", lambda: is_free(canary), 2)
         with held(canary):
             rcon(canary, 27015, "standin_players 0")
-            said = running.end(1)
-    assert "this deploy lost its lock to another one" in said
+            said = running.end(1, limit=30)
+    assert f"{canary.name} failed at restart:\n    its lock was lost\n    is being deployed by olga@desk" in said
     assert main_pid(canary, "3") == before
 
 
@@ -322,12 +331,25 @@ def test_at_the_deadline_it_is_said_and_done(up: Fleet) -> None:
     assert 'say "This server restarts now' in canary.run(f"cat {logs}/*").stdout
 
 
+def test_a_port_goes_from_one_server_to_another(up: Fleet) -> None:
+    up.servers = {**SERVERS, "5": {**SERVERS["3"], "hostname": "five"}}
+    up.declare({"port": 27019})
+    try:
+        said = up.rollout("-y", "--limit", up.canary.name)
+    finally:
+        up.servers = SERVERS
+    assert "restarted server 3 (empty); started server 5" in said
+    assert name_over_a2s(up.canary, 27015) == "five"
+    assert name_over_a2s(up.canary, 27019) == SERVERS["3"]["hostname"]
+
+
 def test_without_restarts_all_is_proved_but_what_waits_for_one(up: Fleet) -> None:
     up.declare({"tickrate": 90, "port": 27019})
     before = main_pid(up.canary, "3")
     said = up.rollout("-y", "--no-restart", "--limit", up.canary.name)
     assert main_pid(up.canary, "3") == before
     assert f"{up.canary.name}: a restart is due: 3" in said
+    assert "Done and proved: 1 host but for 1 servers that wait for a restart." in said
 
 
 # -- Ctrl-C
@@ -416,6 +438,9 @@ def test_an_older_checkout_brings_back_what_it_knew(up: Fleet, tmp_path: Path) -
     (newer / "files/lib/l4d2ctl/later.py").write_text('"""What only the newer state has."""\n')
     unit = newer / "templates/systemd/left4me-server@.service.j2"
     unit.write_text(f"# Of a later time.\n{unit.read_text()}")
+    (newer / "files/layers/admins/left4dead2/later.txt").touch()
+    up.declare({"admins": ["STEAM_1:0:1"]})
+    up.rollout("-y", "--waves", "100%")
     before = [listing(box) for box in up.boxes]
     up.rollout("-y", "--waves", "100%", checkout=newer)
     there = "test -e /usr/local/lib/left4me/l4d2ctl/later.py && grep -q 'a later time' /usr/local/lib/systemd/system/*"

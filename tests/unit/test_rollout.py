@@ -153,6 +153,15 @@ def test_the_plan_names_what_would_change_and_who_is_not_reached() -> None:
     assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect (timed out)"]]
 
 
+def test_a_name_that_pyinfra_pads_is_ready_and_what_an_inventory_prints_is_no_result() -> None:
+    said = "[a]    Ready: deploy.py\n[a]    a warning\n[long] Could not connect\n"
+    verdicts = judge.planned(ended(1, {"plan": [], "results": None}, said), ["a", "long"])
+    assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect"]]
+    noisy = ended(0, results(operation(success=["a"])))
+    noisy.stdout = f"loading the fleet\n{noisy.stdout}"
+    assert not judge.deployed(noisy, ["a"])["a"].wrong
+
+
 @pytest.mark.parametrize(
     "done", [ended(0, err="--> No hosts"), ended(1, {"plan": [], "results": None}, "[a] Ready: deploy.py")]
 )
