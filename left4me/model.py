@@ -169,28 +169,28 @@ class _Declared(BaseModel):
 class GameOnHost(_Declared):
     """An installation that is on the host already, such as another tool's serverfiles; only read."""
 
-    source: Literal["host"]
+    source: Literal["host"] = Field(description="on the host already")
     path: AbsolutePath = Field(description="the directory that holds srcds_run")
 
 
 class GameOnControl(_Declared):
     """A directory on the machine that runs pyinfra, sent to the host."""
 
-    source: Literal["control"]
+    source: Literal["control"] = Field(description="from this machine")
     path: str = Field(description="the directory that holds srcds_run; relative to where pyinfra is started")
 
 
 class LayerOnControl(_Declared):
     """A directory on the machine that runs pyinfra; only what changed is sent."""
 
-    source: Literal["control"]
+    source: Literal["control"] = Field(description="from this machine")
     path: str = Field(description="the directory that holds left4dead2/; relative to where pyinfra is started")
 
 
 class LayerArchive(_Declared):
     """A tar.gz, tar.xz or zip that the host downloads."""
 
-    source: Literal["archive"]
+    source: Literal["archive"] = Field(description="an archive by its address")
     url: WebAddress = Field(description="where the host gets it")
     sha256: Sha256 = Field(description="of the archive; another is refused")
     strip: int = Field(ge=0, le=9, description="leading directories to leave out, until left4dead2/ is on top")
@@ -199,7 +199,7 @@ class LayerArchive(_Declared):
 class LayerGit(_Declared):
     """A git repository that the host fetches."""
 
-    source: Literal["git"]
+    source: Literal["git"] = Field(description="a repository")
     url: Repository = Field(description="where the host gets it")
     ref: GitRef = Field(description="a commit, or a tag, which is taken not to move")
 
@@ -207,7 +207,7 @@ class LayerGit(_Declared):
 class LayerWorkshop(_Declared):
     """Items of the Steam workshop, as .vpk files in left4dead2/addons; refreshed when they are updated there."""
 
-    source: Literal["workshop"]
+    source: Literal["workshop"] = Field(description="Steam's workshop")
     items: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="their numbers")
 
 
@@ -244,7 +244,7 @@ class Server(_Declared):
 class Host(_Declared):
     """Everything that a host's data says."""
 
-    game: Annotated[GameOnHost | GameOnControl, Field(discriminator="source")]
+    game: Annotated[GameOnHost | GameOnControl, Field(discriminator="source", description="where it comes from")]
     layers: dict[LayerName, Layer] = Field(description="where each layer comes from, by its name")
     workshop_api: WebAddress = Field(description="base address of Steam's web API, which tells of workshop items")
     address: Address = Field(description="what the servers bind; 0.0.0.0 is every IPv4 address")
@@ -257,7 +257,7 @@ class Host(_Declared):
     operators: GroupName | None = Field(description="the group that may run l4d2ctl with sudo, or None")
     webhook: WebAddress | None = Field(description="told when a server fails, as Discord takes it, or None")
     attic_keep: int = Field(ge=1, le=1000, description="how many resets of each server can be undone")
-    servers: dict[Id, Server]
+    servers: dict[Id, Server] = Field(description="the servers, by their ids")
 
     @property
     def present(self) -> dict[str, Server]:

@@ -121,6 +121,20 @@ def test_a_holder_is_named_and_a_stop_succeeds_once_it_is_gone(running: Box, kin
     assert_stops(running)
 
 
+def test_a_reset_of_a_held_server_moves_nothing_and_the_next_one_finishes_it(running: Box) -> None:
+    places = "stat -c %i /var/lib/left4me/runtime/3/upper; ls -A /var/lib/left4me/attic"
+    before = running.run(places).stdout
+    with holding(running, KINDS[0]) as pid:
+        done = running.run("l4d2ctl reset 3", check=False)
+        assert done.returncode == 1
+        assert f"pid {pid} (python3) by its cwd" in done.stderr
+        assert running.run(places).stdout == before
+        assert properties(running, UNIT, "MainPID")["MainPID"] == "0"
+    running.run("l4d2ctl reset 3")
+    assert running.run(places).stdout != before
+    assert_stops(running)
+
+
 def test_a_running_program_is_named(running: Box) -> None:
     running.run(f"cp /bin/sleep {MERGED}/pause; chmod 755 {MERGED}/pause")
     command = f"sh -c 'exec 3>&1; cd /; echo $$; exec {MERGED}/pause infinity >/dev/null 3>&-'"

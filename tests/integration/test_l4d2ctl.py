@@ -54,6 +54,7 @@ def test_help_teaches(deployed: Box) -> None:
         ("stop 3 --all", "either ids or --all"),
         ("start 9", "server 9 is not declared on this host; declared: 3, 4"),
         ("stop 3/../4", "is no server's id"),
+        ("stop 33", "server 33 is not declared on this host; declared: 3, 4"),
         ("stop 'left4me*'", "is no server's id"),
         ("logs 3 -n many", "invalid int value"),
         ("status --xml", "--xml"),

@@ -466,3 +466,11 @@ def test_the_count_of_layers_that_is_said_to_fit_does(server_id: str, width: int
     release = "control-" + "x" * 12
     assert overlay_bytes(server_id, [model.ADMINS_LAYER, *names[:fits]], release, helper) < 4096
     assert overlay_bytes(server_id, [model.ADMINS_LAYER, *names[: fits + 1]], release, helper) >= 4096
+
+
+KINDS = [model.Host, model.Server, model.GameOnHost, model.GameOnControl, model.LayerOnControl, model.LayerArchive]
+
+
+@pytest.mark.parametrize("declared", [*KINDS, model.LayerGit, model.LayerWorkshop])
+def test_every_key_is_documented(declared: type[model.Host]) -> None:
+    assert [key for key, field in declared.model_fields.items() if not field.description] == []

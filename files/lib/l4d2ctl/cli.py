@@ -93,8 +93,9 @@ def _selected(arguments: argparse.Namespace) -> list[str]:
     for server in arguments.ids:
         if not one.ID.fullmatch(server):
             raise one.Usage(f"{server!r} is no server's id: {one.ID.pattern}")
-        # One that is no longer declared can still be stopped, looked at, and read.
-        if server not in every and arguments.command not in ("stop", "logs", "holders"):
+        # One that is no longer declared can still be read, and where it is there still be stopped and looked at.
+        there = arguments.command == "logs" or os.path.isdir(one.runtime(server))
+        if server not in every and not (there and arguments.command in ("stop", "logs", "holders")):
             raise one.Usage(f"server {server} is not declared on this host; declared: {', '.join(every) or 'none'}")
     return list(dict.fromkeys(arguments.ids))
 
