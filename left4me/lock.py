@@ -13,11 +13,13 @@ from typing import IO, Any, ParamSpec
 import gevent
 from gevent.subprocess import PIPE, Popen
 from paramiko import SSHException
+from pyinfra import logger
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.arguments_typed import PyinfraOperation
 from pyinfra.api.command import StringCommand
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.operation import operation as pyinfra_operation
+from pyinfra.connectors.base import BaseConnector
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
@@ -29,6 +31,10 @@ GIVEN = os.environ.get(fence.TOKEN)
 """The token of whoever started this run and holds the locks of its hosts."""
 TOKEN = GIVEN or secrets.token_hex(8)
 P = ParamSpec("P")
+
+
+class _Silent(Exception):
+    """A host that does not answer a sign of life."""
 
 
 class NoAnswer(Exception):
@@ -64,7 +70,8 @@ def take(host: PyinfraHost) -> str:
         return answer
     if GIVEN:
         _end_with_who_gave_it()
-    gevent.spawn(_beat, stdin)
+    # Not the host itself, which preflight has by way of its greenlet's context.
+    gevent.spawn(_beat, host.connector, host.print_prefix, stdin, stdout)
     return ""
 
 
@@ -92,12 +99,21 @@ def _start(host: PyinfraHost, command: str) -> tuple[IO[bytes], IO[bytes], IO[by
     return channel.makefile_stdin("wb"), channel.makefile("rb"), channel.makefile_stderr("rb")
 
 
-def _beat(stdin: IO[bytes]) -> None:
+def _beat(connector: BaseConnector, prefix: str, stdin: IO[bytes], stdout: IO[bytes]) -> None:
     with suppress(OSError):  # the connection is gone: the fence is what counts then
         while True:
             gevent.sleep(fence.BEAT)
             stdin.write(b"\n")
             stdin.flush()
+            with suppress(_Silent), gevent.Timeout(fence.SILENCE, _Silent):
+                stdout.readline()
+                continue
+            # Nothing else ends a command of two hours on a host that is frozen: its kernel keeps the connection.
+            logger.error(f"{prefix}it does not answer for {fence.SILENCE} s: its connection is given up")
+            if isinstance(connector, SSHConnector):
+                assert connector.client
+                connector.client.close()
+            return
 
 
 def operation() -> Callable[[Callable[P, Generator[StringCommand, None, None]]], PyinfraOperation[P]]:

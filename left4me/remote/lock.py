@@ -1,8 +1,8 @@
 """Hold this host's deploy lock: lock.py WISH, a JSON object with who, revision, token, given, waits and silence.
 
-Prints `locked`, or in one line why not; then holds it for as long as it hears something on standard input: end of file,
-or `silence` seconds without anything, frees it. A `given` token was taken by somebody else, who must hold it still.
-With `waits` it does not begin before it hears something.
+Prints `locked`, or in one line why not; then holds it for as long as it hears something on standard input, and answers
+each time: end of file, or `silence` seconds without anything, frees it. A `given` token was taken by somebody else, who
+must hold it still. With `waits` it does not begin before it hears something.
 
 Two locks lie on one file: POSIX's is the deploy's own, flock's is shared by each command that changes the host, to its
 end. So a deploy is told from what a killed one left at work. The token in the file is the fence: see left4me.lock.
@@ -85,7 +85,7 @@ def main(wish: dict[str, Any]) -> None:
         answer = take(file, wish)
         print(answer, flush=True)
         while answer == "locked" and select.select([0], [], [], wish["silence"])[0] and os.read(0, 4096):
-            pass
+            print(flush=True)
 
 
 if __name__ == "__main__":

@@ -224,18 +224,18 @@ def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
 
 
 def test_a_host_that_hangs_stops_it(up: Fleet) -> None:
-    up.declare({"hostname": "thawed"}, _timeout=8)
+    up.declare({"hostname": "thawed"}, _timeout=3600)
     before = [standing(box) for box in up.others]
     with ExitStack() as rolling:
         with Trap(up.canary, "fsync") as trap:
             running = rolling.enter_context(up.started("-y"))
             trap.landing(SERVER_CFG, PLACE)
             rolling.enter_context(frozen(sshd(up.canary)))
-        said = running.end(1, limit=90)
+        said = running.end(1, limit=120)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
     assert "begun last: Write the servers' files" in said
-    assert "Command timed out after 8s" in said
+    assert "it does not answer for 60 s: its connection is given up" in said
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {"thawed"}
 
