@@ -15,7 +15,7 @@ from pathlib import Path
 import a2s
 import pytest
 
-from tests.boxes import game
+from tests.boxes import game, mirror
 
 PASSWORD = "swordfish"
 SECONDS = 10.0
@@ -569,7 +569,7 @@ def test_builds_once_and_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_a_mirror_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(game, "STATE", tmp_path)
-    monkeypatch.setattr(game, "_mirror", lambda: f"http://127.0.0.1:{free_port()}/debian")
+    monkeypatch.setattr(mirror, "url", lambda: f"http://127.0.0.1:{free_port()}/debian")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(game.BuildError, match=r"cannot read the i386 index of bookworm at http://127.0.0.1") as error:
         game.build()
