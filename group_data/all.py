@@ -1,12 +1,32 @@
 """Every default, and what it does. A host's own data, or its group's, replaces a value here whole.
 
-`game` has no default: say where the game comes from,
-    game = {"source": "host", "path": "/home/steam/serverfiles"}     on the host already; only read
-    game = {"source": "control", "path": "../l4d2"}                  on this machine; sent to the host
 `servers` is a dictionary by id, `servers = {"3": {"port": 27015, "map": "c1m1_hotel"}}`: the id is what follows
 the @ of left4me-server@3.service. A server that is not in it any more is stopped when nobody plays there, and what it
 wrote goes to the attic.
 """
+
+# Where the game comes from; a host's own replaces this one whole.
+#   {"source": "steamcmd"}                                    from Steam; `l4d2ctl game update` on the host updates it
+#   {"source": "host", "path": "/home/steam/serverfiles"}             on the host already; only read
+#   {"source": "control", "path": "../l4d2"}                          on this machine; sent to the host
+#   {"source": "archive", "url": "https://…/l4d2.tar.gz", "sha256": "…", "strip": 0}     the host downloads it
+# Each may have a "build", such as "14716838": that one is current, whatever is newer. `l4d2ctl game status` names those
+# that are on the host. A build becomes current when a trial of it has answered on trial_port, which no server may have;
+# with trial_server, such as "3", once more with that server's layers.
+game = {"source": "steamcmd"}
+trial_port = 27200
+trial_server = None
+
+# Where a host gets SteamCMD, and the sum that it has to have, or None: Valve changes it without notice.
+steamcmd_url = "https://steamcdn-a.akamaihd.net/client/installer/steamcmd_linux.tar.gz"
+steamcmd_sha256 = None
+
+# When a host asks Steam for a new build and prepares it, each day, such as "04:30" of its own time; None: only when
+# told. What becomes of the servers then says `restart` below.
+update_at = None
+
+# How many builds stay on a host that nothing uses any more, for `l4d2ctl game rollback`.
+builds_kept = 1
 
 # What the servers bind. 0.0.0.0 is every IPv4 address of the host.
 address = "0.0.0.0"
@@ -76,6 +96,10 @@ server_defaults = {
     "memory_max": "2G",
     "cpu_weight": 100,
     "nice": -5,
+    # A build that this server has, whichever is current: held back, or sent ahead. None: the current one.
+    "build": None,
+    # After an update: "never" restarts it, "when-empty" once nobody has played for a minute, "at 05:30" whoever plays.
+    "restart": "never",
     # "running"; "stopped": there, and down; "absent": taken away at once, whoever plays there.
     "state": "running",
 }

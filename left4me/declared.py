@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,15 +26,19 @@ SECRETS = f"{VAR}/secrets"
 RELEASES = f"{VAR}/releases"
 INSTALLATION = f"{VAR}/installation"
 HELD = f"{VAR}/held"
+GAME = f"{VAR}/game"
 LIBEXEC = "/usr/local/libexec/left4me"
 CONTENT = f"{LIBEXEC}/left4me-content"
+CTL = "/usr/local/sbin/l4d2ctl"
 LIB = "/usr/local/lib/left4me"
 UNITS = "/usr/local/lib/systemd/system"
 OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
+TIMERS = f"{OWN_UNITS}/timers.target.wants"
+TIMER = "left4me-game.timer"
 
 SUDOERS = "/etc/sudoers.d"
-_FOLDERS = (UNITS, OWN_UNITS, WANTS, SUDOERS)
+_FOLDERS = (UNITS, OWN_UNITS, WANTS, TIMERS, SUDOERS)
 COMPLETIONS = "/usr/local/share/bash-completion/completions"
 _LEFTOVERS = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{VAR}/.new-*")
 MANAGED = (
@@ -113,7 +117,9 @@ def packages(host: model.Host) -> list[str]:
     sources = list(layers(host).values())
     git = any(isinstance(each, model.LayerGit) for each in sources)
     workshop = any(isinstance(each, model.LayerWorkshop) for each in sources)
-    asked = [host.webhook, host.workshop_api if workshop else None, *(getattr(each, "url", None) for each in sources)]
+    asked = [host.webhook, host.workshop_api if workshop else None]
+    asked += [host.steamcmd_url if isinstance(host.game, model.GameFromSteam) else None]
+    asked += [getattr(each, "url", None) for each in [host.game, *sources]]
     tls = any(address.startswith("https:") for address in asked if address)
     needed = {"sudo:amd64": bool(host.operators), "git:amd64": git, "ca-certificates:all": tls}
     return [*_PACKAGES, *(name for name, is_needed in needed.items() if is_needed)]
@@ -128,9 +134,11 @@ def directories(host: model.Host) -> list[Item]:
         Item("directory", SECRETS, 0o700),
         Item("directory", f"{VAR}/attic", 0o700),
         Item("directory", HELD, 0o755),
+        Item("directory", GAME, 0o755),
+        Item("directory", f"{GAME}/verdicts", 0o755),
         Item("directory", f"{VAR}/runtime", 0o755),
     ]
-    for server in host.present:
+    for server in host.instances:
         runtime = f"{VAR}/runtime/{server}"
         items += [
             Item("directory", runtime, 0o700),
@@ -159,7 +167,7 @@ def programs(host: model.Host) -> list[Item]:
             _program(path, f"{LIB}/{path.relative_to(files / 'lib')}", 0o644)
             for path in sorted(files.glob("lib/*/*.py"))
         ),
-        _program(files / "sbin/l4d2ctl", "/usr/local/sbin/l4d2ctl", 0o755),
+        _program(files / "sbin/l4d2ctl", CTL, 0o755),
         *(
             Item("directory", f"/usr/local/share{below}", 0o755, shared=True)
             for below in ("", "/bash-completion", "/bash-completion/completions")
@@ -181,50 +189,71 @@ def _template_unit() -> str:
 
 
 def units(host: model.Host) -> list[Item]:
-    """Return the template unit, the slice, and what works when nobody waits: the attic and the webhook."""
-    return [
+    """Return the template unit, the slice, and what works when nobody waits: the attic, the webhook, updates."""
+    names = ["left4me.slice", *(f"left4me-{name}.service" for name in ("attic", "game", "notify@", "restart"))]
+    items = [
         Item("directory", "/usr/local/lib/systemd", 0o755, shared=True),
         Item("directory", UNITS, 0o755, shared=True),
         Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
-        *(
-            Item("file", f"{UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host))
-            for name in ("left4me.slice", "left4me-attic.service", "left4me-notify@.service")
-        ),
+    ]
+    if host.update_at:
+        names.append(TIMER)
+        items.append(Item("directory", TIMERS, 0o755, shared=True))
+        items.append(Item("symlink", f"{TIMERS}/{TIMER}", 0o777, target=f"{UNITS}/{TIMER}"))
+    return items + [
+        Item("file", f"{UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host)) for name in names
     ]
 
 
-def servers(host: model.Host, current: Mapping[str, str] | None = None) -> list[Item]:
-    """Return each server's own files, its limits, and the symlink that enables it.
+def trials(host: model.Host) -> list[Item]:
+    """Return what has to be there before a build of the game is tried: how it comes, and the files of the trials."""
+    told = {"build": host.game.build, "kept": host.builds_kept, "trial_server": host.trial_server}
+    told |= {"source": host.game.source, "url": host.steamcmd_url, "sha256": host.steamcmd_sha256}
+    return [
+        Item("directory", ETC, 0o755),
+        Item("directory", f"{ETC}/servers", 0o755),
+        Item("file", f"{ETC}/game", 0o644, text=f"{json.dumps(told, indent=2)}\n"),
+        *(item for name, server in host.trials.items() for item in _instance(host, name, server)),
+    ]
 
-    `current` is what the link of each layer, and INSTALLATION, names on the host; without it the texts are not whole.
-    """
-    items = [Item("directory", ETC, 0o755), Item("directory", f"{ETC}/servers", 0o755)]
-    if host.webhook:
-        items.append(Item("file", f"{ETC}/webhook", 0o600, text=f"{host.webhook}\n"))
-    for name, server in host.present.items():
-        secret = _secret(name, server)
-        values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
-        folder, drop_ins = f"{ETC}/servers/{name}", f"{OWN_UNITS}/{unit_of(name)}.d"
-        limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
-        environment += f'LEFT4ME_GENERATION="{_generation(server, limits, environment, current or {})}"\n'
-        items += [
-            Item("directory", folder, 0o755),
-            Item("directory", f"{folder}/secret", 0o755),
-            Item("file", f"{folder}/server.env", 0o644, text=environment),
-            secret,
-            Item("file", f"{folder}/server.cfg", 0o644, text=_render("server.cfg.j2", **values)),
-            Item("file", f"{folder}/layers", 0o644, text="".join(f"{layer}\n" for layer in server.lowers)),
-            Item("file", f"{folder}/keep", 0o644, text="".join(f"{path}\n" for path in server.keep)),
-            Item("directory", drop_ins, 0o755),
-            Item("file", f"{drop_ins}/limits.conf", 0o644, text=limits),
-            Item("directory", WANTS, 0o755, shared=True),
-        ]
-        if server.admins:
-            text = _render("admins_simple.ini.j2", **values)
-            items.append(Item("file", f"{folder}/admins_simple.ini", 0o644, text=text))
-        if server.state == "running":
-            target = f"{UNITS}/left4me-server@.service"
-            items.append(Item("symlink", f"{WANTS}/{unit_of(name)}", 0o777, target=target))
+
+def servers(host: model.Host) -> list[Item]:
+    """Return each server's own files, its limits, and the symlink that enables it."""
+    items = [Item("file", f"{ETC}/webhook", 0o600, text=f"{host.webhook}\n")] if host.webhook else []
+    return items + [item for name, server in host.present.items() for item in _instance(host, name, server)]
+
+
+def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
+    secret = _secret(name, server)
+    values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
+    folder, drop_ins = f"{ETC}/servers/{name}", f"{OWN_UNITS}/{unit_of(name)}.d"
+    limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
+    environment += f'LEFT4ME_GENERATION="{_generation(limits, environment)}"\n'
+    texts = {
+        "server.env": environment,
+        "server.cfg": _render("server.cfg.j2", **values),
+        "layers": "".join(f"{layer}\n" for layer in server.lowers),
+        "keep": "".join(f"{path}\n" for path in server.keep),
+        "restart": f"{server.restart}\n",
+        "build": f"{server.build}\n" if server.build else "",
+        "admins_simple.ini": _render("admins_simple.ini.j2", **values) if server.admins else "",
+    }
+    items = [
+        Item("directory", folder, 0o755),
+        Item("directory", f"{folder}/secret", 0o755),
+        secret,
+        *(
+            Item("file", f"{folder}/{name}", 0o644, text=text)
+            for name, text in texts.items()
+            if text or name in ("layers", "keep")
+        ),
+        Item("directory", drop_ins, 0o755),
+        Item("file", f"{drop_ins}/limits.conf", 0o644, text=limits),
+        Item("directory", WANTS, 0o755, shared=True),
+    ]
+    if server.state == "running":
+        target = f"{UNITS}/left4me-server@.service"
+        items.append(Item("symlink", f"{WANTS}/{unit_of(name)}", 0o777, target=target))
     return items
 
 
@@ -236,11 +265,9 @@ def _secret(name: str, server: model.Server) -> Item:
     return Item(do, path, 0o400, owner=owner, text=text)
 
 
-def _generation(server: model.Server, limits: str, environment: str, current: Mapping[str, str]) -> str:
-    """Return a digest of what only a restart applies: unit, drop-in, arguments, resolved layers and release."""
-    lowers = [f"{layer}={current.get(link_of(layer))}" for layer in server.lowers]
-    whole = "\0".join([_template_unit(), limits, environment, *lowers, str(current.get(INSTALLATION))])
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+def _generation(limits: str, environment: str) -> str:
+    """Return a digest of what a server is started with but its layers and its build, which the mount itself tells."""
+    return hashlib.sha256("\0".join([_template_unit(), limits, environment]).encode()).hexdigest()[:16]
 
 
 @cache
@@ -261,4 +288,4 @@ def deployed() -> list[Item]:
 
 def everything(host: model.Host) -> list[Item]:
     """Return all that is declared."""
-    return [*directories(host), *programs(host), *units(host), *servers(host), *deployed()]
+    return [*directories(host), *programs(host), *units(host), *trials(host), *servers(host), *deployed()]

@@ -23,7 +23,9 @@ SYSTEMS = ("debian 12", "debian 13")
 _HERE = Path(__file__).parent
 _LIBRARY = _HERE.parent / "files/lib"
 # Some that are installed on the host too are asked before that.
-_ASKED = [_LIBRARY / name for name in ("l4d2ctl/units.py", "content/tree.py", "content/workshop.py")]
+_ASKED = [
+    _LIBRARY / name for name in ("l4d2ctl/units.py", "content/tree.py", "content/unused.py", "content/workshop.py")
+]
 _PROGRAMS = {path.stem: path for path in [*_HERE.glob("remote/*.py"), *_ASKED]}
 
 
@@ -55,6 +57,20 @@ class Program(Command):
     def __init__(self, name: str, *arguments: str, stdin: Any = None) -> None:
         source = _PROGRAMS[name].read_text(encoding="utf-8")
         super().__init__("python3", "-I", "-c", source, *arguments, stdin=stdin)
+
+
+class Told(Command):
+    """A command whose progress the operator sees as it comes: it takes minutes."""
+
+    def execute(
+        self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
+    ) -> tuple[bool, CommandOutput]:
+        """Run it."""
+        before, state.print_output = state.print_output, True
+        try:
+            return super().execute(state, host, connector_arguments)
+        finally:
+            state.print_output = before
 
 
 class Entry(TypedDict):
@@ -127,6 +143,19 @@ class Listing(FactBase[dict[str, dict[str, str]]]):
     def process(self, output: list[str]) -> dict[str, dict[str, str]]:
         """Return the answer."""
         answer: dict[str, dict[str, str]] = json.loads(output[-1])
+        return answer
+
+
+class Unused(FactBase[list[str]]):
+    """The versions of layers and the builds of the game that nobody uses, by their paths: see unused.py."""
+
+    def command(self) -> StringCommand:
+        """Return the command."""
+        return Program("unused")
+
+    def process(self, output: list[str]) -> list[str]:
+        """Return the answer."""
+        answer: list[str] = json.loads(output[-1])
         return answer
 
 

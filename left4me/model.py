@@ -34,6 +34,8 @@ ADMINS_LAYER = "left4me-admins"
 
 SERVER_ID = r"[a-z0-9][a-z0-9_-]{0,19}"
 """What may follow the @ of a unit's name. With the prefix left4me- it fits a user name (32 characters)."""
+BARE, MODDED = "_bare", "_modded"
+"""The instances that try a build before it becomes current, without layers and with a server's: no ids of servers."""
 
 # What would undo what the unit, or a key of a server's own, decides; a password would be in every `ps`.
 _DECIDED = frozenset({"hostname", "sv_lan", "rcon_password", "servercfgfile", "mp_gamemode", "map", "hostport"})
@@ -150,6 +152,9 @@ Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Weight = Annotated[int, Field(ge=1, le=10000)]
 SystemId = Annotated[int, Field(ge=1, le=999)]
+BuildName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,19}$")]
+Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+RestartPolicy = Annotated[str, StringConstraints(pattern=r"^(never|when-empty|at ([01][0-9]|2[0-3]):[0-5][0-9])$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_single_line)]
 Size = Annotated[str, AfterValidator(_size)]
 Address = Annotated[str, AfterValidator(_address)]
@@ -166,14 +171,34 @@ class _Declared(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class GameOnHost(_Declared):
+class _Game(_Declared):
+    # The one default beside group_data: a host's `game` replaces the default one whole.
+    build: BuildName | None = Field(None, description="a build on the host that is to be current; None: the newest")
+
+
+class GameFromSteam(_Game):
+    """App 222860 from Steam, installed and updated on the host."""
+
+    source: Literal["steamcmd"] = Field(description="from Steam, by SteamCMD")
+
+
+class GameArchive(_Game):
+    """A tar.gz, tar.xz or zip of an installation, that the host downloads."""
+
+    source: Literal["archive"] = Field(description="an archive by its address")
+    url: WebAddress = Field(description="where the host gets it")
+    sha256: Sha256 = Field(description="of the archive; another is refused")
+    strip: int = Field(ge=0, le=9, description="leading directories to leave out, until srcds_run is on top")
+
+
+class GameOnHost(_Game):
     """An installation that is on the host already, such as another tool's serverfiles; only read."""
 
     source: Literal["host"] = Field(description="on the host already")
     path: AbsolutePath = Field(description="the directory that holds srcds_run")
 
 
-class GameOnControl(_Declared):
+class GameOnControl(_Game):
     """A directory on the machine that runs pyinfra, sent to the host."""
 
     source: Literal["control"] = Field(description="from this machine")
@@ -233,6 +258,8 @@ class Server(_Declared):
     cpu_weight: Weight = Field(description="share of the CPU among the servers, as systemd's CPUWeight=")
     nice: int = Field(ge=-20, le=19, description="as systemd's Nice=")
     keep: tuple[KeptPath, ...] = Field(description="paths that a reset keeps, such as left4dead2/cfg/banned_user.cfg")
+    build: BuildName | None = Field(description="a build on the host that this server has; None: the current one")
+    restart: RestartPolicy = Field(description="what an update does: never, when-empty, or at 05:30 of the host's time")
     state: Literal["running", "stopped", "absent"] = Field(description="absent: removed, whoever plays there")
 
     @property
@@ -244,7 +271,16 @@ class Server(_Declared):
 class Host(_Declared):
     """Everything that a host's data says."""
 
-    game: Annotated[GameOnHost | GameOnControl, Field(discriminator="source", description="where it comes from")]
+    game: Annotated[
+        GameFromSteam | GameArchive | GameOnHost | GameOnControl,
+        Field(discriminator="source", description="where it comes from"),
+    ]
+    steamcmd_url: WebAddress = Field(description="where a host gets SteamCMD")
+    steamcmd_sha256: Sha256 | None = Field(description="of that archive; another is refused. None: any is taken")
+    update_at: Clock | None = Field(description="when a host asks Steam for a new build each day, in its own time")
+    builds_kept: int = Field(ge=0, le=100, description="how many builds stay that nothing uses, for a way back")
+    trial_port: Port = Field(description="where a build is tried before it becomes current, outside of port_range")
+    trial_server: Id | None = Field(description="the server with whose layers a build is tried as well, or None")
     layers: dict[LayerName, Layer] = Field(description="where each layer comes from, by its name")
     workshop_api: WebAddress = Field(description="base address of Steam's web API, which tells of workshop items")
     address: Address = Field(description="what the servers bind; 0.0.0.0 is every IPv4 address")
@@ -263,6 +299,22 @@ class Host(_Declared):
     def present(self) -> dict[str, Server]:
         """The servers that are to be on the host, running or stopped."""
         return {server_id: server for server_id, server in self.servers.items() if server.state != "absent"}
+
+    @property
+    def trials(self) -> dict[str, Server]:
+        """The instances that try a build before it becomes current."""
+        own = {"port": self.trial_port, "hostname": "left4me: trial of a build", "state": "stopped", "restart": "never"}
+        bare = {"map": "c1m1_hotel", "gamemode": "coop", "max_players": 4, "tickrate": 30, "layers": (), "exec": ()}
+        bare |= {"cvars": {}, "arguments": (), "memory_max": "infinity", "cpu_weight": 100, "nice": 0}
+        rest = {"admins": (), "rcon_password": None, "keep": (), "build": None}
+        plain = Server.model_validate(bare | rest | own)
+        modded = self.servers[self.trial_server].model_copy(update=rest | own) if self.trial_server else plain
+        return {BARE: plain, MODDED: modded}
+
+    @property
+    def instances(self) -> dict[str, Server]:
+        """All that has files on the host: the servers that are to be there, and the trials."""
+        return {**self.present, **self.trials}
 
     def with_ports(self, known: Mapping[str, int]) -> Host:
         """Return this host with a port for each of its servers: its own, the one it is known by, or the next free one.

@@ -1,4 +1,4 @@
-"""Operations that pyinfra lacks: atomic privileged files, a game release, a reload where one is due."""
+"""Operations that pyinfra lacks: atomic privileged files, builds and layers, a reload where one is due."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def accounts(declares: model.Host) -> Commands:
     shell = "/usr/sbin/nologin"
     lines = [f"g {declared.GROUP} {declares.gid}", f'u left4me {declares.uid}:{declares.gid} "left4me" / {shell}']
     users = {"left4me": lines[1]}
-    for server in declares.present:
+    for server in declares.instances:
         user = declared.user_of(server)
         users[user] = f'u {user} -:{declares.gid} "Left 4 Dead 2 server {server}" / {shell}'
     missing = [line for user, line in users.items() if user not in state["users"]]
@@ -100,52 +100,70 @@ def _versions(state: facts.HostState) -> set[str]:
     }
 
 
-@operation()
-def bring(trees: Sequence[versions.Tree], declares: model.Host) -> Commands:
-    """Have versions of the game or of layers on the host, each whole and made current by one rename.
+def _due(trees: Sequence[versions.Tree], state: facts.HostState) -> list[versions.Tree]:
+    """Return which versions are not there, or not current."""
+    there, entries = _versions(state), state["entries"]
+    current = {path: entry["content"] for path, entry in entries.items() if entry["type"] == "symlink"}
+    return [tree for tree in trees if current.get(tree.link) != tree.target or f"{tree.place}/{tree.name}" not in there]
 
-    + trees: the versions
+
+def _built(due: Sequence[versions.Tree], state: facts.HostState) -> facts.Command:
+    """Return the command that builds versions and makes them current, with what it needs of this machine."""
+    there, entries = _versions(state), state["entries"]
+    # What changed since the version before is all that is sent.
+    bases = {
+        tree.place: f"{tree.place}/{Path(entries[tree.link]['content']).name}"
+        for tree in due
+        if tree.source["source"] == "control" and tree.link in entries and f"{tree.place}/{tree.name}" not in there
+    }
+    bases = {place: path for place, path in bases.items() if path in there}
+    known = facts.ask(host, facts.Listing, directories=" ".join(bases.values())) if bases else {}
+    sent = versions.Sent(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
+    return facts.Command(declared.CONTENT, "build", stdin=sent)
+
+
+@operation()
+def layers(declares: model.Host) -> Commands:
+    """Have the layers that servers have on the host, each version whole and made current by one rename.
+
     + declares: what the host declares
 
     The versions that servers run on stay as they are.
     """
     state = facts.look(host, declares)
-    there = _versions(state)
-    links = {path: entry["content"] for path, entry in state["entries"].items() if entry["type"] == "symlink"}
-    due = [tree for tree in trees if links.get(tree.link) != tree.target or f"{tree.place}/{tree.name}" not in there]
-    if not due:
-        return host.noop("all are current")
-    # What changed since the version before is all that is sent.
-    bases = {
-        tree.place: f"{tree.place}/{Path(links[tree.link]).name}"
-        for tree in due
-        if tree.source["source"] == "control" and tree.link in links and f"{tree.place}/{tree.name}" not in there
-    }
-    bases = {place: path for place, path in bases.items() if path in there}
-    known = facts.ask(host, facts.Listing, directories=" ".join(bases.values())) if bases else {}
-    sent = versions.Sent(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
-    yield facts.Command(declared.CONTENT, "build", stdin=sent)
+    if not host.state.is_executing and set(declared.packages(declares)) - set(state["packages"]):
+        yield StringCommand("true")  # what asking Steam takes may be among what this deploy installs first
+        return
+    if host.state.is_executing:
+        for line in versions.missing_items(declares):
+            logger.warning(f"{host.print_prefix}{line}")
+    if due := _due(versions.layers(declares), state):
+        yield _built(due, state)
+    else:
+        host.noop("all are current")
+
+
+@operation()
+def game(declares: model.Host) -> Commands:
+    """Have the declared build of the game current, once it has been tried; what Steam updates stays as it is.
+
+    + declares: what the host declares
+    """
+    state, tree = facts.look(host, declares), versions.game(declares)
+    if not _due([tree], state):
+        return host.noop("the build is current")
+    yield StringCommand("systemctl", "daemon-reload")  # a build is tried in a unit that may be as new as the host
+    if isinstance(declares.game, model.GameFromSteam) and tree.name not in state["releases"]:
+        yield facts.Told(declared.CTL, "game", "update")
+    else:
+        yield _built([tree], state)
     return None
 
 
 @operation()
-def prune(declares: model.Host) -> Commands:
-    """Remove the versions of the game and of layers that nobody runs any more.
-
-    + declares: what the host declares
-    """
-    state = facts.look(host, declares)
-    current = versions.current(declares)
-    stopped = {f"{declared.VAR}/runtime/{server}/merged" for server in undeclared(declares)[0]}  # by this deploy
-    mounted = {lower for point, lowers in state["mounts"].items() if point not in stopped for lower in lowers}
-    wanted = {f"{Path(link).parent}/{target}" for link, target in current.items()} | mounted
-    for path in {str(Path(lower).parent) for lower in mounted}:
-        if f"{path}/current" not in current:
-            # A layer that is not declared any more, and runs still: its link stays with it.
-            wanted |= {f"{path}/{name}" for name in state["overlays"].get(Path(path).name, [])}
-    unused = _versions(state) - wanted - set(current)
-    empty = [each for each, names in state["overlays"].items() if not names and declared.link_of(each) not in current]
-    if unused or empty:  # a layer is empty whose first version could not be built
+def prune() -> Commands:
+    """Remove the versions of layers and the builds of the game that nobody uses any more."""
+    if facts.ask(host, facts.Unused):
         yield facts.Command(declared.CONTENT, "prune")
     else:
         host.noop("all are in use")
@@ -153,7 +171,8 @@ def prune(declares: model.Host) -> Commands:
 
 def _systemd(declares: model.Host) -> dict[str, Any]:
     """Return how systemd sees left4me's units now, and whether it needs a reload: see facts.Units."""
-    units: dict[str, Any] = facts.ask(host, facts.Units, names=" ".join(map(declared.unit_of, declares.present)))
+    names = [*map(declared.unit_of, declares.present), *([declared.TIMER] if declares.update_at else [])]
+    units: dict[str, Any] = facts.ask(host, facts.Units, names=" ".join(names))
     return units
 
 
@@ -255,7 +274,7 @@ def stop_servers(declares: model.Host) -> Commands:
 
 @operation()
 def start_servers(declares: model.Host) -> Commands:
-    """Start the declared servers that do not run; touches none that does, was stopped by hand or is in a reset.
+    """Start the timer and the servers that do not run; touches none that does, was stopped by hand or is in a reset.
 
     + declares: what the host declares
     """
@@ -276,8 +295,12 @@ def start_servers(declares: model.Host) -> Commands:
                 f"still. l4d2ctl stop {taken[each.port]}, then deploy again"
             )
             down.remove(declared.unit_of(name))
+    if declares.update_at and units[declared.TIMER]["ActiveState"] != "active":
+        yield StringCommand("systemctl", "start", declared.TIMER)
+    elif not declares.update_at and units.get(declared.TIMER, {}).get("ActiveState") == "active":
+        yield StringCommand("systemctl", "stop", declared.TIMER)
+    elif not down:
+        host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")
     if down:
         # A server that reached its start limit is not started again before its failure is forgotten.
         yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
-    else:
-        host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")

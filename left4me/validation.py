@@ -113,8 +113,10 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
         for server_id, server in servers.items()
         if isinstance(server, dict) and server.get("state") != "absent"
     }
-    yield from _ports(name, data.get("port_range"), present)
+    yield from _ports(name, data.get("port_range"), data.get("trial_port"), present)
     yield from _memory(name, data.get("memory_max"), present)
+    if isinstance(trial := data.get("trial_server"), str) and trial not in present:
+        yield Mistake(name, "trial_server", repr(trial), f"is none of its servers: {', '.join(map(str, present))}")
     for server_id, server in present.items():
         keep = [str(path) for path in server["keep"]] if isinstance(server.get("keep"), tuple) else []
         for path in keep:
@@ -126,11 +128,13 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
             yield from (Mistake(name, key, *why) for why in _layers(server_id, names, data.get("layers")))
 
 
-def _ports(name: str, allowed: Any, servers: Mapping[Any, dict[str, Any]]) -> Iterator[Mistake]:
+def _ports(name: str, allowed: Any, trial: Any, servers: Mapping[Any, dict[str, Any]]) -> Iterator[Mistake]:
     owners: dict[int, str] = {}
     ranged = isinstance(allowed, tuple) and len(allowed) == 2 and all(isinstance(port, int) for port in allowed)
     if ranged and len(servers) > allowed[1] - allowed[0] + 1:
         yield Mistake(name, "port_range", repr(allowed), f"is too short for {len(servers)} servers")
+    if ranged and isinstance(trial, int) and allowed[0] <= trial <= allowed[1]:
+        yield Mistake(name, "trial_port", str(trial), f"is in port_range, {allowed[0]} to {allowed[1]}")
     for server_id, server in servers.items():
         port = server.get("port")
         if not isinstance(port, int) or isinstance(port, bool):

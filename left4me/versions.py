@@ -49,7 +49,6 @@ class Tree:
     link: str
     name: str
     source: Mapping[str, Any]
-    needs: str = ""
 
     @property
     def target(self) -> str:
@@ -63,15 +62,23 @@ def _digest(*parts: object, length: int = model.VERSION_LENGTH) -> str:
 
 
 def game(declares: model.Host) -> Tree:
-    """Return the declared release of the game."""
-    source = declares.game.model_dump()
-    if isinstance(declares.game, model.GameOnControl):
+    """Return the declared build of the game; one without a name is whichever Steam gives."""
+    source = declares.game.model_dump(exclude={"build"})
+    if declares.game.build:
+        name = declares.game.build
+    elif isinstance(declares.game, model.GameFromSteam):
+        # What is current stays so: an update is asked for on the host.
+        link = facts.look(host, declares)["entries"].get(declared.INSTALLATION)
+        name = link["content"].removeprefix("releases/") if link else ""
+    elif isinstance(declares.game, model.GameOnControl):
         name = f"control-{_digest(listing(declares.game.path), length=12)}"
+    elif isinstance(declares.game, model.GameArchive):
+        name = f"archive-{_digest(source['sha256'], source['strip'], length=12)}"
     else:
         installation = facts.look(host, declares)["installation"]
         assert installation
         name = f"host-{installation['digest'][:12]}"
-    return Tree("game", declared.RELEASES, declared.INSTALLATION, name, source, needs="srcds_run")
+    return Tree("game", declared.RELEASES, declared.INSTALLATION, name, source)
 
 
 def layers(declares: model.Host) -> list[Tree]:
@@ -113,11 +120,6 @@ def resolved(declares: model.Host) -> model.Host:
     """Return what a host declares with a port for each of its servers."""
     state = facts.look(host, declares)
     return declares.with_ports(state["ports"])
-
-
-def current(declares: model.Host) -> dict[str, str]:
-    """Return what the symlinks of the layers and of the installation name once a deploy is done."""
-    return {each.link: each.target for each in [game(declares), *layers(declares)]}
 
 
 class Sent(list[str]):

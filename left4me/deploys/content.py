@@ -1,30 +1,26 @@
 """The game itself, the lowest layer of every server, and the layers over it."""
 
-from pyinfra import logger
 from pyinfra.api.deploy import deploy
-from pyinfra.context import host as at_hand
 
-from left4me import operations, versions
+from left4me import declared, operations
 from left4me.deploys import declared_here
-
-
-@deploy("Game")
-def game() -> None:
-    """Bring the declared game into releases/ and make it current."""
-    host = declared_here()
-    operations.bring(name="Put the game in place", trees=[versions.game(host)], declares=host, _timeout=7200)
 
 
 @deploy("Layers")
 def layers() -> None:
     """Bring the layers that servers have into overlays/ and make them current."""
+    operations.layers(name="Put the layers in place", declares=declared_here(), _timeout=7200)
+
+
+@deploy("Game")
+def game() -> None:
+    """Bring the declared build into releases/, try it, and make it current."""
     host = declared_here()
-    for line in versions.missing_items(host):
-        logger.warning(f"{at_hand.print_prefix}{line}")
-    operations.bring(name="Put the layers in place", trees=versions.layers(host), declares=host, _timeout=7200)
+    operations.place(name="Write what a build is tried with", items=declared.trials(host), declares=host)
+    operations.game(name="Put the game in place", declares=host, _timeout=14400)
 
 
 @deploy("Unused versions")
 def prune() -> None:
-    """Remove what no server runs on any more."""
-    operations.prune(name="Remove versions that nobody runs", declares=declared_here(), _timeout=600)
+    """Remove what no server uses any more."""
+    operations.prune(name="Remove versions that nobody uses", _timeout=600)

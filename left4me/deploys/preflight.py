@@ -32,6 +32,13 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
         yield "its kernel has no overlayfs: check /lib/modules, or the provider of a container"
     if isinstance(declares.game, model.GameOnHost) and not (seen["installation"] or {}).get("srcds_run"):
         yield f"game.path: {declares.game.path} holds no srcds_run: it must be an installed L4D2 server on the host"
+    # "" is for what this deploy brings
+    there = set(seen["releases"])
+    builds = {"game.build": declares.game.build}
+    builds |= {f"servers.{name}.build": server.build for name, server in declares.present.items()}
+    for key, build in builds.items():
+        if build and build not in there and not (key == "game.build" and declares.game.source == "steamcmd"):
+            yield f"{key}: {build} is not on this host, which has {', '.join(sorted(there)) or 'no build yet'}"
     # What asking takes may be among the packages that this very deploy installs.
     can_ask = set(declared.packages(declares)) <= set(seen["packages"])
     if can_ask and (error := facts.workshop(host, declares).get("error")):

@@ -10,7 +10,7 @@ from left4me.deploys import declared_here
 def files() -> None:
     """Write each server's files and enable it."""
     host = declared_here()
-    items = declared.servers(versions.resolved(host), versions.current(host))
+    items = declared.servers(versions.resolved(host))
     operations.place(name="Write the servers' files", items=items, declares=host)
 
 
@@ -30,7 +30,7 @@ def removal() -> None:
 
 @deploy("Start")
 def start() -> None:
-    """Stop the servers that are declared as stopped, and start those that do not run."""
+    """Stop the servers that are declared as stopped; start those that do not run, and the timer."""
     host = declared_here()
     operations.stop_servers(name="Stop the servers that are to be down", declares=host, _timeout=120)
     operations.start_servers(name="Start the servers that do not run", declares=host, _timeout=120)

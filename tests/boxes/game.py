@@ -92,7 +92,8 @@ def lay_out(tree: Path) -> None:
             (game / "maps" / f"{map_name}.bsp").write_bytes(_filler(b"VBSP\x15\0\0\0", map_name, 4096))
     (game / "pak01_dir.vpk").write_bytes(_filler(b"\x34\x12\xaa\x55\x01\0\0\0", "pak01", 1 << 20))
     (game / "modelsounds.cache").write_bytes(_filler(b"", "modelsounds", 4096))
-    (game / "bin" / "server_srv.so").write_bytes(_filler(b"\x7fELF\x01\x01\x01", "server", 4096))
+    for library in (game / "bin/server_srv.so", tree / "bin/engine_srv.so", tree / "bin/steamclient.so"):
+        library.write_bytes(_filler(b"\x7fELF\x01\x01\x01", library.stem.removesuffix("_srv"), 4096))
     (tree / "steamapps" / f"appmanifest_{APP_ID}.acf").write_text(_manifest())
     _settle(tree)
 

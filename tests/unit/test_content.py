@@ -35,8 +35,10 @@ PROGRAM = """
 import os, sys
 lib, top, *arguments = sys.argv[1:]
 sys.path.insert(0, lib)
-from content import store, tree
-store.VAR, store.ETC, store.DEPLOYS, store.PROC = (f"{top}/{name}" for name in ("var", "etc", "root", "proc"))
+from content import builds, store, tree, unused
+unused.VAR, unused.ETC, unused.PROC = f"{top}/var", f"{top}/etc", f"{top}/proc"
+builds.VAR, builds.GAME, builds.RELEASES = unused.VAR, f"{top}/var/game", f"{top}/var/releases"
+builds.prove = lambda build: builds.note(build, builds.GOOD)  # which takes a host
 tree.owner = lambda: (os.getuid(), os.getgid())
 sys.exit(store.main(arguments))
 """
@@ -103,8 +105,9 @@ class Host:
     top: Path
 
     def __post_init__(self) -> None:
-        for name in ("var/releases", "var/overlays", "etc/servers", "root", "proc"):
+        for name in ("var/releases", "var/overlays", "var/game/verdicts", "etc/servers", "root", "proc"):
             (self.top / name).mkdir(parents=True)
+        (self.top / "etc/game").write_text('{"build": null, "kept": 0}')
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-IBS", "-c", PROGRAM, str(LIB), str(self.top), *arguments]
@@ -123,7 +126,7 @@ class Host:
 
     def layer(self, name: str, version: str, **source: Any) -> dict[str, Any]:
         place = f"{self.top}/var/overlays/{name}"
-        shape = {"what": f"layer {name}", "place": place, "link": f"{place}/current", "name": version, "needs": ""}
+        shape = {"what": f"layer {name}", "place": place, "link": f"{place}/current", "name": version}
         return shape | {"source": source}
 
     def control(self, name: str, version: str, directory: Path, **more: Any) -> dict[str, Any]:
@@ -132,7 +135,7 @@ class Host:
 
     def game(self, version: str, **source: Any) -> dict[str, Any]:
         place, link = f"{self.top}/var/releases", f"{self.top}/var/installation"
-        shape = {"what": "the game", "place": place, "link": link, "name": version, "needs": "srcds_run"}
+        shape = {"what": "game", "place": place, "link": link, "name": version}
         return shape | {"source": source}
 
     def overlay(self, name: str) -> Path:
@@ -360,8 +363,17 @@ def test_a_tree_that_fails_leaves_all_as_they_were_and_those_that_are_whole_for_
 # The game, from a directory on the host
 
 
+LIBRARY = ("f", b"\x7fELF\x01")
+GAME: Spec = {
+    "srcds_run": ("x", b"#!"),
+    "srcds_linux": ("x", b"\x7fELF\x01"),
+    "bin/engine_srv.so": LIBRARY,
+    "left4dead2/bin/server_srv.so": LIBRARY,
+}
+
+
 def test_a_release_is_a_copy_with_the_links_that_its_tool_made(host: Host, tmp_path: Path) -> None:
-    game = {"srcds_run": ("x", b"#!"), "bin/steamclient.so": ("l", b"/home/steam/linux32/steamclient.so")}
+    game = {**GAME, "bin/other.txt": ("l", b"/home/steam/linux32/steamclient.so")}
     there = write(game, tmp_path / "serverfiles")
     assert host.build(host.game("1234", source="host", path=str(there))) == []
     assert os.readlink(host.top / "var/installation") == "releases/1234"
@@ -369,16 +381,32 @@ def test_a_release_is_a_copy_with_the_links_that_its_tool_made(host: Host, tmp_p
 
 
 def test_what_holds_no_game_is_no_release(host: Host, tmp_path: Path) -> None:
-    there = write({"srcds_run": ("f", b"#!")}, tmp_path / "serverfiles")
-    reason = "the game: it holds no srcds_run that can be executed"
-    assert host.build(host.game("1234", source="host", path=str(there))) == [reason]
+    lacks: Mapping[str, tuple[str, Spec]] = {
+        "srcds_run": ("no srcds_run that can be executed", {"srcds_run": ("f", b"#!")}),
+        "windows": ("no libraries in bin", {"bin/engine_srv.so": ("d", b"")}),
+        "broken": ("left4dead2/bin/server_srv.so is no library", {"left4dead2/bin/server_srv.so": ("f", b"")}),
+    }
+    for name, (reason, spec) in lacks.items():
+        there = write({**GAME, **spec}, tmp_path / name)
+        if name == "windows":
+            (there / "bin/engine_srv.so").rmdir()
+        [line] = host.build(host.game("1234", source="host", path=str(there)))
+        assert line.startswith("game: "), line
+        assert reason in line
+    there = write(GAME, tmp_path / "serverfiles")
     os.mkfifo(there / "pipe")
-    (there / "srcds_run").chmod(0o755)
     assert (
         "pipe is neither a file nor a directory nor a link"
         in host.build(host.game("1234", source="host", path=str(there)))[0]
     )
     assert not os.path.lexists(host.top / "var/installation")
+
+
+def test_the_game_finds_steams_client_below_its_home(host: Host, tmp_path: Path) -> None:
+    there = write({**GAME, "bin/steamclient.so": LIBRARY}, tmp_path / "serverfiles")
+    assert host.build(host.game("1234", source="host", path=str(there))) == []
+    client = host.top / "var/installation/.steam/sdk32/steamclient.so"
+    assert (os.readlink(client), client.read_bytes()) == ("../../bin/steamclient.so", LIBRARY[1])
 
 
 # Archives

@@ -79,6 +79,7 @@ class Other:
             for path in (
                 *("left4me/remote/look.py", "left4me/remote/place.py", "left4me/remote/packages.py"),
                 *("files/lib/l4d2ctl/units.py", "files/lib/content/tree.py", "files/lib/content/workshop.py"),
+                "files/lib/content/unused.py",
             )
         }
 
@@ -139,6 +140,9 @@ class Other:
 
     def _tree(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         return {directory: {} for directory in words}
+
+    def _unused(self, words: list[str], _lines: list[str]) -> list[str]:
+        return []
 
     def _workshop(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         # Steam does not give the odd ones.
@@ -444,7 +448,7 @@ def test_layers_keep_admins_limits_and_links_validate_back(deployed: list[Writte
             assert (f"/etc/systemd/system/multi-user.target.wants/{unit}" in host.state["entries"]) == running
             assert (unit in host.state["active"]) == running
         there = {path.split("/")[4] for path in host.state["entries"] if re.match("/etc/left4me/servers/.", path)}
-        assert there == {*host.servers()}
+        assert there == {"_bare", "_modded", *host.servers()}
 
 
 def test_each_password_is_where_the_game_alone_reads_it(deployed: list[Written]) -> None:

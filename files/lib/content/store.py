@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import base64
-import errno
-import fcntl
-import glob
 import json
 import os
 import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import IO, Any
 
-from content import archive, git, tree, workshop
-
-VAR = "/var/lib/left4me"
-ETC = "/etc/left4me"
-PROC = "/proc"
-
-
-@contextmanager
-def locked(directory: str) -> Iterator[None]:
-    """Hold a directory's lock, which nobody but root can have."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+from content import archive, builds, git, tree, unused, workshop
+from content.builds import locked, switch
 
 
 class Sent:
@@ -105,22 +88,12 @@ def make(wanted: dict[str, Any], sent: Sent | None) -> None:
         with tree.beside(place) as new:
             os.mkdir(new, 0o700)
             fill(wanted, new, sent)
-            if wanted["needs"] and not os.access(f"{new}/{wanted['needs']}", os.X_OK):
-                raise ValueError(f"it holds no {wanted['needs']} that can be executed")
+            if wanted["what"] == "game":
+                builds.finish(new)
             tree.own(new)
             os.sync()
             os.rename(new, version)
         tree.sync(place)
-
-
-def switch(wanted: dict[str, Any]) -> None:
-    """Make the version that a tree names current."""
-    link, version = wanted["link"], f"{wanted['place']}/{wanted['name']}"
-    with tree.beside(os.path.dirname(link)) as new:
-        os.symlink(os.path.relpath(version, os.path.dirname(link)), new)
-        with locked(f"{VAR}/releases"):  # left4me-overlay shares it from reading the symlink to the mount
-            os.rename(new, link)
-    tree.sync(os.path.dirname(link))
 
 
 def build(stdin: IO[bytes]) -> int:
@@ -134,66 +107,28 @@ def build(stdin: IO[bytes]) -> int:
         sent = Sent(stdin) if wanted["source"].get("send") else None
         try:
             make(wanted, sent)
+            if wanted["what"] == "game":
+                builds.prove(wanted["name"])
         except (OSError, ValueError) as error:
             print(f"{wanted['what']}: {' '.join(str(error).split())}", file=sys.stderr)
             failed = 1
         if sent:
             sent.drain()
     for wanted in () if failed else listed:
-        switch(wanted)
+        switch(wanted["link"], f"{wanted['place']}/{wanted['name']}")
     return failed
 
 
-def mounted() -> set[str]:
-    """Return every lower layer of every overlay, in whatever mount namespace a process lives."""
-    found: set[str] = set()
-    for pid in filter(str.isdigit, os.listdir(PROC)):
-        try:
-            with open(f"{PROC}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-                options = [part.partition("=") for line in file for part in line.split()[-1].split(",")]
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
-                raise
-            continue  # it has ended
-        found.update(path for key, _, paths in options if key.startswith("lowerdir") for path in paths.split(":"))
-    return found
-
-
-def declared_layers() -> set[str]:
-    """Return the layers of all servers."""
-    names = set()
-    for server in os.listdir(f"{ETC}/servers"):
-        with open(f"{ETC}/servers/{server}/layers", encoding="ascii") as file:
-            names.update(file.read().split())
-    return names
-
-
-def unused() -> list[str]:
-    """Return the versions that are neither current nor mounted, and the layers that no server names or has mounted."""
-    declared, used, overlays = declared_layers(), mounted(), f"{VAR}/overlays"
-    places = {f"{VAR}/releases": f"{VAR}/installation"}
-    gone = []
-    for name in filter(lambda name: name[0] != ".", os.listdir(overlays)):
-        if name in declared or any(path.startswith(f"{overlays}/{name}/") for path in used):
-            places[f"{overlays}/{name}"] = f"{overlays}/{name}/current"
-        else:
-            gone.append(f"{overlays}/{name}")
-    for place, link in places.items():
-        if os.path.islink(link):  # else one is about to become current, by the next deploy
-            versions = {each.path for each in os.scandir(place) if each.name[0] != "." and each.path != link}
-            gone += versions - used - {os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))}
-    return gone
-
-
 def prune() -> int:
-    """Remove what no server uses any more, and what killed runs left."""
-    with locked(f"{VAR}/releases"):  # none is mounted between the look and the renaming
-        for path in unused():
-            os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
-    for directory in (VAR, f"{VAR}/releases", f"{VAR}/overlays", f"{VAR}/overlays/*"):
-        for kind in ("new", "gone", "download"):
-            for path in glob.glob(f"{directory}/.{kind}-*"):
-                tree.remove(path)
+    """Remove what no server uses any more, and what killed runs left; of the game nothing while it is updated."""
+    with builds.alone(waits=False) as free:
+        # None is mounted between the look and the renaming.
+        with locked(f"{builds.VAR}/releases"):
+            used = unused.mounted()
+            for path in unused.unused() if free else unused.layers(used):
+                os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
+        for path in unused.leftovers() if free else ():
+            tree.remove(path)
     return 0
 
 

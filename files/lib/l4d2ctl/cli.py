@@ -23,6 +23,8 @@ examples:
   l4d2ctl reset --undo 3         bring back what the latest reset put aside
   l4d2ctl rcon 3 changelevel c2m1_highway
   l4d2ctl holders --watch 3      who keeps its overlay busy, while it stops
+  l4d2ctl game update            bring and try Steam's newest build; running servers keep theirs
+  l4d2ctl game rollback          back to the build before, without a download
   l4d2ctl doctor --fix           find what is wrong on this host, mend what is safe
 
 exit codes: 0 done, 1 failed, 2 wrong command line
@@ -75,6 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     logs = add("logs", "show a server's journal, without a pager")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it is written")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default 50)")
+    game = add("game", "show the builds of the game, bring a new one from Steam, go back to another", ids=None)
+    acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True, prog=f"{parser.prog} game")
+    builds = acts.add_parser("status", help="the builds on this host, and who runs on which", formatter_class=_Help)
+    builds.add_argument("--json", action="store_true", help="for programs")
+    update = acts.add_parser(
+        "update", help="bring Steam's build and make it current if its trial is good", formatter_class=_Help
+    )
+    update.add_argument("--check", action="store_true", help="only tell whether there is a new one")
+    back = acts.add_parser(
+        "rollback", help="make another build current: the latest good one, or BUILD", formatter_class=_Help
+    )
+    back.add_argument("build", metavar="BUILD", nargs="?", help="as game status names it")
     doctor = add("doctor", "find what is wrong on this host: mounts, layers, leftovers, units, owners", ids=None)
     doctor.add_argument("--fix", action="store_true", help="mend what is safe to mend with no running server touched")
     doctor.add_argument("--json", action="store_true", help="for programs")
@@ -222,6 +236,31 @@ def _logs(arguments: argparse.Namespace) -> None:
     lifecycle.logs(servers, arguments.lines, arguments.follow)
 
 
+def _game(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import game
+
+    if arguments.act == "status":
+        rows = game.status()
+        if arguments.json:
+            print_json(game.as_json(rows))
+        else:
+            print_table(game.table(rows))
+            if game.is_updating():
+                print("an update is at work: l4d2ctl game update follows it")
+    elif arguments.act == "rollback":
+        if arguments.build is not None and not game.is_name(arguments.build):
+            raise one.Usage(f"{arguments.build!r} is no name of a build: see l4d2ctl game status")
+        build = game.rollback(arguments.build)
+        print(f"build {build} is current; running servers keep theirs until they are restarted")
+    elif arguments.check:
+        here, there = game.check()
+        print(
+            f"build {here} is current here, and Steam's" if here == there else f"current here: {here}; Steam's: {there}"
+        )
+    else:
+        game.update()
+
+
 def _doctor(arguments: argparse.Namespace) -> None:
     from l4d2ctl import doctor
 
@@ -250,6 +289,7 @@ def main(words: list[str]) -> int:
         "holders": _holders,
         "rcon": _rcon,
         "logs": _logs,
+        "game": _game,
         "doctor": _doctor,
     }
     try:

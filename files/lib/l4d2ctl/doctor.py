@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from l4d2ctl import lifecycle
 from l4d2ctl import server as one
-from l4d2ctl.status import layers_of
 
 _CONTENT = "/usr/local/libexec/left4me/left4me-content"
 
@@ -37,18 +36,6 @@ def _umount(server: str) -> Callable[[], str]:
     return mend
 
 
-def _lowers(server: str) -> list[str]:
-    """Return the lower layers that a server would get now, as the helper resolves them; "?" for one that is missing."""
-    links = [f"{one.VAR}/overlays/{name}/current" for name in layers_of(server)] + [f"{one.VAR}/installation"]
-    found = []
-    for link in links:
-        try:
-            found.append(os.path.join(os.path.dirname(link), os.readlink(link)))
-        except OSError:
-            found.append("?")
-    return found
-
-
 def _difference(mounted: list[str], current: list[str]) -> str:
     """Return in which versions a running server's layers differ from what a restart would give it."""
     pairs = [(old, new) for old, new in zip(mounted, current, strict=False) if old != new]
@@ -69,7 +56,7 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
             yield Finding(server, f"{mount} is mounted, and nothing of left4me does that", f"umount {mount}")
         elif server not in running:
             yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount(server))
-        elif server in servers and (lowers := several[0].get("lowerdir", "").split(":")) != (now := _lowers(server)):
+        elif server in servers and (lowers := several[0].get("lowerdir", "").split(":")) != (now := one.lowers(server)):
             yield Finding(server, _difference(lowers, now), f"l4d2ctl restart {server} applies it, when it suits")
         if len(several) > 1 and server in running:
             yield Finding(server, f"{mount} is mounted {len(several)} times", f"l4d2ctl stop {server}, then start")
@@ -90,10 +77,10 @@ def _everywhere() -> set[tuple[str, str]]:
 
 def _unused() -> Iterator[Finding]:
     """Find the versions that are left of layers and releases after nobody has them mounted."""
-    from content import store
+    from content import unused
 
-    if os.path.isdir(one.ETC) and (unused := sorted(store.unused())):
-        yield Finding("", f"neither current nor mounted: {' '.join(unused)}", "l4d2ctl doctor --fix", _prune)
+    if paths := sorted(unused.unused()):
+        yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _prune)
 
 
 def _prune() -> str:
@@ -205,9 +192,9 @@ def mended(finding: Finding) -> str | None:
 
 def examine() -> list[Finding]:
     """Return everything that is wrong on this host; changes nothing."""
-    declared = one.declared()
+    declared = one.instances()
     known = sorted({*declared, *os.listdir(f"{one.VAR}/runtime")} if os.path.isdir(f"{one.VAR}/runtime") else declared)
-    states = one.properties([name for name in known if one.ID.fullmatch(name)], "ActiveState")
+    states = one.properties([name for name in known if one.ID.fullmatch(name.removeprefix("_"))], "ActiveState")
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(), *_leftovers(running, declared)]
     findings += _unused()

@@ -40,6 +40,11 @@ def merged(server: str) -> str:
 
 def declared() -> list[str]:
     """Return the ids of the servers that the deploy declared, in order."""
+    return [name for name in instances() if ID.fullmatch(name)]
+
+
+def instances() -> list[str]:
+    """Return all that has files of a server's, in order: the servers, and what a build of the game is tried with."""
     try:
         return sorted(os.listdir(ETC))
     except FileNotFoundError:
@@ -108,6 +113,43 @@ def overlays() -> dict[str, list[dict[str, str]]]:
             if fields[4].startswith(f"{VAR}/runtime/"):
                 options = dict(option.partition("=")[::2] for option in fields[fields.index("-") + 3].split(","))
                 found.setdefault(fields[4], []).append({**options, "device": fields[2]})
+    return found
+
+
+def mounted_lowers(server: str) -> list[str]:
+    """Return the lower layers of a server's overlay, the topmost first and the build last; none where it is down."""
+    several = overlays().get(merged(server))
+    return several[0].get("lowerdir", "").split(":") if several else []
+
+
+def declared_build(server: str) -> str:
+    """Return the build that the data name for a server; empty where it has the current one."""
+    try:
+        with open(f"{ETC}/{server}/build", encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def layers(server: str) -> list[str]:
+    """Return the names of a server's declared layers, the topmost first."""
+    try:
+        with open(f"{ETC}/{server}/layers", encoding="utf-8") as file:
+            return file.read().split()
+    except FileNotFoundError:
+        return []
+
+
+def lowers(server: str) -> list[str]:
+    """Return the lower layers that a start would give a server, as the helper has them; "?" for one that is missing."""
+    found = []
+    for link in [*(f"{VAR}/overlays/{name}/current" for name in layers(server)), f"{VAR}/installation"]:
+        try:
+            found.append(os.path.join(os.path.dirname(link), os.readlink(link)))
+        except OSError:
+            found.append("?")
+    if build := declared_build(server):
+        found[-1] = f"{VAR}/releases/{build}"
     return found
 
 

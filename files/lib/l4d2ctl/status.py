@@ -35,15 +35,8 @@ class Status:
     restart_due: bool
     next_map: bool
     revision: str = ""  # that the host was deployed at
-
-
-def layers_of(server: str) -> list[str]:
-    """Return the names of a server's declared layers, the topmost first."""
-    try:
-        with open(f"{one.ETC}/{server}/layers", encoding="utf-8") as file:
-            return file.read().split()
-    except FileNotFoundError:
-        return []
+    build: str = ""  # of the game: what it runs on, or would be started with
+    build_due: bool = False  # a restart gives it another one
 
 
 def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
@@ -121,7 +114,9 @@ def status(servers: list[str]) -> list[Status]:
         # systemd forgets a unit that does not run; when it was stopped by hand is on disk.
         since = unit["StateChangeTimestamp"] or _written(f"{one.HELD}/{server}")
         key = "LEFT4ME_GENERATION"
-        due = unit["MainPID"] != "0" and started[server].get(key) != env.get(key)
+        runs, wanted = unit["MainPID"] != "0", one.lowers(server)
+        lowers = (one.mounted_lowers(server) if runs else []) or wanted
+        due = runs and (started[server].get(key) != env.get(key) or lowers != wanted)
         rows.append(
             Status(
                 id=server,
@@ -133,11 +128,13 @@ def status(servers: list[str]) -> list[Status]:
                 players=info.players if info else None,
                 slots=info.slots if info else None,
                 unanswered_since=_unanswered_since(server, info is not None, since) if server in addresses else None,
-                layers=layers_of(server),
+                layers=one.layers(server),
                 memory=int(memory) if memory.isdigit() else None,
                 restart_due=due,
                 next_map=server in pending,
                 revision=deployed,
+                build=os.path.basename(lowers[-1]),
+                build_due=runs and lowers[-1] != wanted[-1],
             )
         )
     return rows
@@ -156,7 +153,7 @@ def _players(row: Status) -> str:
 
 def table(rows: list[Status]) -> list[list[str]]:
     """Return rows of text with their headings first."""
-    lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "LAYERS", "MEMORY", "CHANGE"]]
+    lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
     for row in rows:
         memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"
         lines.append(
@@ -168,6 +165,7 @@ def table(rows: list[Status]) -> list[list[str]]:
                 str(row.port or "-"),
                 row.map or "-",
                 _players(row),
+                row.build or "-",
                 ",".join(row.layers) or "-",
                 memory,
                 "restart is due" if row.restart_due else "at the next map" if row.next_map else "-",

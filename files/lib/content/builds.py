@@ -1,0 +1,183 @@
+"""What becomes of a build of the game: it is looked at, tried, and only then made current.
+
+A build is a directory in releases/. Its trials are instances of the servers' own unit, so that the sandbox, the helper
+and the stop that try it are those that servers will have.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from content import tree
+from content.unused import GOOD, verdict
+from l4d2ctl import a2s
+from l4d2ctl import server as one
+
+VAR = "/var/lib/left4me"
+GAME = f"{VAR}/game"
+RELEASES = f"{VAR}/releases"
+INSTALLATION = f"{VAR}/installation"
+CANDIDATE = f"{VAR}/candidate"
+BARE, MODDED = "_bare", "_modded"
+ANSWER = 180  # seconds for a build to answer; the real game takes half a minute on a slow disk
+CLIENT = ".steam/sdk32/steamclient.so"
+
+
+def told() -> dict[str, Any]:
+    """Return what the data say of the game."""
+    with open("/etc/left4me/game", encoding="utf-8") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+@contextmanager
+def locked(directory: str) -> Iterator[None]:
+    """Hold a directory's lock, which nobody but root can have."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def alone(waits: bool = True) -> Iterator[bool]:
+    """Be the only one who brings, tries or removes builds; without `waits`, tell whether that is so."""
+    fd = os.open(GAME, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        free = True
+    except BlockingIOError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(fd)
+
+
+def current() -> str:
+    """Return the name of the current build; empty where there is none yet."""
+    return os.path.basename(os.readlink(INSTALLATION)) if os.path.islink(INSTALLATION) else ""
+
+
+def names() -> list[str]:
+    """Return the builds on this host, the latest first."""
+    there = [each for each in os.scandir(RELEASES) if each.name[0] != "."]
+    return [each.name for each in sorted(there, key=lambda each: each.stat().st_ctime_ns, reverse=True)]
+
+
+def switch(link: str, version: str) -> None:
+    """Make a version current: have a symlink name it, by one rename."""
+    with tree.beside(os.path.dirname(link)) as new:
+        os.symlink(os.path.relpath(version, os.path.dirname(link)), new)
+        with locked(RELEASES):  # left4me-overlay shares it from reading the symlink to the mount
+            os.rename(new, link)
+    tree.sync(os.path.dirname(link))
+
+
+def note(build: str, text: str) -> None:
+    """Write down what became of a build."""
+    with tree.beside(f"{GAME}/verdicts") as new:
+        with open(new, "w", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, f"{GAME}/verdicts/{build}")
+    tree.sync(f"{GAME}/verdicts")
+
+
+def finish(path: str) -> None:
+    """Look whether a tree is an installation, and lead the game to Steam's client. Raises ValueError.
+
+    A server sees its overlay alone, so that the client has to be in there: the installation brings one of its own.
+    """
+    for name in ("srcds_run", "srcds_linux"):
+        if not os.access(f"{path}/{name}", os.X_OK):
+            raise ValueError(f"it holds no {name} that can be executed: is it an L4D2 server?")
+    for folder in ("bin", "left4dead2/bin"):
+        libraries = glob.glob(f"{path}/{folder}/*.so")
+        if not libraries:
+            raise ValueError(f"it holds no libraries in {folder}: is it an L4D2 server for Linux?")
+        for library in libraries:
+            with open(library, "rb") as file:
+                if file.read(4) != b"\x7fELF":
+                    raise ValueError(f"{library.removeprefix(path + '/')} is no library: the download is not whole")
+    if not os.path.lexists(f"{path}/{CLIENT}") and os.path.isfile(f"{path}/bin/steamclient.so"):
+        os.makedirs(os.path.dirname(f"{path}/{CLIENT}"), exist_ok=True)
+        os.symlink("../../bin/steamclient.so", f"{path}/{CLIENT}")
+
+
+def prove(build: str) -> None:
+    """Try a build, bare and with the layers of the server that data names. Raises ValueError with the reason."""
+    if not os.path.isdir(f"{RELEASES}/{build}"):
+        raise ValueError(f"build {build} is not on this host")
+    switch(CANDIDATE, f"{RELEASES}/{build}")
+    modded = told()["trial_server"]
+    for instance, how in ((BARE, "bare"), (MODDED, f"with the layers of server {modded}")):
+        if instance == BARE or modded:
+            try:
+                _try(instance)
+            except ValueError as error:
+                reason = f"build {build} does not run {how}: {error}"
+                note(build, reason)
+                raise ValueError(reason) from None
+    note(build, GOOD)
+    os.unlink(CANDIDATE)
+
+
+def _try(instance: str) -> None:
+    """Start an instance, wait for its answer and stop it. Raises ValueError where it does not answer."""
+    unit = one.unit(instance)
+    one.systemctl("stop", unit)  # what a killed run left
+    upper = f"{one.runtime(instance)}/upper"
+    for name in os.listdir(upper):  # of the trial before; nobody has it mounted
+        tree.remove(f"{upper}/{name}")
+    one.systemctl("reset-failed", unit)
+    try:
+        started = one.systemctl("start", unit)
+        if started.returncode or not _answers(instance):
+            state = one.properties([instance], "ActiveState", "Result")[instance]
+            raise ValueError(f"{_why(state['Result'])}; {_log(unit)}")
+    finally:
+        one.systemctl("stop", unit)
+        one.systemctl("reset-failed", unit)
+
+
+def _answers(instance: str) -> bool:
+    address = one.address_of(one.environment(instance))
+    assert address
+    end = time.monotonic() + ANSWER
+    while time.monotonic() < end:
+        if a2s.ask({instance: address}):
+            return True
+        if one.properties([instance], "ActiveState")[instance]["ActiveState"] != "active":
+            return False
+        time.sleep(0.1)  # nothing tells when a port begins to answer
+    return False
+
+
+def _why(result: str) -> str:
+    return f"it gave no answer within {ANSWER} s" if result == "success" else f"it ended with {result}"
+
+
+def _log(unit: str) -> str:
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=4", f"--unit={unit}"]
+    said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    return f"its log ends with: {' / '.join(one.plain(line) for line in said.splitlines())}"
+
+
+def follow_restarts() -> None:
+    """Have the servers restarted that an update waits for, each as its data say; nobody waits for it."""
+    one.systemctl("restart", "--no-block", "left4me-restart.service")
+
+
+__all__ = ["GOOD", "verdict"]

@@ -1,0 +1,347 @@
+"""The game from Steam: SteamCMD, what it says, and builds of app 222860 made with it.
+
+Everything of SteamCMD is the user left4me's and below GAME; a build becomes root's business when it is whole.
+https://developer.valvesoftware.com/wiki/SteamCMD
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from content import archive, builds, tree
+from content.builds import GAME, RELEASES
+
+APP = "222860"
+PROGRAM = f"{GAME}/steamcmd"
+HOME = f"{GAME}/home"
+STAGE = f"{GAME}/stage"
+LOG = f"{GAME}/steamcmd.log"
+MANIFEST = f"{STAGE}/steamapps/appmanifest_{APP}.acf"
+PAUSES = (2, 10, 30, 60)
+"""Seconds before each further try: Steam's content servers fail for moments."""
+SILENCE = 1800
+"""Seconds that SteamCMD may say nothing: it verifies 9 GB on a slow disk without a word."""
+EVERY = 5
+"""Seconds between two lines of progress."""
+_PROGRESS = re.compile(r"Update state \(0x[0-9a-f]+\) (.*), progress: ([0-9.]+) \((\d+) / (\d+)\)")
+_WRONG = re.compile(r"^(?:ERROR|Error)! |\.\.\.(?:ERROR|FAILED)|Please use force_install_dir")
+# State 0x202 is a disk that is full; the others do not pass by themselves either.
+_FINAL = re.compile(r"state is 0x202|No subscription|Please use force_install_dir")
+T = TypeVar("T")
+
+
+class Passing(OSError):
+    """What may go well at another try."""
+
+
+def say(line: str) -> None:
+    """Tell whoever follows this update."""
+    print(line, flush=True)
+
+
+def gigabytes(size: float) -> str:
+    """Return a size as people read it."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _as_left4me() -> dict[str, Any]:
+    uid, gid = tree.owner()
+    return {"user": uid, "group": gid, "extra_groups": []}
+
+
+def _own_directory(path: str) -> None:
+    os.makedirs(path, 0o755, exist_ok=True)
+    os.chown(path, *tree.owner())
+
+
+def bring_program(url: str, sha256: str | None) -> None:
+    """Have SteamCMD on the host; it updates itself from then on. Raises OSError or ValueError."""
+    if os.path.isfile(f"{PROGRAM}/steamcmd.sh"):
+        return
+    say(f"downloading SteamCMD from {archive.shown(url)}")
+    with tree.beside(GAME) as new:
+        os.mkdir(new, 0o755)
+        archive.build(url, sha256, 0, new)
+        if not os.access(f"{new}/steamcmd.sh", os.X_OK):
+            raise ValueError(f"{archive.shown(url)} holds no steamcmd.sh that can be executed")
+        tree.confine(new)
+        tree.own(new)
+        os.sync()
+        os.rename(new, PROGRAM)
+
+
+def _lines(words: tuple[str, ...]) -> Iterator[str]:
+    """Run SteamCMD and yield what it says, as it says it. Raises OSError where it falls silent."""
+    # On anything but a terminal it keeps its words to itself until it ends.
+    leader, terminal = os.openpty()
+    environment = {"HOME": HOME, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TERM": "dumb"}
+    process = subprocess.Popen(
+        # By its own path: through a symlink it looks for the rest of itself beside the link.
+        [f"{PROGRAM}/steamcmd.sh", *words, "+quit"],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        cwd=HOME,
+        env=environment,
+        start_new_session=True,
+        **_as_left4me(),
+    )
+    os.close(terminal)
+    rest = b""
+    try:
+        while select.select([leader], [], [], SILENCE)[0]:
+            try:
+                chunk = os.read(leader, 1 << 16)
+            except OSError:  # EIO: the last one who had the terminal has closed it
+                chunk = b""
+            *whole, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            for line in [*whole, *([] if chunk else [rest])]:
+                yield line.decode("utf-8", "replace").strip()
+            if not chunk:
+                return
+        raise Passing(f"SteamCMD said nothing for {SILENCE} s")
+    finally:
+        os.close(leader)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _steamcmd(*words: str) -> list[str]:
+    """Run SteamCMD, keep its log, and tell of its progress. Returns its lines; raises OSError where it says why not."""
+    said, wrong, last = [], [], 0.0
+    with open(LOG, "a", encoding="utf-8") as log:
+        log.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S %Z')} steamcmd.sh {' '.join(words)}\n")
+        for line in filter(None, _lines(words)):
+            log.write(f"{line}\n")
+            log.flush()
+            said.append(line)
+            found = _PROGRESS.search(line)
+            if found and time.monotonic() - last >= EVERY:
+                last = time.monotonic()
+                done, whole = int(found[3]), int(found[4])
+                say(f"{found[1]}: {found[2]} % ({gigabytes(done)} of {gigabytes(whole)})")
+            elif _WRONG.search(line):
+                wrong.append(line)
+    if any(map(_FINAL.search, wrong)):
+        raise OSError(f"SteamCMD: {wrong[0]}{_full(wrong[0])}; its log is {LOG}")
+    if wrong:
+        raise Passing(f"SteamCMD: {wrong[0]}; its log is {LOG}")
+    return said
+
+
+def _full(line: str) -> str:
+    return f" (the disk is full: {gigabytes(_free())} are free in {GAME})" if "0x202" in line else ""
+
+
+def _free() -> int:
+    about = os.statvfs(GAME)
+    return about.f_bavail * about.f_frsize
+
+
+def persistently(step: Callable[[], T]) -> T:
+    """Do something that Steam may fail at for a moment: a bounded number of times, with growing pauses."""
+    for pause in PAUSES:
+        try:
+            return step()
+        except Passing as error:
+            say(f"{error}; trying again in {pause} s")
+            time.sleep(pause)  # nothing tells when Steam is well again
+    return step()
+
+
+# -- what Steam has
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """Return Valve's key values as nested dictionaries. https://developer.valvesoftware.com/wiki/KeyValues"""
+    top: dict[str, Any] = {}
+    stack, key = [top], ""
+    for quoted, brace in re.findall(r'"((?:[^"\\]|\\.)*)"|([{}])', text):
+        if brace == "{":
+            stack[-1][key] = {}
+            stack.append(stack[-1][key])
+            key = ""
+        elif brace == "}":
+            if len(stack) > 1:
+                stack.pop()
+        elif key:
+            stack[-1][key], key = quoted, ""
+        else:
+            key = quoted
+    return top
+
+
+def latest() -> tuple[str, int]:
+    """Return Steam's current build and the bytes that it takes on Linux, 0 where Steam does not say. Raises OSError."""
+    said = _steamcmd("+login", "anonymous", "+app_info_update", "1", "+app_info_print", APP)
+    depots = parsed("\n".join(said)).get(APP, {}).get("depots", {})
+    build = depots.get("branches", {}).get("public", {}).get("buildid", "")
+    if not re.fullmatch(r"[0-9]{1,20}", build):
+        raise Passing(f"Steam does not say which build of {APP} is current; SteamCMD's log is {LOG}")
+    size = 0
+    for depot in depots.values():
+        if isinstance(depot, dict) and depot.get("config", {}).get("oslist", "linux") == "linux":
+            stated = depot.get("manifests", {}).get("public", {})
+            text = stated.get("size", "0") if isinstance(stated, dict) else "0"
+            size += int(text) if text.isdigit() else 0
+    return build, size
+
+
+# -- a build
+
+
+def _size(path: str) -> int:
+    return sum(status.st_blocks * 512 for _, _, status in tree.walk(path)) if os.path.isdir(path) else 0
+
+
+def _room(size: int) -> None:
+    """Raise OSError where what is still missing of a build of that size has no place."""
+    needed, free = size - _size(STAGE), _free()
+    if free < needed:
+        raise OSError(f"the disk is too full: {gigabytes(needed)} are needed in {GAME}, {gigabytes(free)} are free")
+
+
+def _shares_blocks(path: str) -> bool:
+    """Tell whether this filesystem copies a file by sharing its blocks."""
+    with tree.beside(GAME) as new:
+        command = ["cp", "--reflink=always", path, new]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def _lay_stage(size: int) -> None:
+    """Have STAGE hold what is there of the build before; SteamCMD brings what differs."""
+    base = f"{RELEASES}/{builds.current()}"
+    known = builds.current() and os.path.isfile(f"{base}/steamapps/appmanifest_{APP}.acf")
+    if os.path.isdir(STAGE) or not known:
+        _room(size)
+        _own_directory(STAGE)
+        return
+    if not _shares_blocks(f"{base}/srcds_run"):
+        _room(max(size, _size(base)))
+    say(f"copying build {builds.current()} to begin with")
+    with tree.beside(GAME) as new:
+        tree.copy([base], new)
+        shutil.rmtree(f"{new}/.steam", ignore_errors=True)
+        os.rename(new, STAGE)
+
+
+def _install() -> None:
+    # An anonymous login gets no Linux build before it got the Windows one: "Invalid platform" (since 2024-11-26).
+    for platform in ("windows", "linux"):
+        words = ("+force_install_dir", STAGE, "+login", "anonymous", "+@sSteamCmdForcePlatformType", platform)
+        say(f"asking Steam for the files ({platform})")
+        said = _steamcmd(*words, "+app_update", APP, "validate")
+        if not any(f"Success! App '{APP}'" in line for line in said):
+            raise Passing(f"SteamCMD ended without a word of success; its log is {LOG}")
+
+
+def _manifest() -> dict[str, str]:
+    with open(MANIFEST, encoding="utf-8", errors="replace") as file:
+        found: dict[str, str] = parsed(file.read()).get("AppState", {})
+    return found
+
+
+def fetch(size: int) -> str:
+    """Bring Steam's current build into releases/, and return its name. Raises OSError or ValueError.
+
+    What is there after a failure is where the next try goes on.
+    """
+    _lay_stage(size)
+    persistently(_install)
+    manifest = _manifest()
+    build = manifest.get("buildid", "")
+    # 4 is StateFullyInstalled.
+    if manifest.get("StateFlags") != "4" or not re.fullmatch(r"[0-9]{1,20}", build):
+        raise OSError(f"Steam's manifest says neither a build nor that it is whole: {MANIFEST}")
+    if os.path.isdir(f"{RELEASES}/{build}"):
+        shutil.rmtree(STAGE)
+        return build
+    # Beside the game, for of all that is on the host a server sees its overlay alone.
+    client = f"{PROGRAM}/linux32/steamclient.so"
+    if os.path.isfile(client):
+        os.makedirs(os.path.dirname(f"{STAGE}/{builds.CLIENT}"), exist_ok=True)
+        shutil.copyfile(client, f"{STAGE}/{builds.CLIENT}")
+    builds.finish(STAGE)
+    tree.confine(STAGE)
+    tree.own(STAGE)
+    os.sync()
+    os.rename(STAGE, f"{RELEASES}/{build}")
+    tree.sync(RELEASES)
+    return build
+
+
+def prepare() -> None:
+    """Have SteamCMD and its directories on the host."""
+    for name in os.listdir(GAME):
+        if name.startswith(".new-"):  # what a killed run left
+            tree.remove(f"{GAME}/{name}")
+    _own_directory(HOME)
+    if os.path.exists(LOG):
+        os.replace(LOG, f"{LOG}.1")
+    settings = builds.told()
+    bring_program(settings["url"], settings["sha256"])
+
+
+def update() -> None:
+    """Bring Steam's build, try it, and make it current unless data hold another. Raises OSError or ValueError."""
+    with builds.alone():
+        prepare()
+        say("asking Steam which build is current")
+        build, size = persistently(latest)
+        if build not in builds.names():
+            say(f"Steam has build {build}, {gigabytes(size)}; current here is {builds.current() or 'none'}")
+            build = fetch(size)
+        held = builds.told()["build"]
+        if build == builds.current():
+            say(f"build {build} is current, and Steam has no other")
+        elif builds.verdict(build) not in ("", builds.GOOD):
+            say(f"left alone: {builds.verdict(build)}; `l4d2ctl game update` tries it again")
+            return
+        else:
+            if builds.verdict(build) != builds.GOOD:
+                say(f"trying build {build}")
+                builds.prove(build)
+            if held and held != build:
+                say(f"build {build} is ready; the data hold this host at {held} (game.build)")
+                if not builds.current():
+                    raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
+            else:
+                builds.switch(builds.INSTALLATION, f"{RELEASES}/{build}")
+                say(f"build {build} is current; running servers keep theirs until they are restarted")
+                builds.follow_restarts()
+
+
+def check() -> tuple[str, str]:
+    """Return the current build here and Steam's; brings nothing but SteamCMD. Raises OSError or ValueError."""
+    with builds.alone(waits=False) as free:
+        if not free:
+            raise OSError("an update is at work: l4d2ctl game update follows it")
+        prepare()
+        return builds.current(), persistently(latest)[0]
+
+
+def main(words: list[str]) -> int:
+    """Do what the command line says; return the exit code."""
+    if words not in (["update"], ["check"]):
+        print("usage: left4me-game update|check", file=sys.stderr)
+        return 2
+    try:
+        if words == ["update"]:
+            update()
+        else:
+            print(" ".join(each or "none" for each in check()))
+    except (OSError, ValueError) as error:
+        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,107 @@
+"""Which versions of layers and which builds of the game nobody uses any more.
+
+It stands alone: the deploy also sends its text, as `python3 -I -c TEXT`, which prints the paths as a JSON list.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import json
+import os
+
+VAR = "/var/lib/left4me"
+ETC = "/etc/left4me"
+PROC = "/proc"
+
+
+def mounted() -> set[str]:
+    """Return every lower layer of every overlay, in whatever mount namespace a process lives."""
+    found: set[str] = set()
+    for pid in filter(str.isdigit, os.listdir(PROC)):
+        try:
+            with open(f"{PROC}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+                options = [part.partition("=") for line in file for part in line.split()[-1].split(",")]
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+                raise
+            continue  # it has ended
+        found.update(path for key, _, paths in options if key.startswith("lowerdir") for path in paths.split(":"))
+    return found
+
+
+def _words(name: str, optional: bool = False) -> set[str]:
+    """Return what the file of that name says for all servers together."""
+    words: set[str] = set()
+    for server in os.listdir(f"{ETC}/servers"):
+        path = f"{ETC}/servers/{server}/{name}"
+        if not optional or os.path.exists(path):
+            with open(path, encoding="ascii") as file:
+                words.update(file.read().split())
+    return words
+
+
+def _versions(place: str) -> set[str]:
+    return {each.path for each in os.scandir(place) if each.name[0] != "." and not each.is_symlink()}
+
+
+def _target(link: str) -> str:
+    return os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
+
+
+def layers(used: set[str]) -> list[str]:
+    """Return the versions of layers that are neither current nor mounted, and the layers that no server has."""
+    declared, overlays, gone = _words("layers"), f"{VAR}/overlays", []
+    for name in filter(lambda name: name[0] != ".", os.listdir(overlays)):
+        place = f"{overlays}/{name}"
+        if name not in declared and not any(path.startswith(f"{place}/") for path in used):
+            gone.append(place)
+        elif os.path.islink(f"{place}/current"):  # else one is about to become current, by the next deploy
+            gone += _versions(place) - used - {_target(f"{place}/current")}
+    return gone
+
+
+def builds(used: set[str]) -> list[str]:
+    """Return the builds that are neither current, mounted, named by data nor on trial, but the latest good ones."""
+    link, place = f"{VAR}/installation", f"{VAR}/releases"
+    if not os.path.islink(link) or not os.path.exists(f"{ETC}/game"):
+        return []  # what is there is an older deploy's, and this one's data are still to come
+    with open(f"{ETC}/game", encoding="utf-8") as file:
+        told = json.load(file)
+    used = used | {f"{place}/{name}" for name in {told["build"], *_words("build", optional=True)}}
+    used |= {_target(each) for each in (link, f"{VAR}/candidate") if os.path.islink(each)}
+    spare = sorted(_versions(place) - used, key=lambda path: (verdict(path) == GOOD, os.stat(path).st_ctime_ns))
+    good = [path for path in spare if verdict(path) == GOOD]
+    return [path for path in spare if path not in good[len(good) - min(len(good), told["kept"]) :]]
+
+
+GOOD = "good"
+
+
+def verdict(path: str) -> str:
+    """Return what became of the trial of a build: GOOD, or why it is not; empty where it was not tried."""
+    try:
+        with open(f"{VAR}/game/verdicts/{os.path.basename(path)}", encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def unused() -> list[str]:
+    """Return the paths of all of them."""
+    if not os.path.isdir(ETC):
+        return []  # nothing has been deployed here yet
+    used = mounted()
+    return [*layers(used), *builds(used)]
+
+
+def leftovers() -> list[str]:
+    """Return what killed runs left beside the versions; or, of one that is at work, what it is making."""
+    places = (VAR, f"{VAR}/releases", f"{VAR}/overlays", f"{VAR}/overlays/*")
+    return [
+        path for place in places for kind in ("new", "gone", "download") for path in glob.glob(f"{place}/.{kind}-*")
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(sorted([*unused(), *leftovers()])))

@@ -1,0 +1,151 @@
+"""The builds of the game on this host: which there are, a new one from Steam, and the way back."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+
+from content import builds, unused
+from l4d2ctl import server as one
+
+UNIT = "left4me-game.service"
+_GAME = "/usr/local/libexec/left4me/left4me-game"
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build as `game status --json` has it; `servers` run on it, `trial` is GOOD, why not, or empty."""
+
+    build: str
+    current: bool
+    since: str
+    trial: str
+    servers: list[str]
+    declared_for: list[str]
+
+
+def status() -> list[Build]:
+    """Return the builds on this host, the latest first."""
+    current = builds.current()
+    servers = one.declared()
+    mounted = {server: lowers[-1] for server in servers if (lowers := one.mounted_lowers(server))}
+    declared = {server: one.declared_build(server) for server in servers}
+    return [
+        Build(
+            build=name,
+            current=name == current,
+            since=time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(f"{builds.RELEASES}/{name}").st_ctime)),
+            trial=unused.verdict(name),
+            servers=[server for server, lower in mounted.items() if os.path.basename(lower) == name],
+            declared_for=[server for server, build in declared.items() if build == name],
+        )
+        for name in builds.names()
+    ]
+
+
+def as_json(rows: list[Build]) -> list[dict[str, object]]:
+    """Return rows as JSON has them."""
+    return [asdict(row) for row in rows]
+
+
+def table(rows: list[Build]) -> list[list[str]]:
+    """Return rows of text with their headings first."""
+    lines = [["BUILD", "CURRENT", "SINCE", "RUNS", "HELD FOR", "TRIAL"]]
+    for row in rows:
+        servers, held = ",".join(row.servers) or "-", ",".join(row.declared_for) or "-"
+        lines.append([row.build, "current" if row.current else "-", row.since, servers, held, row.trial or "-"])
+    return lines
+
+
+def is_updating() -> bool:
+    """Tell whether an update is at work."""
+    return one.systemctl("is-active", UNIT).stdout.strip() == "activating"
+
+
+def _from_steam() -> None:
+    if (source := builds.told()["source"]) != "steamcmd":
+        raise one.Failed(f"the data of this host have the game from {source}, not from Steam: deploy it to update it")
+
+
+def check() -> tuple[str, str]:
+    """Return the current build and Steam's. Raises Failed."""
+    _from_steam()
+    done = subprocess.run([_GAME, "check"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise one.Failed(done.stderr.strip())
+    here, there = done.stdout.split()[-2:]
+    return here, there
+
+
+def _journal(after: str) -> tuple[str, list[str]]:
+    """Return where the journal of updates ends, and what was written since `after`; nothing where that is empty."""
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--show-cursor", f"_SYSTEMD_UNIT={UNIT}"]
+    command += [f"--after-cursor={after}"] if after else ["--lines=0"]
+    said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.splitlines()
+    cursor = [line.removeprefix("-- cursor: ") for line in said if line.startswith("-- cursor: ")]
+    return (cursor or [after])[-1], [line for line in said if not line.startswith("-- cursor: ")]
+
+
+def update() -> None:
+    """Bring Steam's current build and try it, in a unit of its own; print its progress. Raises Failed.
+
+    It goes on where this is interrupted, and a second call follows it.
+    """
+    _from_steam()
+    if is_updating():
+        print("an update is at work already; following it", flush=True)
+    else:
+        for name in builds.names():
+            if unused.verdict(name) != unused.GOOD:
+                builds.note(name, "")  # asked for by hand it gets another trial
+    seen, _lines = _journal("")
+    with subprocess.Popen(["systemctl", "start", UNIT], stderr=subprocess.DEVNULL) as start:
+        running = True
+        while running:
+            try:
+                start.wait(1)
+                running = False
+                subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
+            except subprocess.TimeoutExpired:
+                pass
+            seen, lines = _journal(seen)
+            for line in lines:
+                print(one.plain(line), flush=True)
+    if start.returncode:
+        raise one.Failed(f"the update failed; journalctl -u {UNIT}, and {builds.GAME}/steamcmd.log, have all of it")
+
+
+def rollback(build: str | None) -> str:
+    """Make another build on this host current and return its name: the latest good one unless said. Raises Failed."""
+    if held := builds.told()["build"]:
+        raise one.Failed(f"the data hold this host at build {held}: change game.build there, then deploy")
+    with builds.alone(waits=False) as free:
+        if not free:
+            raise one.Failed("an update is at work; wait for it")
+        before, there = builds.current(), builds.names()
+        good = [name for name in there if name != before and unused.verdict(name) == unused.GOOD]
+        if build and build not in there:
+            raise one.Failed(f"build {build} is not on this host, which has: {', '.join(there)}")
+        if not build and not good:
+            raise one.Failed(f"there is no other build on this host that its trial found good: {', '.join(there)}")
+        wanted = build or good[0]
+        if unused.verdict(wanted) != unused.GOOD:
+            try:
+                builds.prove(wanted)
+            except ValueError as error:
+                raise one.Failed(str(error)) from None
+        if wanted != before:
+            # Else the next night would bring it back.
+            when = time.strftime("%Y-%m-%d %H:%M")
+            builds.note(before, f"build {before} was left by a rollback to {wanted} on {when}")
+            builds.switch(builds.INSTALLATION, f"{builds.RELEASES}/{wanted}")
+            builds.follow_restarts()
+    return wanted
+
+
+def is_name(text: str) -> bool:
+    """Tell whether this can be the name of a build."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,19}", text))

@@ -1,0 +1,87 @@
+"""Restarts that an update waits for: never, when a server is empty, or at a time of the day."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from l4d2ctl import lifecycle, rcon, status
+from l4d2ctl import server as one
+
+POLL = 5.0  # seconds between two looks
+QUIET = 60.0  # seconds for which every answer has to say that nobody plays
+WORD = "This server restarts now for an update. It is back in a moment."
+
+
+class Quiet:
+    """Since when a server has said, each time that it was asked, that nobody plays there."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def seen(self, players: int | None, now: float) -> bool:
+        """Take an answer, or None for a missing one, and tell whether the quiet time is over."""
+        if players != 0:
+            self._since = None
+            return False
+        self._since = now if self._since is None else self._since
+        return now - self._since >= self._seconds
+
+
+def policy(server: str) -> str:
+    """Return what the data say: never, when-empty, or at HH:MM."""
+    try:
+        with open(f"{one.ETC}/{server}/restart", encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return "never"
+
+
+def seconds_until(clock: str, now: float) -> float:
+    """Return how long it is from `now` until it is HH:MM here the next time."""
+    hours, minutes = map(int, clock.split(":"))
+    today = time.localtime(now)
+    at = time.mktime((*today[:3], hours, minutes, 0, 0, 0, -1))
+    if at <= now:
+        at = time.mktime((today[0], today[1], today[2] + 1, hours, minutes, 0, 0, 0, -1))
+    return at - now
+
+
+def waiting() -> dict[str, status.Status]:
+    """Return the running servers whose build is not the one that a restart would give them, and may be restarted."""
+    rows = status.status([server for server in one.declared() if policy(server) != "never"])
+    return {row.id: row for row in rows if row.build_due}
+
+
+def _restart(row: status.Status) -> None:
+    print(f"restarting server {row.id}, {row.players if row.players is not None else 'unknown'} players", flush=True)
+    if row.players != 0:
+        try:
+            rcon.rcon(row.id, f"say {WORD}")
+        except one.Failed as failed:
+            print(f"could not be told: {failed}", file=sys.stderr)
+    lifecycle.restart([row.id])
+
+
+def main() -> int:
+    """Restart what waits, each at its time, and return the exit code."""
+    begun, begun_at = time.monotonic(), time.time()
+    quiet: dict[str, Quiet] = {}
+    failed: set[str] = set()
+    while rows := {server: row for server, row in waiting().items() if server not in failed}:
+        now = time.monotonic()
+        for server, row in rows.items():
+            _at, _, clock = policy(server).partition(" ")
+            if clock:
+                due = now - begun >= seconds_until(clock, begun_at)
+            else:
+                due = quiet.setdefault(server, Quiet(QUIET)).seen(row.players, now)
+            if due:
+                try:
+                    _restart(row)
+                except one.Failed as error:
+                    print(error, file=sys.stderr)
+                    failed.add(server)
+        time.sleep(POLL)  # players come and go, and nobody tells
+    return 1 if failed else 0
