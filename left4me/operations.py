@@ -232,6 +232,8 @@ def remove_undeclared(declares: model.Host) -> Commands:
     known = {*wanted, declared.INSTALLATION, *map(declared.link_of, declared.layers(declares))}
     foreign = [path for path in state["entries"] if path not in known]
     gone = [path for path in foreign if not any(path == each or path.startswith(f"{each}/") for each in kept)]
+    if f"{declared.UNITS}/{declared.TIMER}" in gone:
+        yield StringCommand("systemctl", "stop", declared.TIMER)  # without its file systemd calls it failed
     if gone:
         yield facts.Program("place", stdin=json.dumps([{"do": "remove", "path": path} for path in gone]))
     else:
@@ -297,8 +299,6 @@ def start_servers(declares: model.Host) -> Commands:
             down.remove(declared.unit_of(name))
     if declares.update_at and units[declared.TIMER]["ActiveState"] != "active":
         yield StringCommand("systemctl", "start", declared.TIMER)
-    elif not declares.update_at and units.get(declared.TIMER, {}).get("ActiveState") == "active":
-        yield StringCommand("systemctl", "stop", declared.TIMER)
     elif not down:
         host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")
     if down:

@@ -16,6 +16,7 @@ PROMISES = {
     "Group": "left4me",
     "Slice": "left4me.slice",
     "EnvironmentFiles": "/etc/left4me/servers/{id}/server.env (ignore_errors=no)",
+    "Environment": "HOME=/var/lib/left4me/runtime/{id}/merged",
     "WorkingDirectory": "!/var/lib/left4me/runtime/{id}/merged/left4dead2",
     "KillSignal": "2",  # SIGINT
     "KillMode": "control-group",

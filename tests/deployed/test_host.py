@@ -16,7 +16,7 @@ def test_the_accounts_are_as_declared(host: Host) -> None:
     groups, users, wrong = host.found["groups"], host.found["users"], []
     if groups.get("left4me") != host.declares.gid:
         wrong.append(f"group left4me has gid {groups.get('left4me')}, must have {host.declares.gid}")
-    for name in ("left4me", *(f"left4me-{server}" for server in host.declares.present)):
+    for name in ("left4me", *(f"left4me-{server}" for server in host.declares.instances)):
         if name not in users:
             wrong.append(f"user {name} is missing")
         elif (users[name]["group"], users[name]["shell"]) != ("left4me", SHELL):

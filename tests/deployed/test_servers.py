@@ -101,8 +101,10 @@ def test_each_overlay_has_the_declared_layers(host: Host, server: str) -> None:
         return host.require([f"{point} is mounted {len(found)} times, must be once"])
     options, flags, wrong = found[0]["options"], found[0]["flags"], []
     layers = [target_of(host, f"{VAR}/overlays/{name}/current") for name in host.declares.servers[server].lowers]
+    build = host.declares.servers[server].build
+    game = f"{VAR}/releases/{build}" if build else target_of(host, f"{VAR}/installation")
     wanted = {
-        "lowerdir": ":".join([*layers, target_of(host, f"{VAR}/installation")]),
+        "lowerdir": ":".join([*layers, game]),
         "upperdir": f"{VAR}/runtime/{server}/upper",
         "workdir": f"{VAR}/runtime/{server}/work",
     }

@@ -82,6 +82,18 @@ def test_each_server_starts_with_the_host(host: Host, server: str) -> None:
     host.require(wrong)
 
 
+def test_the_timer_asks_steam_when_the_data_say_so(host: Host) -> None:
+    name, at = "left4me-game.timer", host.declares.update_at
+    unit = host.found["units"].get(name, {"ActiveState": "inactive"})
+    text = host.found["entries"].get(f"/usr/local/lib/systemd/system/{name}", {}).get("text", "")
+    wrong = []
+    if (unit["ActiveState"] == "active") != bool(at):
+        wrong.append(f"{name} is {unit['ActiveState']}, and update_at is {at}")
+    if at and f"OnCalendar=*-*-* {at}:00" not in text.splitlines():
+        wrong.append(f"{name} is not at {at}")
+    host.require(wrong)
+
+
 def test_no_unit_has_failed_or_waits_for_a_reload(host: Host) -> None:
     wrong = []
     for name, unit in host.found["units"].items():

@@ -90,7 +90,7 @@ def test_all_mistakes_of_all_hosts_are_told_at_once(tmp_path: Path, port: int, g
             f"gone: game.path: '{tmp_path}/nowhere': is no directory on this machine",
             f"empty: game.path: '{tmp_path}/empty': "
             "holds no srcds_run that can be executed: it must be the directory of an installed L4D2 server",
-            "none: game.source: (nothing): is missing",
+            "none: game: {}: is missing",
         ]
     )
 

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from content import tree
-from content.unused import GOOD, verdict
+from content import tree, unused
 from l4d2ctl import a2s
 from l4d2ctl import server as one
 
@@ -130,7 +129,7 @@ def prove(build: str) -> None:
                 reason = f"build {build} does not run {how}: {error}"
                 note(build, reason)
                 raise ValueError(reason) from None
-    note(build, GOOD)
+    note(build, unused.GOOD)
     os.unlink(CANDIDATE)
 
 
@@ -178,6 +177,3 @@ def _log(unit: str) -> str:
 def follow_restarts() -> None:
     """Have the servers restarted that an update waits for, each as its data say; nobody waits for it."""
     one.systemctl("restart", "--no-block", "left4me-restart.service")
-
-
-__all__ = ["GOOD", "verdict"]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from content import archive, builds, tree
+from content import archive, builds, store, tree, unused
 from content.builds import GAME, RELEASES
 
 APP = "222860"
@@ -127,7 +127,7 @@ def _steamcmd(*words: str) -> list[str]:
             log.flush()
             said.append(line)
             found = _PROGRESS.search(line)
-            if found and time.monotonic() - last >= EVERY:
+            if found and int(found[4]) and time.monotonic() - last >= EVERY:
                 last = time.monotonic()
                 done, whole = int(found[3]), int(found[4])
                 say(f"{found[1]}: {found[2]} % ({gigabytes(done)} of {gigabytes(whole)})")
@@ -305,11 +305,11 @@ def update() -> None:
         held = builds.told()["build"]
         if build == builds.current():
             say(f"build {build} is current, and Steam has no other")
-        elif builds.verdict(build) not in ("", builds.GOOD):
-            say(f"left alone: {builds.verdict(build)}; `l4d2ctl game update` tries it again")
+        elif unused.verdict(build) not in ("", unused.GOOD):
+            say(f"build {build} is left alone: {unused.verdict(build)}; `l4d2ctl game update` takes it up again")
             return
         else:
-            if builds.verdict(build) != builds.GOOD:
+            if unused.verdict(build) != unused.GOOD:
                 say(f"trying build {build}")
                 builds.prove(build)
             if held and held != build:
@@ -339,9 +339,9 @@ def main(words: list[str]) -> int:
     try:
         if words == ["update"]:
             update()
-        else:
-            print(" ".join(each or "none" for each in check()))
+            return store.prune()
+        print(" ".join(each or "none" for each in check()))
+        return 0
     except (OSError, ValueError) as error:
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0

@@ -70,21 +70,26 @@ def builds(used: set[str]) -> list[str]:
         told = json.load(file)
     used = used | {f"{place}/{name}" for name in {told["build"], *_words("build", optional=True)}}
     used |= {_target(each) for each in (link, f"{VAR}/candidate") if os.path.islink(each)}
-    spare = sorted(_versions(place) - used, key=lambda path: (verdict(path) == GOOD, os.stat(path).st_ctime_ns))
-    good = [path for path in spare if verdict(path) == GOOD]
-    return [path for path in spare if path not in good[len(good) - min(len(good), told["kept"]) :]]
+    spare = sorted(_versions(place) - used, key=lambda path: os.stat(path).st_ctime_ns, reverse=True)
+    kept = [path for path in spare if runs(path)][: told["kept"]]
+    return [path for path in spare if path not in kept]
 
 
-GOOD = "good"
+GOOD, LEFT = "good", "left by a rollback"
 
 
 def verdict(path: str) -> str:
-    """Return what became of the trial of a build: GOOD, or why it is not; empty where it was not tried."""
+    """Return what became of a build: its trial was GOOD, it was LEFT, or why it does not run; empty without a trial."""
     try:
         with open(f"{VAR}/game/verdicts/{os.path.basename(path)}", encoding="utf-8") as file:
             return file.read().strip()
     except FileNotFoundError:
         return ""
+
+
+def runs(path: str) -> bool:
+    """Tell whether the trial of a build was good."""
+    return verdict(path).startswith((GOOD, LEFT))
 
 
 def unused() -> list[str]:

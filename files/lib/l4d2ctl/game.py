@@ -80,13 +80,13 @@ def check() -> tuple[str, str]:
     return here, there
 
 
-def _journal(after: str) -> tuple[str, list[str]]:
-    """Return where the journal of updates ends, and what was written since `after`; nothing where that is empty."""
+def _journal(after: str | None) -> tuple[str, list[str]]:
+    """Return where the journal of updates ends, and what was written since `after`; nothing for None."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--show-cursor", f"_SYSTEMD_UNIT={UNIT}"]
-    command += [f"--after-cursor={after}"] if after else ["--lines=0"]
+    command += ["--lines=0"] if after is None else [f"--after-cursor={after}"] if after else []
     said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.splitlines()
     cursor = [line.removeprefix("-- cursor: ") for line in said if line.startswith("-- cursor: ")]
-    return (cursor or [after])[-1], [line for line in said if not line.startswith("-- cursor: ")]
+    return (cursor or [after or ""])[-1], [line for line in said if not line.startswith("-- cursor: ")]
 
 
 def update() -> None:
@@ -100,8 +100,8 @@ def update() -> None:
     else:
         for name in builds.names():
             if unused.verdict(name) != unused.GOOD:
-                builds.note(name, "")  # asked for by hand it gets another trial
-    seen, _lines = _journal("")
+                builds.note(name, unused.GOOD if unused.runs(name) else "")  # asked for by hand it gets another trial
+    seen, _lines = _journal(None)
     with subprocess.Popen(["systemctl", "start", UNIT], stderr=subprocess.DEVNULL) as start:
         running = True
         while running:
@@ -126,13 +126,13 @@ def rollback(build: str | None) -> str:
         if not free:
             raise one.Failed("an update is at work; wait for it")
         before, there = builds.current(), builds.names()
-        good = [name for name in there if name != before and unused.verdict(name) == unused.GOOD]
+        good = [name for name in there if name != before and unused.runs(name)]
         if build and build not in there:
             raise one.Failed(f"build {build} is not on this host, which has: {', '.join(there)}")
         if not build and not good:
             raise one.Failed(f"there is no other build on this host that its trial found good: {', '.join(there)}")
         wanted = build or good[0]
-        if unused.verdict(wanted) != unused.GOOD:
+        if not unused.runs(wanted):
             try:
                 builds.prove(wanted)
             except ValueError as error:
@@ -140,7 +140,7 @@ def rollback(build: str | None) -> str:
         if wanted != before:
             # Else the next night would bring it back.
             when = time.strftime("%Y-%m-%d %H:%M")
-            builds.note(before, f"build {before} was left by a rollback to {wanted} on {when}")
+            builds.note(before, f"{unused.LEFT} to {wanted} on {when}")
             builds.switch(builds.INSTALLATION, f"{builds.RELEASES}/{wanted}")
             builds.follow_restarts()
     return wanted

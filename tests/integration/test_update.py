@@ -1,0 +1,530 @@
+"""Builds of the game from Steam: installed, updated beside running servers, tried, held back, and left again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.integration import steam as steams
+from tests.integration.ctl import ctl, main_pid, state
+from tests.integration.harness import (
+    SERVERS,
+    assert_idle,
+    changed,
+    deploy,
+    name_over_a2s,
+    properties,
+    pyinfra,
+    standing,
+    started,
+    wait_for,
+    wait_for_server,
+    write_inventory,
+)
+from tests.integration.layers import lowers, merged
+from tests.integration.steam import Steam
+from tests.integration.test_verification import must_pass
+from tests.integration.test_webhook import outside
+from tests.integration.trap import kill_both, outer_pid
+
+RELEASES = "/var/lib/left4me/releases"
+GAME = "/var/lib/left4me/game"
+STEP = "Game | Put the game in place"
+NUMBERS = count(15_000_001)
+LOST = b"#!/bin/sh\nexit 3\n"
+
+
+@pytest.fixture(scope="module")
+def steam(box: Box, game: Path) -> Iterator[Steam]:
+    with steams.serving(outside(box)) as served:
+        served.publish(str(next(NUMBERS)), game)
+        yield served
+
+
+def declare(path: Path, box: Box, steam: Steam, **data: Any) -> Path:
+    """Write an inventory of a host that has its game from Steam."""
+    common = {"game": {"source": "steamcmd"}, "steamcmd_url": steam.steamcmd_url}
+    return write_inventory(path, [box], **{**common, "steamcmd_sha256": steam.steamcmd_sha256, **data})
+
+
+@pytest.fixture(scope="module")
+def inventory(box: Box, steam: Steam, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return declare(tmp_path_factory.mktemp("fleet") / "inventory", box, steam)
+
+
+@pytest.fixture
+def host(deployed: Box, steam: Steam) -> Iterator[Box]:
+    """The box with both servers up on the current build, and nothing asked of Steam yet."""
+    for port in (27015, 27016):
+        wait_for_server(deployed, port)
+    steam.asked.clear()
+    yield deployed
+    steam.is_down = steam.cut = steam.hold = False
+    steam.go_on.set()
+    steam.fail_next(0)
+
+
+@pytest.fixture
+def newer(steam: Steam, game: Path) -> Callable[..., str]:
+    """Publish a newer build, with a file that names it, and return its number."""
+
+    def publish(changes: Mapping[str, bytes | None] | None = None) -> str:
+        number = str(next(NUMBERS))
+        steam.publish(number, game, {"left4dead2/build.txt": number.encode(), **(changes or {})})
+        steam.holding.clear()
+        steam.go_on.clear()
+        return number
+
+    return publish
+
+
+def current(box: Box) -> str:
+    """Return the build that `installation` names, read from outside."""
+    return os.readlink(f"/proc/{box.leader}/root/var/lib/left4me/installation").removeprefix("releases/")
+
+
+def build_of(box: Box, server: str) -> str:
+    """Return the build that a server runs on, as the kernel has its mount."""
+    return lowers(box, server)[-1].removeprefix(f"{RELEASES}/")
+
+
+def builds(box: Box) -> list[str]:
+    """Return what is in releases/, hidden or not."""
+    return sorted(box.run(f"ls -A {RELEASES}").stdout.split())
+
+
+def downloads(steam: Steam) -> list[str]:
+    """Return which trees were asked for."""
+    return [path for path in steam.asked if path.endswith((".tar", ".gz"))]
+
+
+def updating(box: Box) -> bool:
+    """Tell whether the update's unit works."""
+    return properties(box, "left4me-game.service", "ActiveState")["ActiveState"] == "activating"
+
+
+def is_whole(box: Box) -> None:
+    """Assert that `installation` names a whole build that was tried, and that servers start on it."""
+    build = current(box)
+    assert box.run(f"cat {GAME}/verdicts/{build}").stdout == "good\n"
+    digests = "-type f ! -path '*/steamapps/*' ! -name steamclient.so -print0 | sort -z | xargs -0 sha256sum"
+    assert box.run(f"cd {RELEASES}/{build} && find . {digests} | grep -c .").stdout != "0\n"
+    ctl(box, "restart 3")
+    wait_for_server(box, 27015)
+    assert build_of(box, "3") == build
+    leftovers = box.run("find /var/lib/left4me -path '*/merged/*' -prune -o -name '.[ngd]*-*' -print").stdout
+    assert leftovers == ""
+
+
+def test_a_fresh_install(deployed: Box, inventory: Path, steam: Steam) -> None:
+    wait_for_server(deployed, 27015)
+    assert downloads(steam) == [steams.STEAMCMD, f"{steams.APP}/windows.tar", f"{steams.APP}/linux.tar"]
+    assert (current(deployed), build_of(deployed, "3")) == ("15000001", "15000001")
+    release = f"{RELEASES}/15000001"
+    owners = deployed.run(f"find {release} -printf '%u:%g %M\\n' | sort | uniq -c | sort -rn").stdout
+    assert set(re.findall(r"\w+:\w+", owners)) == {"left4me:left4me"}
+    # Where the game looks for Steam's client, in all that it can see of the host.
+    client = merged(deployed, "../.steam/sdk32/steamclient.so")
+    assert client.read_bytes() == steams.ELF32
+    environment = deployed.run(f"tr '\\0' '\\n' </proc/{main_pid(deployed, '3')}/environ").stdout
+    assert "HOME=/var/lib/left4me/runtime/3/merged\n" in environment
+    assert "+@sSteamCmdForcePlatformType windows" in deployed.run(f"cat {GAME}/steamcmd.log").stdout
+    assert deployed.run(f"stat -c %U {GAME}/steamcmd/logs/stderr.txt").stdout == "left4me\n"
+    steam.asked.clear()
+    before = standing(deployed)
+    assert_idle(deploy(inventory), [deployed])
+    assert (steam.asked, standing(deployed)) == ([], before)
+    must_pass(inventory)
+
+
+def test_what_is_new_at_steam_is_told_and_not_taken(host: Box, steam: Steam, newer: Callable[..., str]) -> None:
+    before, number = current(host), newer()
+    assert ctl(host, "game update --check").stdout == f"current here: {before}; Steam's: {number}\n"
+    assert (current(host), downloads(steam), builds(host)) == (before, [], [before])
+
+
+def test_an_update_beside_running_servers(host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]) -> None:
+    old, number = current(host), newer()
+    before = {server: (main_pid(host, server), lowers(host, server)) for server in SERVERS}
+    files = host.run(f"find {RELEASES}/{old} -printf '%i %C@ %s %p\\n' | sort").stdout
+    said = ctl(host, "game update", timeout=120).stdout
+    assert f"build {number} is current; running servers keep theirs" in said
+    assert current(host) == number
+    assert {server: (main_pid(host, server), lowers(host, server)) for server in SERVERS} == before
+    assert host.run(f"find {RELEASES}/{old} -printf '%i %C@ %s %p\\n' | sort").stdout == files
+    assert [name_over_a2s(host, port) for port in (27015, 27016)] == ["three", "four"]
+    assert not merged(host, "build.txt").exists()
+    rows = {row["id"]: row for row in json.loads(ctl(host, "status --json").stdout)}
+    assert {(row["build"], row["restart_due"]) for row in rows.values()} == {(old, True)}
+    assert "restart is due" in ctl(host, "status 3").stdout
+    ctl(host, "restart 3")
+    assert merged(host, "build.txt").read_text() == number
+    assert (build_of(host, "3"), build_of(host, "4"), main_pid(host, "4")) == (number, old, before["4"][0])
+    [row] = json.loads(ctl(host, "status --json 3").stdout)
+    assert (row["build"], row["restart_due"]) == (number, False)
+    assert_idle(deploy(inventory), [host])
+    ctl(host, "restart 4")
+    must_pass(inventory)
+    # One more than the current one is kept, and no more.
+    assert builds(host) == sorted([old, number])
+
+
+def test_a_rollback_takes_seconds_and_no_download(
+    host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]
+) -> None:
+    old = current(host)
+    number = newer()
+    ctl(host, "game update", timeout=120)
+    ctl(host, "restart --all")
+    steam.asked.clear()
+    pid = main_pid(host, "3")
+    assert ctl(host, "game rollback", timeout=10).stdout.startswith(f"build {old} is current")
+    assert (current(host), main_pid(host, "3"), build_of(host, "3")) == (old, pid, number)
+    ctl(host, "restart --all")
+    assert {build_of(host, server) for server in SERVERS} == {old}
+    assert steam.asked == []
+    deploy(inventory)  # the build before these two goes
+    assert builds(host) == sorted([old, number])
+    assert_idle(deploy(inventory), [host])
+    # The timer's unit does not take it back, an operator does.
+    host.run("systemctl start left4me-game.service")
+    assert current(host) == old
+    assert f"build {number} is left alone: left by a rollback to {old}" in journal(host)
+    assert downloads(steam) == []
+    ctl(host, "game update", timeout=60)
+    assert (current(host), downloads(steam)) == (number, [])
+    assert ctl(host, "game rollback 1", code=1).stderr.startswith("l4d2ctl: build 1 is not on this host, which has: ")
+    assert "no name of a build" in ctl(host, "game rollback ../x", code=2).stderr
+    ctl(host, "restart --all")
+
+
+def journal(box: Box) -> str:
+    """Return what updates said."""
+    box.run("journalctl --sync")
+    return box.run("journalctl -q --no-pager -o cat _SYSTEMD_UNIT=left4me-game.service").stdout
+
+
+def test_data_hold_a_server_back_and_send_one_ahead(
+    host: Box, inventory: Path, steam: Steam, newer: Callable[..., str], tmp_path: Path
+) -> None:
+    old = current(host)
+    held = declare(tmp_path / "held", host, steam, game={"source": "steamcmd", "build": old})
+    assert changed(deploy(held)) == ["Game | Write what a build is tried with"]
+    number = newer()
+    said = ctl(host, "game update", timeout=120).stdout
+    assert f"build {number} is ready; the data hold this host at {old}" in said
+    assert (current(host), builds(host)) == (old, sorted([old, number]))
+    assert "the data hold this host" in ctl(host, "game rollback", code=1).stderr
+    servers = {**SERVERS, "4": {**SERVERS["4"], "build": number}}
+    ahead = declare(tmp_path / "ahead", host, steam, game={"source": "steamcmd", "build": old}, servers=servers)
+    deploy(ahead)
+    assert_idle(deploy(ahead), [host])
+    assert {each["id"]: each["restart_due"] for each in json.loads(ctl(host, "status --json").stdout)} == {
+        "3": False,
+        "4": True,
+    }
+    ctl(host, "restart --all")
+    assert (build_of(host, "3"), build_of(host, "4")) == (old, number)
+    must_pass(ahead)
+    # The other way round: all move on, and one stays.
+    servers["4"] = {**SERVERS["4"], "build": old}
+    back = declare(tmp_path / "back", host, steam, servers=servers, game={"source": "steamcmd", "build": number})
+    deploy(back)
+    ctl(host, "restart --all")
+    assert (current(host), build_of(host, "3"), build_of(host, "4")) == (number, number, old)
+    must_pass(back)
+    nowhere = declare(tmp_path / "nowhere", host, steam, servers={"3": {**SERVERS["3"], "build": "99"}})
+    done = pyinfra(nowhere, "deploy.py", "-y")
+    assert done.returncode == 1
+    assert "refused, nothing changed: servers.3.build: 99 is not on this host, which has " in done.stdout + done.stderr
+    deploy(inventory)
+    ctl(host, "restart --all")
+
+
+# -- what goes wrong
+
+
+def test_steam_fails_for_a_moment(host: Box, steam: Steam, newer: Callable[..., str]) -> None:
+    number = newer()
+    steam.fail_next(2)
+    said = ctl(host, "game update", timeout=120).stdout
+    assert "state is 0x402 after update job." in said
+    assert ("trying again in 2 s" in said, "trying again in 10 s" in said) == (True, True)
+    assert current(host) == number
+    is_whole(host)
+
+
+def test_a_download_that_breaks_off(host: Box, steam: Steam, newer: Callable[..., str]) -> None:
+    """The connection to Steam goes in the middle; SteamCMD's own try comes to nothing, the next one does it."""
+    old, number = current(host), newer()
+    steam.hold = True
+    with started_update(host):
+        assert steam.holding.wait(60)
+        assert current(host) == old
+        steam.hold, steam.cut = False, True
+        kill(host, "steamcmd.sh")
+        wait_for("it tries again", lambda: "trying again in 10 s" in journal(host)[-600:], 60)
+        steam.cut = False
+        wait_for("it is done", lambda: not updating(host), 90)
+    assert current(host) == number
+    is_whole(host)
+
+
+@contextmanager
+def started_update(box: Box) -> Iterator[subprocess.Popen[str]]:
+    """Start an update as an operator, over a connection of his own, which ends with the block."""
+    command = ["ssh", "-F", str(box.ssh_config), box.name, "l4d2ctl game update"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_line(stream: IO[str], said: str) -> None:
+    """Return when a line has been read that begins so; fail where the stream ends before it."""
+    assert any(line.startswith(said) for line in stream), f"it never said {said}"
+
+
+def kill(box: Box, program: str) -> None:
+    """SIGKILL a program in the box by its command line."""
+    box.run(f"pkill -KILL -f {program}")
+
+
+def main_process(box: Box) -> int:
+    return outer_pid(box, int(properties(box, "left4me-game.service", "MainPID")["MainPID"]))
+
+
+def test_the_update_is_killed_at_every_stage(
+    host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]
+) -> None:
+    old, number = current(host), newer()
+    steam.hold = True
+    with started_update(host):
+        assert steam.holding.wait(60)
+        os.kill(main_process(host), signal.SIGKILL)
+        wait_for("its unit has failed", lambda: not updating(host))
+    assert (current(host), host.run("pgrep -c steamcmd", check=False).stdout) == (old, "0\n")
+    steam.hold = False
+    steam.go_on.set()
+    is_whole(host)
+    ctl(host, "game update", timeout=120)
+    assert current(host) == number
+    is_whole(host)
+
+
+def test_a_deploy_that_dies_leaves_the_download_at_work_and_the_next_follows_it(
+    host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]
+) -> None:
+    number = newer()
+    ctl(host, "stop --all")
+    host.run(f"rm /var/lib/left4me/installation; rm -r {RELEASES}/*")
+    steam.hold = True
+    with started(inventory, "deploy.py", "-y") as killed:
+        assert steam.holding.wait(60)
+        follower = int(host.run("pgrep -f 'l4d2ctl game update' --oldest").stdout)
+        kill_both(killed, outer_pid(host, follower))
+    assert updating(host)
+    with started(inventory, "deploy.py", "-y") as second:
+        wait_for("it follows", lambda: host.run("pgrep -f 'l4d2ctl game update'", check=False).returncode == 0, 60)
+        steam.hold = False
+        steam.go_on.set()
+        out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, out + err
+    assert "an update is at work already; following it" in out + err
+    assert f"build {number} is current" in out + err
+    assert downloads(steam).count(f"{steams.APP}/linux.tar") == 1
+    ctl(host, "start --all")
+    is_whole(host)
+
+
+def test_two_updates_at_once(host: Box, steam: Steam, newer: Callable[..., str]) -> None:
+    number = newer()
+    steam.hold = True
+    with started_update(host) as first:
+        assert steam.holding.wait(60)
+        with started_update(host) as second:
+            wait_for("there are two", lambda: host.run("pgrep -cf 'l4d2ctl game update'").stdout == "2\n")
+            steam.hold = False
+            steam.go_on.set()
+            out, _ = second.communicate(timeout=120)
+        first.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "following it" in out
+    assert (current(host), downloads(steam).count(f"{steams.APP}/linux.tar")) == (number, 1)
+    is_whole(host)
+
+
+def test_a_power_cut_during_the_switch(host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]) -> None:
+    """The disk ends wherever it was: before the rename of the symlink, or after it."""
+    old, number = current(host), newer()
+    for said, expected in ((f"trying build {number}", old), (f"build {number} is current", number)):
+        with started_update(host) as update:
+            assert update.stdout
+            wait_for_line(update.stdout, said)
+        host.crash()
+        host.start()
+        wait_for_server(host, 27015, 60)
+        wait_for_server(host, 27016, 60)
+        assert current(host) in (expected, number)
+        is_whole(host)
+        deploy(inventory)  # what the update had no time to remove
+        assert_idle(deploy(inventory), [host])
+    ctl(host, "restart --all")
+
+
+VAR = "/var/lib/left4me"
+FILL = f"fallocate -l $(($(stat -f -c '%a*%S' {VAR}) - %d * 1000000)) {VAR}/filler"
+
+
+@pytest.fixture(scope="module")
+def small(deployed: Box) -> Iterator[Box]:
+    """Let all that left4me has be on a small disk."""
+    ctl(deployed, "stop --all")
+    deployed.run(f"""
+        rm -rf {GAME}/stage; mkdir /small; mount -t tmpfs -o mode=755,size=400M small /small
+        cp -a {VAR}/. /small; mount --move /small {VAR}
+    """)
+    ctl(deployed, "start --all")
+    yield deployed
+    ctl(deployed, "stop --all")
+    deployed.run(f"mkdir /disk; mount --bind / /disk; umount {VAR}; umount /disk")
+    ctl(deployed, "start --all")
+
+
+@pytest.mark.parametrize("left", [1, 15, 20])
+def test_a_full_disk_while_a_build_is_brought(
+    host: Box, small: Box, inventory: Path, newer: Callable[..., str], left: int
+) -> None:
+    old, number = current(host), newer()
+    before = builds(host)
+    host.run(FILL % left)
+    done = ctl(host, "game update", code=1, timeout=200)
+    assert re.search(r"the disk is (too )?full: .*[0-9.]+ MB are free|No space left on device", done.stdout)
+    assert (current(host), builds(host)) == (old, before)
+    ctl(host, "restart 3")
+    assert build_of(host, "3") == old
+    host.run(f"rm {VAR}/filler")
+    ctl(host, "game update", timeout=120)
+    assert current(host) == number
+    deploy(inventory)
+    is_whole(host)
+
+
+def test_a_full_disk_while_a_build_is_tried(host: Box, small: Box, newer: Callable[..., str]) -> None:
+    old, number = current(host), newer()
+    with started_update(host) as update:
+        assert update.stdout
+        wait_for_line(update.stdout, f"trying build {number}")
+        host.run(FILL % 0)
+        update.communicate(timeout=120)
+    assert current(host) in (old, number)
+    host.run(f"rm {VAR}/filler")
+    ctl(host, "game update", timeout=120)
+    assert current(host) == number
+    is_whole(host)
+
+
+def test_a_build_that_cannot_start(host: Box, inventory: Path, newer: Callable[..., str]) -> None:
+    old, pid = current(host), main_pid(host, "3")
+    number = newer({"srcds_linux": LOST})
+    done = ctl(host, "game update", code=1, timeout=120)
+    assert f"build {number} does not run bare: it ended with" in done.stdout
+    assert (current(host), main_pid(host, "3")) == (old, pid)
+    row = next(row for row in json.loads(ctl(host, "game status --json").stdout) if row["build"] == number)
+    assert (row["current"], "does not run bare" in row["trial"]) == (False, True)
+    host.run("systemctl start left4me-game.service")
+    assert f"build {number} is left alone: build {number} does not run bare" in journal(host)
+    assert_idle(deploy(inventory), [host])
+    assert state(host, "_bare") == "inactive"
+    good = newer()
+    ctl(host, "game update", timeout=120)
+    assert current(host) == good
+    is_whole(host)
+    deploy(inventory)
+    assert number not in builds(host)
+
+
+def test_a_build_that_breaks_the_layers_of_a_server(
+    host: Box, inventory: Path, steam: Steam, newer: Callable[..., str], tmp_path: Path
+) -> None:
+    """The layer refuses a build that has a file it does not know, as SourceMod's gamedata may."""
+    (tmp_path / "mod").mkdir()
+    script = b'#!/bin/sh\n! test -e left4dead2/new.vpk || exit 4\nexec ./bin/srcds_linux -I -S -B bin/start.py "$@"\n'
+    (tmp_path / "mod/srcds_linux").write_bytes(script)
+    (tmp_path / "mod/srcds_linux").chmod(0o755)
+    servers = {**SERVERS, "3": {**SERVERS["3"], "layers": ["mod"]}}
+    layers = {"mod": {"source": "control", "path": str(tmp_path / "mod")}}
+    modded = declare(tmp_path / "inventory", host, steam, servers=servers, layers=layers, trial_server="3")
+    deploy(modded)
+    ctl(host, "restart 3")
+    old, number = current(host), newer({"left4dead2/new.vpk": b"new"})
+    done = ctl(host, "game update", code=1, timeout=120)
+    assert f"build {number} does not run with the layers of server 3: it ended with" in done.stdout
+    assert current(host) == old
+    good = newer()
+    ctl(host, "game update", timeout=120)
+    assert current(host) == good
+    deploy(inventory)
+    ctl(host, "restart --all")
+
+
+# -- the night
+
+
+def test_the_timer_is_there_when_data_say_so(host: Box, inventory: Path, steam: Steam, tmp_path: Path) -> None:
+    timer = "left4me-game.timer"
+    assert properties(host, timer, "LoadState")["LoadState"] == "not-found"
+    nightly = declare(tmp_path / "nightly", host, steam, update_at="04:30")
+    deploy(nightly)
+    assert properties(host, timer, "ActiveState")["ActiveState"] == "active"
+    assert "04:30:00" in properties(host, timer, "TimersCalendar")["TimersCalendar"]
+    assert_idle(deploy(nightly), [host])
+    must_pass(nightly)
+    host.reboot()
+    wait_for_server(host, 27015, 60)
+    assert properties(host, timer, "ActiveState")["ActiveState"] == "active"
+    deploy(inventory)
+    assert properties(host, timer, "ActiveState")["ActiveState"] == "inactive"
+    assert_idle(deploy(inventory), [host])
+    must_pass(inventory)
+
+
+def test_restarts_after_an_update_as_data_say(
+    host: Box, inventory: Path, steam: Steam, newer: Callable[..., str], tmp_path: Path
+) -> None:
+    """Server 3 is restarted when it has been empty for a minute, server 4 never."""
+    servers = {**SERVERS, "3": {**SERVERS["3"], "restart": "when-empty"}}
+    deploy(declare(tmp_path / "inventory", host, steam, servers=servers))
+    old, number, pid = current(host), newer(), main_pid(host, "4")
+    assert {build_of(host, server) for server in SERVERS} == {old}
+    ctl(host, "game update", timeout=120)
+    assert build_of(host, "3") == old
+    wait_for("server 3 is on the new build", lambda: lowers_or_none(host) == number, 100)
+    assert (build_of(host, "4"), main_pid(host, "4")) == (old, pid)
+    wait_for_server(host, 27015)
+    wait_for(
+        "nothing is left to do",
+        lambda: host.run("systemctl is-active left4me-restart", check=False).stdout != "active\n",
+    )
+    deploy(inventory)
+    ctl(host, "restart --all")
+
+
+def lowers_or_none(box: Box) -> str:
+    """Return the build of server 3, or nothing where it is down at this moment."""
+    try:
+        return build_of(box, "3")
+    except ValueError:
+        return ""
