@@ -66,6 +66,7 @@ def inventory(box: Box, steam: Steam, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def host(deployed: Box, steam: Steam) -> Iterator[Box]:
     """The box with both servers up on the current build, and nothing asked of Steam yet."""
+    ctl(deployed, "restart --all")
     for port in (27015, 27016):
         wait_for_server(deployed, port)
     steam.asked.clear()
@@ -206,7 +207,6 @@ def test_a_rollback_takes_seconds_and_no_download(
     assert (current(host), downloads(steam)) == (number, [])
     assert ctl(host, "game rollback 1", code=1).stderr.startswith("l4d2ctl: build 1 is not on this host, which has: ")
     assert "no name of a build" in ctl(host, "game rollback ../x", code=2).stderr
-    ctl(host, "restart --all")
 
 
 def journal(box: Box) -> str:
@@ -249,7 +249,6 @@ def test_data_hold_a_server_back_and_send_one_ahead(
     assert done.returncode == 1
     assert "refused, nothing changed: servers.3.build: 99 is not on this host, which has " in done.stdout + done.stderr
     deploy(inventory)
-    ctl(host, "restart --all")
 
 
 # -- what goes wrong
@@ -381,26 +380,26 @@ def test_a_power_cut_during_the_switch(host: Box, inventory: Path, steam: Steam,
         is_whole(host)
         deploy(inventory)  # what the update had no time to remove
         assert_idle(deploy(inventory), [host])
-    ctl(host, "restart --all")
 
 
-VAR = "/var/lib/left4me"
-FILL = f"fallocate -l $(($(stat -f -c '%a*%S' {VAR}) - %d * 1000000)) {VAR}/filler"
+VAR, SMALL = "/var/lib/left4me", "/run/small"
 
 
-@pytest.fixture(scope="module")
-def small(deployed: Box) -> Iterator[Box]:
-    """Let all that left4me has be on a small disk."""
-    ctl(deployed, "stop --all")
-    deployed.run(f"""
-        rm -rf {GAME}/stage; mkdir /small; mount -t tmpfs -o mode=755,size=400M small /small
-        cp -a {VAR}/. /small; mount --move /small {VAR}
+def fill(box: Box, left: int) -> None:
+    """Leave so many MB free."""
+    box.run(f"fallocate -l $(($(stat -f -c '%a*%S' {VAR}) - {left} * 1000000)) {VAR}/filler")
+
+
+@pytest.fixture
+def small(host: Box) -> Iterator[Box]:
+    """Put /var/lib/left4me on a small filesystem."""
+    host.run(f"""
+        l4d2ctl stop --all
+        mkdir -p {SMALL}; mount -t tmpfs -o mode=755,size=400M small {SMALL}
+        cp -a {VAR}/. {SMALL}; mount --bind {SMALL} {VAR}; l4d2ctl start --all
     """)
-    ctl(deployed, "start --all")
-    yield deployed
-    ctl(deployed, "stop --all")
-    deployed.run(f"mkdir /disk; mount --bind / /disk; umount {VAR}; umount /disk")
-    ctl(deployed, "start --all")
+    yield host
+    host.run(f"l4d2ctl stop --all; umount {VAR} {SMALL}; rmdir {SMALL}; l4d2ctl start --all")
 
 
 @pytest.mark.parametrize("left", [1, 15, 20])
@@ -409,7 +408,7 @@ def test_a_full_disk_while_a_build_is_brought(
 ) -> None:
     old, number = current(host), newer()
     before = builds(host)
-    host.run(FILL % left)
+    fill(host, left)
     done = ctl(host, "game update", code=1, timeout=200)
     assert re.search(r"the disk is (too )?full: .*[0-9.]+ MB are free|No space left on device", done.stdout)
     assert (current(host), builds(host)) == (old, before)
@@ -427,7 +426,7 @@ def test_a_full_disk_while_a_build_is_tried(host: Box, small: Box, newer: Callab
     with started_update(host) as update:
         assert update.stdout
         wait_for_line(update.stdout, f"trying build {number}")
-        host.run(FILL % 0)
+        fill(host, 0)
         update.communicate(timeout=120)
     assert current(host) in (old, number)
     host.run(f"rm {VAR}/filler")
@@ -477,7 +476,6 @@ def test_a_build_that_breaks_the_layers_of_a_server(
     ctl(host, "game update", timeout=120)
     assert current(host) == good
     deploy(inventory)
-    ctl(host, "restart --all")
 
 
 # -- the night
@@ -519,7 +517,6 @@ def test_restarts_after_an_update_as_data_say(
         lambda: host.run("systemctl is-active left4me-restart", check=False).stdout != "active\n",
     )
     deploy(inventory)
-    ctl(host, "restart --all")
 
 
 def lowers_or_none(box: Box) -> str:
