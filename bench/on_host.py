@@ -1,4 +1,4 @@
-"""Runs in the box: on_host.py ROUNDS; times resets of the running server 3 there and prints JSON.
+"""Runs in the box: on_host.py resets|starts ROUNDS; times those of servers there and prints JSON.
 
 Both ways of a reset are timed from the start of their process to its end, one after the other in each round.
 """
@@ -66,8 +66,8 @@ def installation(name: str, megabytes: int, count: int) -> None:
     os.rename(f"{VAR}/.bench", f"{VAR}/installation")
 
 
-def main(rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of every reset, by what it was."""
+def resets(rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of every reset of the running server 3, by what it was."""
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
         quiet()
@@ -93,5 +93,33 @@ def main(rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
+def written(server: str) -> int:
+    """Return the bytes on disk of all that a server's start and its game wrote."""
+    said = run(["du", "--summarize", "--block-size=1", f"{VAR}/runtime/{server}/upper"])[1]
+    return int(said.split()[0])
+
+
+def starts(rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of starts by what they were, and the bytes that they wrote."""
+    seconds: dict[str, list[float]] = {}
+    ctl = CTL[0]
+    for _ in range(rounds):
+        for name, megabytes, count in (("80 MB", 80, 100), ("8 GB", 8192, 20_000)):
+            installation(f"bench-{megabytes}", megabytes, count)
+            quiet()
+            run([ctl, "stop", "12"])
+            run([ctl, "reset", "12"])  # as one that the data have just added
+            empty = written("12")
+            run(["rm", f"{VAR}/held/12"])
+            seconds.setdefault(f"added server, {name}", []).append(run(["systemctl", "start", "left4me-server@12"])[0])
+            seconds.setdefault(f"bytes written, {name}", []).append(written("12") - empty)
+            run(["systemctl", "stop", "left4me-server@3"])
+            seconds.setdefault(f"after an update, {name}", []).append(
+                run(["systemctl", "start", "left4me-server@3"])[0]
+            )
+            run(["systemctl", "reset-failed", "left4me-server@3", "left4me-server@12"])
+    return seconds
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]))))
+    print(json.dumps({"resets": resets, "starts": starts}[sys.argv[1]](int(sys.argv[2]))))

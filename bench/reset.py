@@ -26,7 +26,9 @@ def measure(box: Box) -> dict[str, list[float]]:
         deploy(write_inventory(Path(folder) / "inventory", [box]))
     wait_for_server(box, 27015)
     box.run("l4d2ctl start 3; cat >/root/on_host.py", input=Path(__file__).with_name("on_host.py").read_bytes())
-    seconds: dict[str, list[float]] = json.loads(box.run(f"python3 /root/on_host.py {ROUNDS}", timeout=3600).stdout)
+    seconds: dict[str, list[float]] = json.loads(
+        box.run(f"python3 /root/on_host.py resets {ROUNDS}", timeout=3600).stdout
+    )
     return seconds
 
 

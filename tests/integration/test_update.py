@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import signal
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -16,9 +18,11 @@ from typing import IO, Any
 import pytest
 
 from tests.boxes.boxes import Box
+from tests.integration import sources
 from tests.integration import steam as steams
 from tests.integration.ctl import ctl, main_pid, state
 from tests.integration.harness import (
+    ROOT,
     SERVERS,
     assert_idle,
     changed,
@@ -525,3 +529,83 @@ def lowers_or_none(box: Box) -> str:
         return build_of(box, "3")
     except ValueError:
         return ""
+
+
+# -- from another tool
+
+
+def test_an_installation_moves_here_without_a_second_download(
+    host: Box, inventory: Path, steam: Steam, newer: Callable[..., str], tmp_path: Path
+) -> None:
+    """What docs/moving.md says, on a host with what LinuxGSM leaves."""
+    blocks = re.findall(r"(?:^    .*\n)+", (ROOT / "docs/moving.md").read_text(encoding="utf-8"), re.MULTILINE)
+    [apart] = [block for block in blocks if "--reflink" in block]
+    [written] = [block for block in blocks if "banned_user" in block]
+    number = newer()
+    old = "/home/l4d2server/serverfiles/left4dead2"
+    host.run(f"""
+        mkdir /home/l4d2server; cp -aL /var/lib/left4me/installation /home/l4d2server/serverfiles
+        mkdir -p {old}/addons/sourcemod {old}/cfg
+        echo plugin >{old}/addons/sourcemod/mod.smx; echo 'sv_gravity 321' >{old}/cfg/l4d2server.cfg
+        echo 'banid 0 STEAM_1:0:1' >{old}/cfg/banned_user.cfg
+    """)
+    host.run(apart)
+    mods = tmp_path / "layers/mods/left4dead2"
+    for name in ("addons/sourcemod/mod.smx", "cfg/l4d2server.cfg"):
+        (mods / name).parent.mkdir(parents=True)
+        (mods / name).write_text(host.run(f"cat /srv/mods/left4dead2/{name}").stdout)
+    common: dict[str, Any] = {"layers": {"mods": {"source": "control", "path": str(mods.parent)}}}
+    server = {"port": 27017, "layers": ["mods"], "exec": ["l4d2server.cfg"]}
+    servers = {**SERVERS, "1": {**server, "state": "stopped"}}
+    source = {"source": "host", "path": "/srv/l4d2"}
+    deploy(declare(tmp_path / "stopped", host, steam, game=source, servers=servers, **common))
+    host.run(written)
+    servers = {**SERVERS, "1": server}
+    deploy(declare(tmp_path / "running", host, steam, game=source, servers=servers, **common))
+    wait_for_server(host, 27017)
+    assert merged(host, "addons/sourcemod/mod.smx", "1").read_text() == "plugin\n"
+    assert merged(host, "cfg/banned_user.cfg", "1").read_text() == "banid 0 STEAM_1:0:1\n"
+    assert '"sv_gravity" = "321"' in ctl(host, "rcon 1 sv_gravity").stdout
+    steamed = declare(tmp_path / "steam", host, steam, servers=servers, **common)
+    build = current(host)
+    assert build.startswith("host-")
+    deploy(steamed)
+    assert current(host) == build
+    assert_idle(deploy(steamed), [host])
+    # The stand-in's SteamCMD always downloads: of the real one's saving only the copy that it begins with is seen here.
+    assert f"copying build {build} to begin with" in ctl(host, "game update", timeout=120).stdout
+    assert current(host) == number
+    ctl(host, "restart --all")
+    must_pass(steamed)
+    deploy(inventory)
+
+
+def test_the_trial_is_not_for_players(host: Box, inventory: Path) -> None:
+    config = host.run("cat /etc/left4me/servers/_bare/server.cfg").stdout
+    assert 'sv_lan "1"' in config
+    assert 'sv_lan "0"' in host.run("cat /etc/left4me/servers/3/server.cfg").stdout
+    assert "_bare" not in ctl(host, "status").stdout + ctl(host, "doctor").stdout
+    assert ctl(host, "start _bare", code=2).stderr.startswith("l4d2ctl: '_bare' is no server's id")
+
+
+def test_a_game_by_archive(host: Box, inventory: Path, steam: Steam, game: Path, tmp_path: Path) -> None:
+    """The host downloads it; a wrong sum, and an archive without a game, leave what is current."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz", compresslevel=1) as archive:
+        archive.add(game, "l4d2")
+    before = current(host)
+    with sources.serving(outside(host)) as served:
+        source = served.archive("/l4d2.tar.gz", whole.getvalue(), strip=1)
+        for wrong, said in (({"sha256": "0" * 64}, "has the SHA256"), ({"strip": 0}, "holds no srcds_run")):
+            bad = declare(tmp_path / "bad", host, steam, game=source | wrong)
+            done = pyinfra(bad, "deploy.py", "-y")
+            assert (done.returncode, current(host)) == (1, before)
+            assert re.search(rf"\] game: .*{said}", done.stdout + done.stderr)
+        good = declare(tmp_path / "good", host, steam, game=source)
+        assert STEP in changed(deploy(good))
+        served.downloads()
+        assert_idle(deploy(good), [host])
+        assert served.downloads() == []
+    assert current(host).startswith("archive-")
+    ctl(host, "restart --all")
+    must_pass(good)
