@@ -122,8 +122,9 @@ def test_the_fleet_is_rolled_out(reader: Reader) -> None:
 
 def test_the_servers_are_run_from_day_to_day(reader: Reader) -> None:
     assert "game1.example.org" in reader.types("make status INVENTORY=../fleet/inventory")
-    [block] = [block for block in blocks() if block.startswith("l4d2ctl")]
-    for command in block.splitlines():
+    [game, block] = [block for block in blocks() if block.startswith("l4d2ctl")]
+    reader.typed.update(game.splitlines()[1:])  # test_update, where a Steam is
+    for command in [game.splitlines()[0], *block.splitlines()]:
         reader.types(command, f"./box ssh box1 {command}")
     assert "reset --undo" in reader.types("l4d2ctl --help", "./box ssh box1 l4d2ctl --help")
 

@@ -20,7 +20,7 @@ import pytest
 from tests.boxes.boxes import Box
 from tests.integration import sources
 from tests.integration import steam as steams
-from tests.integration.ctl import ctl, main_pid, state
+from tests.integration.ctl import PASSWORD, ctl, main_pid, rcon, state
 from tests.integration.harness import (
     ROOT,
     SERVERS,
@@ -116,7 +116,7 @@ def downloads(steam: Steam) -> list[str]:
 
 def updating(box: Box) -> bool:
     """Tell whether the update's unit works."""
-    return properties(box, "left4me-game.service", "ActiveState")["ActiveState"] == "activating"
+    return state_of(box, "left4me-game.service") == "activating"
 
 
 def is_whole(box: Box) -> None:
@@ -215,8 +215,7 @@ def test_a_rollback_takes_seconds_and_no_download(
 
 def journal(box: Box) -> str:
     """Return what updates said."""
-    box.run("journalctl --sync")
-    return box.run("journalctl -q --no-pager -o cat _SYSTEMD_UNIT=left4me-game.service").stdout
+    return said_by(box, "left4me-game.service")
 
 
 def test_data_hold_a_server_back_and_send_one_ahead(
@@ -490,15 +489,15 @@ def test_the_timer_is_there_when_data_say_so(host: Box, inventory: Path, steam: 
     assert properties(host, timer, "LoadState")["LoadState"] == "not-found"
     nightly = declare(tmp_path / "nightly", host, steam, update_at="04:30")
     deploy(nightly)
-    assert properties(host, timer, "ActiveState")["ActiveState"] == "active"
+    assert state_of(host, timer) == "active"
     assert "04:30:00" in properties(host, timer, "TimersCalendar")["TimersCalendar"]
     assert_idle(deploy(nightly), [host])
     must_pass(nightly)
     host.reboot()
     wait_for_server(host, 27015, 60)
-    assert properties(host, timer, "ActiveState")["ActiveState"] == "active"
+    assert state_of(host, timer) == "active"
     deploy(inventory)
-    assert properties(host, timer, "ActiveState")["ActiveState"] == "inactive"
+    assert state_of(host, timer) == "inactive"
     assert_idle(deploy(inventory), [host])
     must_pass(inventory)
 
@@ -506,27 +505,50 @@ def test_the_timer_is_there_when_data_say_so(host: Box, inventory: Path, steam: 
 def test_restarts_after_an_update_as_data_say(
     host: Box, inventory: Path, steam: Steam, newer: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Server 3 is restarted when it has been empty for a minute, server 4 never."""
-    servers = {**SERVERS, "3": {**SERVERS["3"], "restart": "when-empty"}}
+    """Server 3 when it has been empty for a minute, server 4 at a time whoever plays, server 5 never."""
+    at = host.run("date -d '+100 seconds' +%H:%M").stdout.strip()
+    own: dict[str, dict[str, Any]] = {
+        "3": {"restart": "when-empty"},
+        "4": {"restart": f"at {at}"},
+        "5": {"port": 27017},
+    }
+    servers = {server: {**SERVERS.get(server, {}), **more, "rcon_password": PASSWORD} for server, more in own.items()}
     deploy(declare(tmp_path / "inventory", host, steam, servers=servers))
-    old, number, pid = current(host), newer(), main_pid(host, "4")
-    assert {build_of(host, server) for server in SERVERS} == {old}
-    ctl(host, "game update", timeout=120)
-    assert build_of(host, "3") == old
-    wait_for("server 3 is on the new build", lambda: lowers_or_none(host) == number, 100)
-    assert (build_of(host, "4"), main_pid(host, "4")) == (old, pid)
-    wait_for_server(host, 27015)
-    wait_for(
-        "nothing is left to do",
-        lambda: host.run("systemctl is-active left4me-restart", check=False).stdout != "active\n",
-    )
+    wait_for_server(host, 27017)
+    ctl(host, "restart 3 4")  # with the password
+    old, number, pid = current(host), newer(), main_pid(host, "5")
+    for port in (27015, 27016):
+        wait_for_server(host, port)
+        rcon(host, port, "standin_players 1")
+    host.run("systemctl start left4me-game.service", timeout=120)
+    assert current(host) == number
+    assert {build_of(host, server) for server in servers} == {old}
+    wait_for("server 4 has its time", lambda: build_or_none(host, "4") == number, 150)
+    # It had players to its end, and was told; and so had server 3, which waits for them.
+    assert "restarting server 4, 1 players" in said_by(host, "left4me-restart.service")
+    assert (build_of(host, "3"), build_of(host, "5")) == (old, old)
+    rcon(host, 27015, "standin_players 0")
+    wait_for("server 3 is empty for a minute", lambda: build_or_none(host, "3") == number, 90)
+    assert (build_of(host, "5"), main_pid(host, "5")) == (old, pid)
+    wait_for("nothing is left to do", lambda: state_of(host, "left4me-restart.service") == "inactive")
     deploy(inventory)
 
 
-def lowers_or_none(box: Box) -> str:
-    """Return the build of server 3, or nothing where it is down at this moment."""
+def said_by(box: Box, name: str) -> str:
+    """Return what a unit said."""
+    box.run("journalctl --sync")
+    return box.run(f"journalctl -q --no-pager -o cat _SYSTEMD_UNIT={name}").stdout
+
+
+def state_of(box: Box, name: str) -> str:
+    """Return a unit's state."""
+    return properties(box, name, "ActiveState")["ActiveState"]
+
+
+def build_or_none(box: Box, server: str) -> str:
+    """Return the build of a server, or nothing where it is down at this moment."""
     try:
-        return build_of(box, "3")
+        return build_of(box, server)
     except ValueError:
         return ""
 

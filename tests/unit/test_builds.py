@@ -1,0 +1,111 @@
+"""What needs no host of builds of the game: what Steam says, how often it is asked, and when servers are restarted."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from content import steam, unused
+from l4d2ctl import restarts
+
+MANIFEST = """"AppState"
+{
+\t"appid"\t\t"222860"
+\t"StateFlags"\t\t"4"
+\t"name"\t\t"Left 4 Dead 2 \\"Dedicated\\" Server"
+\t"buildid"\t\t"14716838"
+\t"UserConfig"
+\t{
+\t}
+}
+"""
+
+
+def test_a_manifest_is_read() -> None:
+    state = steam.parsed(MANIFEST)["AppState"]
+    assert (state["StateFlags"], state["buildid"], state["UserConfig"]) == ("4", "14716838", {})
+
+
+@pytest.mark.parametrize("text", ["", "}", '"a"', '"a" {', "} } {", '"a" { "b" "c'])
+def test_what_is_no_manifest_is_read_as_far_as_it_goes(text: str) -> None:
+    assert isinstance(steam.parsed(text), dict)
+
+
+def test_steam_is_asked_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    tries = 0
+
+    def fails() -> None:
+        nonlocal tries
+        tries += 1
+        raise steam.Passing("Steam is away")
+
+    with pytest.raises(steam.Passing, match="Steam is away"):
+        steam.persistently(fails)
+    assert tries == 5
+    assert waited == sorted(waited)
+    assert waited[0] < waited[-1]
+
+
+def test_what_will_not_pass_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
+
+    def fails() -> None:
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        steam.persistently(fails)
+
+
+def at(text: str) -> float:
+    return time.mktime(time.strptime(text, "%Y-%m-%d %H:%M"))
+
+
+@pytest.mark.parametrize(
+    ("clock", "now", "then"),
+    [
+        ("05:30", "2026-11-26 04:30", "2026-11-26 05:30"),
+        ("05:30", "2026-11-26 05:30", "2026-11-27 05:30"),
+        ("00:00", "2026-12-31 23:59", "2027-01-01 00:00"),
+    ],
+)
+def test_the_next_time_of_a_clock(clock: str, now: str, then: str) -> None:
+    assert restarts.seconds_until(clock, at(now)) == at(then) - at(now)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with four builds, the latest current: of the others two are good, and one does not run."""
+    monkeypatch.setattr(unused, "VAR", str(tmp_path / "var"))
+    monkeypatch.setattr(unused, "ETC", str(tmp_path / "etc"))
+    monkeypatch.setattr(unused, "PROC", str(tmp_path / "proc"))
+    for name in ("var/game/verdicts", "var/overlays", "etc/servers/3", "proc"):
+        (tmp_path / name).mkdir(parents=True)
+    for build, verdict in (("1", "good"), ("2", "left by a rollback to 1"), ("3", "does not run"), ("4", "good")):
+        (tmp_path / "var/releases" / build).mkdir(parents=True)
+        (tmp_path / "var/game/verdicts" / build).write_text(f"{verdict}\n")
+    (tmp_path / "var/installation").symlink_to("releases/4")
+    (tmp_path / "etc/servers/3/layers").write_text("")
+    return tmp_path
+
+
+def left(host: Path, kept: int, build: str = "null") -> list[str]:
+    (host / "etc/game").write_text(f'{{"kept": {kept}, "build": {build}}}')
+    return sorted(Path(path).name for path in unused.unused())
+
+
+def test_the_latest_good_builds_are_kept(host: Path) -> None:
+    assert left(host, 0) == ["1", "2", "3"]
+    assert left(host, 1) == ["1", "3"]
+    assert left(host, 2) == left(host, 9) == ["3"]
+
+
+def test_what_data_name_or_a_trial_has_is_kept(host: Path) -> None:
+    assert left(host, 0, '"1"') == ["2", "3"]
+    (host / "etc/servers/3/build").write_text("2\n")
+    assert left(host, 0) == ["1", "3"]
+    (host / "var/candidate").symlink_to("releases/3")
+    assert left(host, 0) == ["1"]
