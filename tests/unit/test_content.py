@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -674,6 +675,24 @@ def test_git_asks_nobody_for_a_password(host: Host, web: Web) -> None:
     web.files["/r/info/refs?service=git-upload-pack"] = b"x"
     [line] = host.build(host.layer("cfg", "aaaaaaaa", source="git", url=f"{web.url}/r", ref="v1"))
     assert line.startswith(f"layer cfg: git does not get v1 of {web.url}/r: fatal: ")
+
+
+@pytest.mark.parametrize("scheme", ["git", "http"])
+def test_a_git_server_that_says_nothing_is_given_up_and_git_is_gone_with_all_that_it_started(
+    host: Host, scheme: str
+) -> None:
+    tree = json.dumps([host.layer("cfg", "aaaaaaaa", source="git", url="URL", ref="v1")])
+    command = [word.replace("tree.owner", "store.git.SECONDS = 0.5; tree.owner") for word in host.command("build")]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/r"
+        given = tree.replace("URL", url).encode() + b"\n"
+        done = subprocess.run(command, input=given, capture_output=True, timeout=20, check=False, env=ENVIRONMENT)
+        assert done.stderr.decode() == f"layer cfg: git does not get v1 of {url}: 0.5 s without a sign of life\n"
+        with silent.accept()[0] as connection:
+            connection.settimeout(10)
+            while connection.recv(1 << 16):
+                pass  # the request; then nobody has the connection any more
+    assert not os.listdir(host.overlay("cfg"))
 
 
 # The workshop
