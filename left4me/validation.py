@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from left4me import model
+from left4me import declared, model
+
+sys.path.insert(0, str(declared.ROOT / "files/lib"))
+
+from content import tree
 
 _SSH = (
     "hostname port user password key key_password allow_agent look_for_keys forward_agent config_file known_hosts_file "
@@ -186,6 +193,20 @@ def _is_here(name: str, key: str, source: Any, needs: str = "") -> Iterator[Mist
     elif needs and not os.access(path / needs, os.X_OK):
         reason = f"holds no {needs} that can be executed: it must be the directory of an installed L4D2 server"
         yield Mistake(name, f"{key}.path", repr(source["path"]), reason)
+    elif reason := _unreadable(source["path"]):
+        yield Mistake(name, f"{key}.path", repr(source["path"]), reason)
+
+
+@cache
+def _unreadable(path: str) -> str:
+    """Return why a directory cannot be sent, or nothing. No file is opened, and hosts that share one look once."""
+    try:
+        for _, full, status in tree.walk(path):
+            if stat.S_ISREG(status.st_mode) and not os.access(full, os.R_OK, effective_ids=True):
+                return f"{full} cannot be read by who deploys"
+    except (OSError, ValueError) as error:
+        return f"cannot be sent: {error}"
+    return ""
 
 
 def _beside_the_types(name: str, data: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -171,6 +172,38 @@ def test_paths_to_keep_that_lie_in_each_other_are_a_mistake() -> None:
     server = {"port": 27015, "keep": ["left4dead2/cfg/banned_user.cfg", "left4dead2/cfg"]}
     [line] = mistakes(servers={"3": server})
     assert "servers.3.keep" in line
+
+
+def test_what_cannot_be_sent_is_a_mistake_of_its_layer(tmp_path: Path) -> None:
+    layer = tmp_path / "evening"
+    layer.mkdir()
+    os.mkfifo(layer / "pipe")
+    (layer / "srcds_run").write_text("")
+    (layer / "srcds_run").chmod(0o700)
+    source = {"source": "control", "path": str(layer)}
+    why = f"path: '{layer}': cannot be sent: {layer}/pipe is neither a file nor a directory nor a link"
+    lines = [f"box: layers.evening.{why}"]
+    assert mistakes(layers={"evening": source}) == lines
+    assert mistakes(game=source) == [f"box: game.{why}"]
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_what_cannot_be_read_is_a_mistake_of_its_layer(tmp_path: Path, directory: bool) -> None:
+    layer = tmp_path / "evening"
+    layer.mkdir()
+    hidden = layer / "hidden"
+    hidden.mkdir() if directory else hidden.write_text("")
+    hidden.chmod(0)
+    layers = {"evening": {"source": "control", "path": str(layer)}}
+    code = f"from tests.unit.test_model import mistakes; print(*mistakes(layers={layers}))"
+    # In a user namespace root has no more rights than its files say.
+    root = ["unshare", "--user"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*root, sys.executable, "-B", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith(f"box: layers.evening.path: '{layer}': "), done
+    assert str(hidden) in done.stdout.partition(": ")[2]
+    assert len(done.stdout.splitlines()) == 1
 
 
 # What is declared, and what it comes to: written by hand, so that no default changes unseen.
