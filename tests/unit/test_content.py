@@ -752,6 +752,25 @@ def test_only_an_item_whose_update_time_changed_is_downloaded(host: Host, web: W
     assert host.current("maps") == ("dddddddd", with_directories({f"{addons}/1.vpk": ("f", b"one")}))
 
 
+def test_an_item_that_is_gone_from_steam_comes_from_whichever_layer_has_it(host: Host, web: Web) -> None:
+    def build(layer: str, version: str, item: dict[str, Any]) -> list[str]:
+        return host.build(host.layer(layer, version, source="workshop", items={"1": item}))
+
+    old, new = web.item("1", 1700000000, b"old"), web.item("1", 1700000001, b"new")
+    assert build("campaigns", "aaaaaaaa", new) == []
+    web.item("1", 1700000000, b"old")
+    assert build("maps", "aaaaaaaa", old) == []
+    web.asked.clear()
+    for layer in ("maps", "new-one"):
+        assert build(layer, "bbbbbbbb", new | {"url": ""}) == []
+        there = with_directories({"left4dead2/addons/1.vpk": ("f", b"new")})
+        assert host.current(layer) == ("bbbbbbbb", there)
+    assert web.asked == []
+    assert build("maps", "cccccccc", new | {"url": "", "time": 1700000002}) == [
+        "layer maps: item 1 is not to be had from Steam any more, and its version here has changed"
+    ]
+
+
 # What goes
 
 
