@@ -11,7 +11,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,7 +42,7 @@ class Sources(ThreadingHTTPServer):
         self.cut: set[str] = set()
         """Files of which half is sent before the connection ends."""
         self.held: set[str] = set()
-        """Files of which half is sent before nothing more comes, until `go_on`."""
+        """Files whose second half is sent after `go_on`."""
         self.holding, self.go_on = threading.Event(), threading.Event()
         super().__init__((address, 0), _Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -99,6 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in self.server.held:
             self.server.holding.set()
             self.server.go_on.wait(60)
+            with suppress(ConnectionError):  # who asked may be killed by now
+                self.wfile.write(content[len(content) // 2 :])
         elif self.path not in self.server.cut:
             self.wfile.write(content)
         return None

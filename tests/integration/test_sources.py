@@ -14,7 +14,7 @@ import pytest
 
 from tests.boxes.boxes import Box
 from tests.integration.ctl import ctl, main_pid
-from tests.integration.harness import assert_idle, changed, deploy, pyinfra, standing, wait_for_server
+from tests.integration.harness import assert_idle, changed, deploy, pyinfra, standing, started, wait_for_server
 from tests.integration.layers import control, current, declare, deploy_fails, lowers, merged, untouched, versions
 from tests.integration.sources import DETAILS, Item, Repository, Sources, info, repository, serving, tar, tree
 from tests.integration.test_verification import must_pass
@@ -213,6 +213,25 @@ def test_a_layer_that_never_came_to_be_is_gone_when_it_is_not_declared(
     assert host.run("ls -A /var/lib/left4me/overlays").stdout == "sm\n"
     assert_idle(deploy(good), [host])
     must_pass(good)
+
+
+def test_doctor_removes_nothing_while_a_deploy_builds(host: Box, sources: Sources, tmp_path: Path) -> None:
+    layer = sources.archive("/sm", tree("tar.gz", files := fresh()), strip=1)
+    deploy(declare(tmp_path / "old", host, {"sm": sources.archive("/old", tree("tar.gz", fresh()), strip=1)}))
+    unused = current(host, "sm").rpartition("/")[0] + "/unused"
+    host.run(f"mkdir {unused}")
+    sources.held.add("/sm")
+    with started(declare(tmp_path / "new", host, {"sm": layer}), "deploy.py", "-y") as deploying:
+        assert sources.holding.wait(60)
+        said = ctl(host, "doctor --fix", code=1).stderr
+        sources.held.clear()
+        sources.go_on.set()
+        out, err = deploying.communicate(timeout=120)
+    assert f"{unused}: a deploy is at work" in said
+    assert deploying.returncode == 0, out + err
+    assert host.run(f"cat {current(host, 'sm')}/left4dead2/cfg/archive.cfg").stdout.encode() in files.values()
+    host.run(f"mkdir {unused}")
+    assert f"{unused}: removed" in host.run("l4d2ctl doctor --fix", check=False).stdout
 
 
 # -- git
