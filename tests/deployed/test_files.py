@@ -10,6 +10,7 @@ from pathlib import Path
 
 from left4me import model
 from tests.deployed.hosts import Host
+from tests.deployed.test_servers import running
 
 ROOT = Path(__file__).parent.parent.parent
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
@@ -59,6 +60,10 @@ SERVER_LAYOUT = {
     VAR + "/runtime/{id}/upper": ("directory", "0755", "left4me-{id}", "left4me"),
     VAR + "/runtime/{id}/work": ("directory", "0700", "root", "root"),
 }
+OF_A_SERVER = re.compile(
+    rf"(?:/etc/left4me/servers/|{VAR}/secrets/|{OWN}/(?:multi-user\.target\.wants/)?left4me-server@)"
+    r"([a-z0-9_-]+)(?:\.service(?:\.d)?)?(?:/.*)?"
+)
 # Directories on the way to what root runs: the system's own, whose modes are its business.
 ON_THE_WAY = (
     *("/etc", "/usr", "/usr/local", "/usr/local/lib", "/usr/local/lib/systemd", "/usr/local/libexec"),
@@ -124,7 +129,15 @@ def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # The system's own places, and in ours what the game, its layers and its servers put there.
     allowed = {*layout(host.declares), *ON_THE_WAY}
     free = re.compile(rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*")
-    foreign = [path for path in host.found["entries"] if path not in allowed and not free.fullmatch(path)]
+    # One that runs and is not declared any more was left alone, for those who play there.
+    alone = running(host) - set(host.declares.servers)
+    foreign = [
+        path
+        for path in host.found["entries"]
+        if path not in allowed
+        and not free.fullmatch(path)
+        and not ((own := OF_A_SERVER.fullmatch(path)) and own[1] in alone)
+    ]
     host.require([f"{path} is foreign here: nobody declared it" for path in foreign])
 
 

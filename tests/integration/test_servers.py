@@ -340,6 +340,7 @@ def test_a_server_with_players_is_left_alone_and_goes_when_they_are_gone(played:
     assert f"server 4 {ALONE}" in done.stderr
     assert_idle(json.loads(done.stdout)["results"], [played.box])
     assert (inodes(played.box), main_pid(played.box, "4")) == (before, pid)
+    must_pass(played.inventory)
     played.says("4", "standin_players 0")
     done = pyinfra(played.inventory, "deploy.py", "-y", "--json")
     assert ALONE not in done.stderr
