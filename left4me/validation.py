@@ -8,7 +8,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,18 @@ def _beside_the_types(name: str, data: Mapping[str, Any], merged: Mapping[str, A
         yield Mistake(name, "_timeout", repr(timeout), "must be a whole number of seconds, 1 or more")
 
 
+def _where_it_stands(mistake: Mistake, data: Mapping[str, Any]) -> Mistake:
+    """Return a mistake with the key that the operator wrote: many servers have one of server_defaults."""
+    defaults, servers = data.get("server_defaults"), data.get("servers")
+    if isinstance(defaults, dict) and isinstance(servers, dict):
+        for server, own in servers.items():
+            key = mistake.key.removeprefix(f"servers.{server}.")
+            first = key.partition(".")[0]
+            if key != mistake.key and isinstance(own, dict) and first in defaults and first not in own:
+                return replace(mistake, key=f"server_defaults.{key}")
+    return mistake
+
+
 def validate(name: str, data: Mapping[str, Any]) -> model.Host:
     """Return what the data of the host called `name` declares.
 
@@ -235,7 +247,7 @@ def validate(name: str, data: Mapping[str, Any]) -> model.Host:
     except ValidationError as error:
         mistakes |= {_mistake(name, dict(each)) for each in error.errors()}
     if mistakes:
-        raise InvalidData(sorted(mistakes))
+        raise InvalidData(sorted({_where_it_stands(each, data) for each in mistakes}))
     return host
 
 

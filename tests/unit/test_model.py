@@ -55,6 +55,23 @@ def test_server_defaults_are_merged_under_each_server_and_nothing_else_is() -> N
     assert host.servers["4"].map == DEFAULTS["server_defaults"]["map"]
 
 
+def test_a_mistake_in_server_defaults_is_one_line_there_but_for_servers_with_their_own() -> None:
+    def lines(defaults: dict[str, Any], **servers: Any) -> list[str]:
+        return mistakes(server_defaults={**DEFAULTS["server_defaults"], **defaults}, servers=servers)
+
+    must = "must match ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
+    assert lines({"map": "../x"}, a={}, b={}, c={"map": "ok"}) == [f"box: server_defaults.map: '../x': {must}"]
+    assert lines({"map": "../x"}, a={}, b={"map": "../y"}) == [
+        f"box: server_defaults.map: '../x': {must}",
+        f"box: servers.b.map: '../y': {must}",
+    ]
+    assert lines({"mapp": 1}, a={}, b={}) == ["box: server_defaults.mapp: (hidden): is not a known key"]
+    assert lines({"layers": ["x"]}, a={}, b={"layers": []}) == [
+        "box: server_defaults.layers: 'x': is not one of the host's layers: it has none"
+    ]
+    assert mistakes(server_defaults={}, servers={"a": dict.fromkeys(DEFAULTS["server_defaults"])}) != []
+
+
 def test_what_is_pyinfras_is_left_to_pyinfra() -> None:
     assert mistakes(ssh_hostname="10.0.0.1", ssh_user="admin", _sudo=True, _timeout=5) == []
 
