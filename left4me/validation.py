@@ -130,7 +130,8 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
         if isinstance(server.get("layers"), tuple):
             names = [str(layer) for layer in server["layers"]]
             key = f"servers.{server_id}.layers"
-            yield from (Mistake(name, key, *why) for why in _layers(server_id, names, data.get("layers")))
+            own = [model.ADMINS_LAYER] if server.get("admins") else []
+            yield from (Mistake(name, key, *why) for why in _layers(server_id, own, names, data.get("layers")))
 
 
 def _ports(name: str, allowed: Any, servers: Mapping[Any, dict[str, Any]]) -> Iterator[Mistake]:
@@ -159,18 +160,18 @@ def _memory(name: str, budget: Any, servers: Mapping[Any, dict[str, Any]]) -> It
         yield Mistake(name, "memory_max", repr(budget), reason)
 
 
-def _layers(server_id: Any, names: list[str], declared: Any) -> Iterator[tuple[str, str]]:
-    """Yield value and reason of what is wrong with a server's layers."""
+def _layers(server_id: Any, own: list[str], names: list[str], declared: Any) -> Iterator[tuple[str, str]]:
+    """Yield value and reason of what is wrong with a server's layers; `own` are left4me's."""
     for layer, count in Counter(names).items():
         if count > 1:
             yield repr(layer), f"is there {count} times"
         elif isinstance(declared, dict) and layer not in declared and re.fullmatch(model.LAYER_NAME, layer):
             yield repr(layer), f"is not one of the host's layers: {', '.join(map(str, declared)) or 'it has none'}"
     # As left4me-overlay writes them for mount(2), which takes one page (mount(2), "data"); 20 is the longest release.
-    own = f"{model.VAR}/runtime/{server_id}/"
-    rest = f"lowerdir={model.VAR}/releases/{'r' * 20},upperdir={own}upper,workdir={own}work,"
+    runtime = f"{model.VAR}/runtime/{server_id}/"
+    rest = f"lowerdir={model.VAR}/releases/{'r' * 20},upperdir={runtime}upper,workdir={runtime}work,"
     rest += "index=off,metacopy=off,redirect_dir=off,xino=off"
-    left = model.PAGE - 1 - len(rest) - _lower(model.ADMINS_LAYER)
+    left = model.PAGE - 1 - len(rest) - sum(map(_lower, own))
     for count, layer in enumerate(names):
         left -= _lower(layer)
         if left < 0:
