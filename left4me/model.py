@@ -48,6 +48,11 @@ def _single_line(text: str) -> str:
     return text
 
 
+def is_secret(key: str) -> bool:
+    """Tell whether what a key or a cvar of this name has is not to be shown."""
+    return key.lower().endswith("password")
+
+
 def _cvar_value(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 

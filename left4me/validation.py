@@ -79,7 +79,7 @@ def _mistake(host: str, error: Mapping[str, Any]) -> Mistake:
         del parts[branch]
     if error["type"] == "missing":
         value = "(nothing)"
-    elif error["type"] == "extra_forbidden" or {"rcon_password", "webhook"} & {*parts}:
+    elif error["type"] == "extra_forbidden" or "webhook" in parts or any(map(model.is_secret, parts)):
         value = "(hidden)"  # a misspelt key may be a password's
     else:
         value = _shown(error["input"])
@@ -88,8 +88,11 @@ def _mistake(host: str, error: Mapping[str, Any]) -> Mistake:
 
 def _shown(value: object) -> str:
     """Return the beginning of a value, without what may be secret in it."""
-    text = re.sub(r"://[^/\s]+@", "://(hidden)@", repr(value))
-    return "(hidden)" if "rcon_password" in text else text[:60]
+    try:
+        text = re.sub(r"://[^/\s]+@", "://(hidden)@", repr(value))
+    except ValueError:  # what Python does not print: an integer of more than 4300 digits
+        return "(too long to be shown)"
+    return "(hidden)" if "password" in text.lower() else text[:60]
 
 
 def _unlisted(value: Any) -> Any:

@@ -259,7 +259,7 @@ DEFAULT_HOST: dict[str, Any] = {
     "attic_keep": 3,
 }
 HIDDEN = "**********"
-SECRETS = ("hunter2", "swordfish", "t0k3n")
+SECRETS = ("hunter2", "swordfish", "t0k3n", "for friends")
 ONE: dict[str, Any] = {"servers": {"3": {}}}
 EVENING: dict[str, Any] = {
     "address": "192.0.2.7",
@@ -284,7 +284,7 @@ EVENING: dict[str, Any] = {
             "port": 27105,
             "hostname": "Unser Abend, nur für uns",
             "layers": ["evening", "sourcemod"],
-            "cvars": {"sv_gravity": 700.5, "sv_tags": "a, b"},
+            "cvars": {"sv_gravity": 700.5, "sv_tags": "a, b", "sv_Password": "for friends"},
             "exec": ["versus.cfg"],
             "arguments": ["-nohltv", "+sv_search_key", "abc"],
             "admins": ["STEAM_1:0:1234", "[U:1:99]"],
@@ -316,7 +316,7 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any]]] = [
                     "hostname": "Unser Abend, nur für uns",
                     "gamemode": "versus",
                     "layers": ["evening", "sourcemod"],
-                    "cvars": {"sv_gravity": "700.5", "sv_tags": "a, b"},
+                    "cvars": {"sv_gravity": "700.5", "sv_tags": "a, b", "sv_Password": "for friends"},
                     "exec": ["versus.cfg"],
                     "arguments": ["-nohltv", "+sv_search_key", "abc"],
                     "admins": ["STEAM_1:0:1234", "[U:1:99]"],
@@ -351,6 +351,9 @@ def test_make_show_prints_what_data_come_to_without_the_secrets(tmp_path: Path) 
     layers = evening.pop("layers")
     assert layers["sourcemod"]["url"] == f"https://example.org/sm.zip?{HIDDEN}"
     assert layers["maps"] == EVENING["layers"]["maps"]
+    cvars = evening["servers"]["versus-1"]["cvars"]
+    assert cvars["sv_Password"] == HIDDEN
+    cvars["sv_Password"] = "for friends"
     assert evening == {key: value for key, value in PAIRS[2][1].items() if key not in ("webhook", "layers")}
     limited = subprocess.run([*command, "--limit", "h1"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(limited.stdout) == {"h1": shown["h1"]}
@@ -469,6 +472,8 @@ def test_each_class_of_mistakes_has_its_one_line(data: dict[str, Any], line: str
         server(rcon_password="hunter2" * 10),
         server(rcon_password=["hunter2"]),
         server(rcon_pasword="hunter2"),
+        server(cvars={"sv_password": "hunter2\n"}),
+        server(cvars=["sv_password hunter2"]),
         {"servers": [{"rcon_password": "hunter2"}]},
         {"servers": {"3": ("rcon_password", "hunter2")}},
         {"server_defaults": [("rcon_password", "hunter2")]},
