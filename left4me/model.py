@@ -28,7 +28,7 @@ VERSION_LENGTH = 8
 PAGE = 4096
 """Bytes that mount(2) takes as its data."""
 LAYER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-SIZE = r"infinity|[1-9][0-9]*[KMGT]?"
+SIZE = r"infinity|[1-9][0-9]{0,17}[KMGT]?"
 ADMINS_LAYER = "left4me-admins"
 """On top of a server that has admins: leads SourceMod to the file that the deploy writes for that server."""
 

@@ -140,15 +140,18 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
 def _ports(name: str, allowed: Any, servers: Mapping[Any, dict[str, Any]]) -> Iterator[Mistake]:
     owners: dict[int, str] = {}
     ranged = isinstance(allowed, tuple) and len(allowed) == 2 and all(isinstance(port, int) for port in allowed)
-    if ranged and len(servers) > allowed[1] - allowed[0] + 1:
-        yield Mistake(name, "port_range", repr(allowed), f"is too short for {len(servers)} servers")
+    if ranged and allowed[1] < allowed[0]:
+        ranged = False
+        yield Mistake(name, "port_range", _shown(allowed), "has its last port before its first")
+    elif ranged and len(servers) > allowed[1] - allowed[0] + 1:
+        yield Mistake(name, "port_range", _shown(allowed), f"is too short for {len(servers)} servers")
     for server_id, server in servers.items():
         port = server.get("port")
         if not isinstance(port, int) or isinstance(port, bool):
             continue
         if owners.setdefault(port, server_id) != server_id:
             reason = f"is the port of server {owners[port]} too"
-            yield Mistake(name, f"servers.{server_id}.port", str(port), reason)
+            yield Mistake(name, f"servers.{server_id}.port", _shown(port), reason)
         elif ranged and 1024 <= port <= 65535 and not allowed[0] <= port <= allowed[1]:
             reason = f"is not in port_range, {allowed[0]} to {allowed[1]}"
             yield Mistake(name, f"servers.{server_id}.port", str(port), reason)
@@ -224,7 +227,7 @@ def _beside_the_types(name: str, data: Mapping[str, Any], merged: Mapping[str, A
         yield Mistake(name, "server_defaults", _shown(data.get("server_defaults")), "must be a dictionary")
     timeout = data.get("_timeout", 1)
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 1:
-        yield Mistake(name, "_timeout", repr(timeout), "must be a whole number of seconds, 1 or more")
+        yield Mistake(name, "_timeout", _shown(timeout), "must be a whole number of seconds, 1 or more")
 
 
 def _where_it_stands(mistake: Mistake, data: Mapping[str, Any]) -> Mistake:

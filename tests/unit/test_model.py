@@ -22,6 +22,7 @@ DEFAULTS = {
     key: value for key, value in runpy.run_path(str(ROOT / "group_data/all.py")).items() if not key.startswith("__")
 }
 GAME = {"source": "host", "path": "/srv/l4d2"}
+HUGE = 10**5000
 
 
 def mistakes(**data: Any) -> list[str]:
@@ -164,6 +165,25 @@ ANYTHING = st.recursive(
 @given(st.dictionaries(st.sampled_from([*DEFAULTS, "game"]), ANYTHING))
 def test_no_data_whatever_makes_it_raise_anything_else(data: dict[str, Any]) -> None:
     assert all("\n" not in line for line in mistakes(**data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        server(cvars={"sv_gravity": HUGE}),
+        server(port=HUGE),
+        server(max_players=HUGE),
+        server(memory_max="9" * 5000),
+        {"memory_max": "9" * 5000},
+        {"port_range": [1024, HUGE]},
+        {"port_range": [HUGE, 1024]},
+        {"_timeout": -HUGE},
+        {"server_defaults": HUGE},
+    ],
+    ids=lambda data: str([*data]),
+)
+def test_a_number_that_python_does_not_print_is_a_mistake_like_another(data: dict[str, Any]) -> None:
+    assert mistakes(**data)
 
 
 def test_the_keys_that_are_pyinfras_are_its_own() -> None:
@@ -389,6 +409,8 @@ def test_a_range_that_is_short() -> None:
     assert ports({}, last=27016, a=None, b=None) == {"a": 27015, "b": 27016}
     # Only where no other is left the port of one that may run still.
     assert ports({"gone": 27015}, last=27016, a=None, b=None) == {"a": 27016, "b": 27015}
+    [line] = mistakes(port_range=[27020, 27015], servers={"a": {}, "b": {"port": 27018}})
+    assert line == "box: port_range: (27020, 27015): has its last port before its first"
     [line] = mistakes(port_range=[27015, 27016], servers={"a": {}, "b": {}, "c": {}})
     assert line == "box: port_range: (27015, 27016): is too short for 3 servers"
 
