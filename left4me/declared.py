@@ -212,7 +212,8 @@ def servers(host: model.Host, current: Mapping[str, str] | None = None) -> list[
             Item("directory", f"{folder}/secret", 0o755),
             Item("file", f"{folder}/server.env", 0o644, text=environment),
             secret,
-            Item("file", f"{folder}/server.cfg", 0o644, text=_render("server.cfg.j2", **values)),
+            # Its cvars may be secrets, such as sv_password.
+            Item("file", f"{folder}/server.cfg", 0o640, group=GROUP, text=_render("server.cfg.j2", **values)),
             Item("file", f"{folder}/layers", 0o644, text="".join(f"{layer}\n" for layer in server.lowers)),
             Item("file", f"{folder}/keep", 0o644, text="".join(f"{path}\n" for path in server.keep)),
             Item("directory", drop_ins, 0o755),

@@ -49,7 +49,7 @@ LAYOUT = {
 SERVER_LAYOUT = {
     "/etc/left4me/servers/{id}": ("directory", "0755", "root", "root"),
     "/etc/left4me/servers/{id}/server.env": ("file", "0644", "root", "root"),
-    "/etc/left4me/servers/{id}/server.cfg": ("file", "0644", "root", "root"),
+    "/etc/left4me/servers/{id}/server.cfg": ("file", "0640", "root", "left4me"),
     "/etc/left4me/servers/{id}/layers": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/keep": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/secret": ("directory", "0755", "root", "root"),
