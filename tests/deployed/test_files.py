@@ -232,7 +232,9 @@ def test_each_port_is_in_the_range_and_nobody_elses(host: Host) -> None:
 
 
 def test_no_rcon_password_is_where_it_must_not_be(host: Host, server: str) -> None:
-    places = host.found["leaks"].get(server, [])
+    if server not in host.found["leaks"]:
+        host.require([f"server {server} has no RCON password in {VAR}/secrets/{server}: remove what is there, deploy"])
+    places = host.found["leaks"][server]
     host.require([f"the RCON password of server {server} is to be read in {place}" for place in places])
 
 
