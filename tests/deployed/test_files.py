@@ -6,7 +6,9 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from left4me import model
 from tests.deployed.hosts import Host
@@ -251,31 +253,46 @@ ADMINS = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/ad
 def test_each_layer_has_its_declared_content(host: Host) -> None:
     wrong = []
     for layer in sorted({layer for server in host.declares.present.values() for layer in server.lowers}):
-        source, found = host.declares.layers.get(layer, ADMINS), host.found["trees"].get(layer, {})
         link = f"{VAR}/overlays/{layer}/current"
         name = host.found["entries"].get(link, {}).get("target")
         about = host.found["entries"].get(f"{VAR}/overlays/{layer}/{name}", {})
         state = tuple(about.get(key) for key in ("type", "mode", "owner", "group"))
         if state != ("directory", "0775", "left4me", "left4me"):
             wrong.append(f"{link} leads to {name}, which is {state}")
-        if isinstance(source, model.LayerOnControl):
-            wanted = _tree(Path(source.path))
-            differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
-            wrong += [f"layer {layer}: {each} is not as it is in {source.path}" for each in differ[:10]]
-        elif isinstance(source, model.LayerWorkshop):
-            allowed = {f"left4dead2/addons/{item}.vpk" for item in source.items}
-            wrong += [f"layer {layer}: {each} is none of its items" for each in sorted(set(found) - allowed)]
-        elif name != _version(source):
-            wrong.append(f"{link} leads to {name}, declared is {_version(source)}")
+        source, found = host.declares.layers.get(layer, ADMINS), host.found["trees"].get(layer, {})
+        if damaged := [f"layer {layer}: {line}" for line in _differences(source, name, found)]:
+            heal = f"stop the servers that have it, remove {VAR}/overlays/{layer}/{name}, deploy"
+            wrong += [*damaged, f"layer {layer}: where a deploy leaves it so: {heal}"]
     host.require(wrong)
 
 
+def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) -> Iterator[str]:
+    """Yield what is wrong with the version of a layer that is called `name` and holds `found`."""
+    if isinstance(source, model.LayerOnControl):
+        wanted = _tree(Path(source.path))
+        differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
+        yield from (f"{each} is not as it is in {source.path}" for each in differ[:10])
+    elif isinstance(source, model.LayerWorkshop):
+        allowed = {f"left4dead2/addons/{item}.vpk": str(item) for item in source.items}
+        yield from (f"{each} is none of its items" for each in sorted(set(found) - set(allowed)))
+        # Of what Steam gave: an item that it did not give is left out.
+        if name != _digest({allowed[each]: time for each, (_file, time) in found.items() if each in allowed}):
+            yield "an item that was there is missing, or its file was changed"
+    elif name != _version(source):
+        yield f"its version is {name}, declared is {_version(source)}"
+    elif not found:
+        yield f"version {name} is empty"
+
+
 def _version(source: model.LayerArchive | model.LayerGit) -> str:
-    """Return what a version is called: what determines its content, as JSON, by SHA256 in base32, eight characters."""
+    """Return what a version is called after: what determines its content."""
     if isinstance(source, model.LayerArchive):
-        facts: dict[str, object] = {"sha256": source.sha256, "source": "archive", "strip": source.strip}
-    else:
-        facts = {"ref": source.ref, "source": "git", "url": source.url}
+        return _digest({"sha256": source.sha256, "source": "archive", "strip": source.strip})
+    return _digest({"ref": source.ref, "source": "git", "url": source.url})
+
+
+def _digest(facts: dict[str, object]) -> str:
+    """Return facts as JSON, by SHA256 in base32, eight characters."""
     digest = hashlib.sha256(json.dumps([facts], sort_keys=True).encode()).digest()
     return base64.b32encode(digest).decode().lower()[:8]
 

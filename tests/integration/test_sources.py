@@ -17,7 +17,7 @@ from tests.integration.ctl import ctl, main_pid
 from tests.integration.harness import assert_idle, changed, deploy, pyinfra, standing, started, wait_for_server
 from tests.integration.layers import control, current, declare, deploy_fails, lowers, merged, untouched, versions
 from tests.integration.sources import DETAILS, Item, Repository, Sources, info, repository, serving, tar, tree
-from tests.integration.test_verification import must_pass
+from tests.integration.test_verification import must_fail, must_pass
 from tests.integration.test_webhook import outside
 
 BROUGHT = ["Layers | Put the layers in place"]
@@ -77,6 +77,35 @@ def test_all_four_at_once_and_a_second_deploy_downloads_nothing(
     before, fetches = standing(host), mod.fetches()
     assert_idle(deploy(inventory), [host])
     assert (sources.downloads(), mod.fetches(), standing(host)) == ([], fetches, before)
+    must_pass(inventory)
+
+
+DAMAGES = {
+    "campaigns": ("rm {}/left4dead2/addons/101.vpk", "an item that was there is missing, or its file was changed"),
+    "mine": ("echo >>{}/left4dead2/cfg/control.cfg", "left4dead2/cfg/control.cfg is not as it is in "),
+    "mod": ("rm -r {}/*", "version [a-z2-7]{8} is empty"),
+    "sm": ("rm -r {}/*", "version [a-z2-7]{8} is empty"),
+}
+
+
+def test_damaged_layers_are_found_and_healed_as_the_finding_says(host: Box, inventory: Path) -> None:
+    deploy(inventory)
+    ctl(host, "restart 3")
+    wait_for_server(host, 27015)
+    deploy(inventory)
+    ctl(host, "stop 3")
+    for layer, (command, _) in DAMAGES.items():
+        host.run(command.format(current(host, layer)))
+    said = must_fail(inventory, "layer mine")
+    heal = re.findall(r": stop the servers that have it, remove (/var/lib/left4me/overlays/\S+), deploy", said)
+    for layer, (_, finding) in DAMAGES.items():
+        assert re.search(f"{host.name}: layer {layer}: {finding}", said), said
+    assert {*heal} == {current(host, layer) for layer in DAMAGES}
+    assert len(re.findall(f"(?m)^E? *{host.name}: layer ", said)) == 2 * len(DAMAGES), said
+    host.run(f"rm -r {' '.join(heal)}")
+    deploy(inventory)
+    ctl(host, "start 3")
+    wait_for_server(host, 27015)
     must_pass(inventory)
 
 
