@@ -39,6 +39,8 @@ class Sources(ThreadingHTTPServer):
         self.items: dict[int, Item] = {}
         self.asked: list[str] = []
         self.is_down = False
+        self.elsewhere = ""
+        """Where the workshop says that its files are, other than here."""
         self.cut: set[str] = set()
         """Files of which half is sent before the connection ends."""
         self.held: set[str] = set()
@@ -70,7 +72,7 @@ class Sources(ThreadingHTTPServer):
             "consumer_app_id": 550,
             "filename": f"my l4d2addons/{number}.vpk",
             "file_size": str(len(item.content)),
-            "file_url": f"{self.url}/ugc/{number}/",
+            "file_url": f"{self.elsewhere or self.url}/ugc/{number}/",
             "time_updated": item.updated,
             "title": f"Campaign {number}",
         }

@@ -284,6 +284,26 @@ def test_git_at_a_tag_at_a_commit_and_at_nothing(host: Box, mod: Repository, tmp
     assert untouched(host, "mod") == before
 
 
+def unreachable(host: Box, no_route: str) -> dict[str, str]:
+    """Return addresses that a host does not reach, with the reason why."""
+    return {no_route: "No route to host", f"http://{outside(host)}:9": "Connection refused"}
+
+
+def test_a_repository_that_is_not_reached_is_one_line_and_leaves_all_as_it_was(
+    host: Box, inventory: Path, tmp_path: Path, no_route: str
+) -> None:
+    deploy(inventory)
+    before = untouched(host)
+    for number, (address, why) in enumerate(unreachable(host, no_route).items()):
+        url = address.replace("http:", "git:") + "/mod"
+        layers = {"mod": {"source": "git", "url": url, "ref": "v1"}}
+        deploy_fails(
+            declare(tmp_path / str(number), host, layers),
+            rf"\[{host.name}\] layer mod: git does not get v1 of {url}: fatal: unable to connect to .*{why}$",
+        )
+        assert untouched(host) == before
+
+
 # -- the workshop
 
 
@@ -347,6 +367,21 @@ def test_an_item_that_breaks_off_leaves_the_old_ones(host: Box, sources: Sources
     assert untouched(host, "campaigns") == before
     assert BROUGHT[0] in changed(deploy(campaigns))
     assert len(versions(host, "campaigns")) == 2
+
+
+def test_an_item_whose_file_is_not_reached_leaves_the_old_ones(
+    host: Box, sources: Sources, campaigns: Path, no_route: str
+) -> None:
+    before, old = untouched(host), sources.items[102]
+    sources.items[102] = Item(b"newer", old.updated + 1)
+    try:
+        for address, why in unreachable(host, no_route).items():
+            sources.elsewhere = address
+            deploy_fails(campaigns, rf"\[{host.name}\] layer campaigns: cannot download {address}/ugc/102/: .*{why}$")
+            assert untouched(host) == before
+    finally:
+        sources.elsewhere = ""
+    assert BROUGHT[0] in changed(deploy(campaigns))
 
 
 def is_down(sources: Sources, url: str) -> tuple[str, str]:

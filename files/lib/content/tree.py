@@ -83,11 +83,10 @@ def run(*command: str, silence: float = LONGEST, more: Mapping[str, str] | None 
 
 
 def first_line(said: bytes) -> str:
-    """Return the first line of what a program said that is neither empty nor advice nor progress."""
+    """Return the first line of what a program said that is neither empty nor advice nor progress, with what ends it."""
     lines = map(str.strip, said.decode(errors="replace").splitlines())
-    return next(
-        (line for line in lines if line and not line.startswith(("warning:", "hint:")) and not PROGRESS.match(line)), ""
-    )
+    told = [line for line in lines if line and not line.startswith(("warning:", "hint:")) and not PROGRESS.match(line)]
+    return " ".join(told[: 2 if told and told[0].endswith(":") else 1])
 
 
 def copy(sources: list[str], target: str) -> None:
