@@ -187,7 +187,7 @@ def test_a_server_whose_port_another_runs_on_still_waits_for_it(both: Fleet) -> 
     servers = {"3": {**THREE, "port": 27018}, "4": FOUR, "5": {"hostname": "five", "port": 27015}}
     done = pyinfra(both.declare(servers), "deploy.py", "-y")
     assert done.returncode == 0, done.stderr
-    assert "server 5 is not started: server 3 runs on port 27015 still. l4d2ctl stop 3, then" in done.stderr
+    assert "server 5 is not started: server 3 runs on port 27015 still. l4d2ctl restart 3, then" in done.stderr
     assert ports(both) == {"3": 27015, "4": 27016}
     assert (main_pid(both.box, "3"), state(both.box, "5")) == (pid, "inactive")
     ctl(both.box, "restart 3")
