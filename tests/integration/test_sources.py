@@ -290,9 +290,9 @@ def unreachable(host: Box, no_route: str) -> dict[str, str]:
 
 
 def test_a_repository_that_is_not_reached_is_one_line_and_leaves_all_as_it_was(
-    host: Box, inventory: Path, tmp_path: Path, no_route: str
+    host: Box, mod: Repository, tmp_path: Path, no_route: str
 ) -> None:
-    deploy(inventory)
+    deploy(declare(tmp_path / "old", host, {"mod": {"source": "git", "url": mod.url, "ref": "v1"}}))
     before = untouched(host)
     for number, (address, why) in enumerate(unreachable(host, no_route).items()):
         url = address.replace("http:", "git:") + "/mod"
