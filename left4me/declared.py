@@ -243,7 +243,10 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
         Item("directory", f"{folder}/secret", 0o755),
         secret,
         *(
-            Item("file", f"{folder}/{name}", 0o644, text=text)
+            # Of all that a server's directory holds, the cvars may be secrets, such as sv_password.
+            Item("file", f"{folder}/{name}", 0o640, group=GROUP, text=text)
+            if name == "server.cfg"
+            else Item("file", f"{folder}/{name}", 0o644, text=text)
             for name, text in texts.items()
             if text or name in ("layers", "keep")
         ),

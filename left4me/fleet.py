@@ -20,7 +20,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_inventory, ctx_state
 from pyinfra_cli import cli
 
-from left4me import startup
+from left4me import model, startup
 
 HIDDEN = "**********"  # as pydantic shows a secret
 CONNECTION = (
@@ -80,6 +80,8 @@ def main() -> None:
         shown = {each["name"]: each["declares"] for each in described}
         for declares in shown.values():
             declares["webhook"] = declares["webhook"] and HIDDEN  # who knows it can post there
+            for server in declares["servers"].values():
+                server["cvars"] |= {name: HIDDEN for name in server["cvars"] if model.is_secret(name)}
         text = json.dumps(shown, indent=2, ensure_ascii=False)
         print(re.sub(r"(://[^\s\"?]*\?)[^\s\"]+", rf"\1{HIDDEN}", text))  # what a query may hold
     else:

@@ -28,7 +28,7 @@ VERSION_LENGTH = 8
 PAGE = 4096
 """Bytes that mount(2) takes as its data."""
 LAYER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-SIZE = r"infinity|[1-9][0-9]*[KMGT]?"
+SIZE = r"infinity|[1-9][0-9]{0,17}[KMGT]?"
 ADMINS_LAYER = "left4me-admins"
 """On top of a server that has admins: leads SourceMod to the file that the deploy writes for that server."""
 
@@ -48,6 +48,11 @@ def _single_line(text: str) -> str:
     if re.search(r'["\\;\0-\x1f\x7f-\x9f\u2028\u2029]|//', text):
         raise ValueError('may not hold a newline or other control character, a quote ("), a backslash, ";" or "//"')
     return text
+
+
+def is_secret(key: str) -> bool:
+    """Tell whether what a key or a cvar of this name has is not to be shown."""
+    return key.lower().endswith("password")
 
 
 def _cvar_value(value: object) -> object:

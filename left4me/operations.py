@@ -292,9 +292,11 @@ def start_servers(declares: model.Host) -> Commands:
     taken = {port: each for each, port in facts.look(host, declares)["running"].items() if each not in gone}
     for name, each in versions.resolved(declares).present.items():
         if declared.unit_of(name) in down and each.port in taken and taken[each.port] != name:
+            other = taken[each.port]
+            way = "restart" if other in declares.present else "stop"  # a stop would hold it down
             logger.warning(
-                f"{host.print_prefix}server {name} is not started: server {taken[each.port]} runs on port {each.port} "
-                f"still. l4d2ctl stop {taken[each.port]}, then deploy again"
+                f"{host.print_prefix}server {name} is not started: server {other} runs on port {each.port} still. "
+                f"l4d2ctl {way} {other}, then deploy again"
             )
             down.remove(declared.unit_of(name))
     if declares.update_at and units[declared.TIMER]["ActiveState"] != "active":

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from left4me import model
+from left4me import declared, model
+
+sys.path.insert(0, str(declared.ROOT / "files/lib"))
+
+from content import tree
 
 _SSH = (
     "hostname port user password key key_password allow_agent look_for_keys forward_agent config_file known_hosts_file "
@@ -72,7 +79,7 @@ def _mistake(host: str, error: Mapping[str, Any]) -> Mistake:
         del parts[branch]
     if error["type"] == "missing":
         value = "(nothing)"
-    elif error["type"] == "extra_forbidden" or {"rcon_password", "webhook"} & {*parts}:
+    elif error["type"] == "extra_forbidden" or "webhook" in parts or any(map(model.is_secret, parts)):
         value = "(hidden)"  # a misspelt key may be a password's
     else:
         value = _shown(error["input"])
@@ -81,8 +88,11 @@ def _mistake(host: str, error: Mapping[str, Any]) -> Mistake:
 
 def _shown(value: object) -> str:
     """Return the beginning of a value, without what may be secret in it."""
-    text = re.sub(r"://[^/\s]+@", "://(hidden)@", repr(value))
-    return "(hidden)" if "rcon_password" in text else text[:60]
+    try:
+        text = re.sub(r"://[^/\s]+@", "://(hidden)@", repr(value))
+    except ValueError:  # what Python does not print: an integer of more than 4300 digits
+        return "(too long to be shown)"
+    return "(hidden)" if "password" in text.lower() else text[:60]
 
 
 def _unlisted(value: Any) -> Any:
@@ -125,14 +135,18 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
         if isinstance(server.get("layers"), tuple):
             names = [str(layer) for layer in server["layers"]]
             key = f"servers.{server_id}.layers"
-            yield from (Mistake(name, key, *why) for why in _layers(server_id, names, data.get("layers")))
+            own = [model.ADMINS_LAYER] if server.get("admins") else []
+            yield from (Mistake(name, key, *why) for why in _layers(server_id, own, names, data.get("layers")))
 
 
 def _ports(name: str, allowed: Any, trial: Any, servers: Mapping[Any, dict[str, Any]]) -> Iterator[Mistake]:
     owners: dict[int, str] = {}
     ranged = isinstance(allowed, tuple) and len(allowed) == 2 and all(isinstance(port, int) for port in allowed)
-    if ranged and len(servers) > allowed[1] - allowed[0] + 1:
-        yield Mistake(name, "port_range", repr(allowed), f"is too short for {len(servers)} servers")
+    if ranged and allowed[1] < allowed[0]:
+        ranged = False
+        yield Mistake(name, "port_range", _shown(allowed), "has its last port before its first")
+    elif ranged and len(servers) > allowed[1] - allowed[0] + 1:
+        yield Mistake(name, "port_range", _shown(allowed), f"is too short for {len(servers)} servers")
     if ranged and isinstance(trial, int) and allowed[0] <= trial <= allowed[1]:
         yield Mistake(name, "trial_port", str(trial), f"is in port_range, {allowed[0]} to {allowed[1]}")
     for server_id, server in servers.items():
@@ -141,7 +155,7 @@ def _ports(name: str, allowed: Any, trial: Any, servers: Mapping[Any, dict[str, 
             continue
         if owners.setdefault(port, server_id) != server_id:
             reason = f"is the port of server {owners[port]} too"
-            yield Mistake(name, f"servers.{server_id}.port", str(port), reason)
+            yield Mistake(name, f"servers.{server_id}.port", _shown(port), reason)
         elif ranged and 1024 <= port <= 65535 and not allowed[0] <= port <= allowed[1]:
             reason = f"is not in port_range, {allowed[0]} to {allowed[1]}"
             yield Mistake(name, f"servers.{server_id}.port", str(port), reason)
@@ -156,18 +170,18 @@ def _memory(name: str, budget: Any, servers: Mapping[Any, dict[str, Any]]) -> It
         yield Mistake(name, "memory_max", repr(budget), reason)
 
 
-def _layers(server_id: Any, names: list[str], declared: Any) -> Iterator[tuple[str, str]]:
-    """Yield value and reason of what is wrong with a server's layers."""
+def _layers(server_id: Any, own: list[str], names: list[str], declared: Any) -> Iterator[tuple[str, str]]:
+    """Yield value and reason of what is wrong with a server's layers; `own` are left4me's."""
     for layer, count in Counter(names).items():
         if count > 1:
             yield repr(layer), f"is there {count} times"
         elif isinstance(declared, dict) and layer not in declared and re.fullmatch(model.LAYER_NAME, layer):
             yield repr(layer), f"is not one of the host's layers: {', '.join(map(str, declared)) or 'it has none'}"
     # As left4me-overlay writes them for mount(2), which takes one page (mount(2), "data"); 20 is the longest release.
-    own = f"{model.VAR}/runtime/{server_id}/"
-    rest = f"lowerdir={model.VAR}/releases/{'r' * 20},upperdir={own}upper,workdir={own}work,"
+    runtime = f"{model.VAR}/runtime/{server_id}/"
+    rest = f"lowerdir={model.VAR}/releases/{'r' * 20},upperdir={runtime}upper,workdir={runtime}work,"
     rest += "index=off,metacopy=off,redirect_dir=off,xino=off"
-    left = model.PAGE - 1 - len(rest) - _lower(model.ADMINS_LAYER)
+    left = model.PAGE - 1 - len(rest) - sum(map(_lower, own))
     for count, layer in enumerate(names):
         left -= _lower(layer)
         if left < 0:
@@ -190,6 +204,20 @@ def _is_here(name: str, key: str, source: Any, needs: str = "") -> Iterator[Mist
     elif needs and not os.access(path / needs, os.X_OK):
         reason = f"holds no {needs} that can be executed: it must be the directory of an installed L4D2 server"
         yield Mistake(name, f"{key}.path", repr(source["path"]), reason)
+    elif reason := _unreadable(source["path"]):
+        yield Mistake(name, f"{key}.path", repr(source["path"]), reason)
+
+
+@cache
+def _unreadable(path: str) -> str:
+    """Return why a directory cannot be sent, or nothing. No file is opened, and hosts that share one look once."""
+    try:
+        for _, full, status in tree.walk(path):
+            if stat.S_ISREG(status.st_mode) and not os.access(full, os.R_OK, effective_ids=True):
+                return f"{full} cannot be read by who deploys"
+    except (OSError, ValueError) as error:
+        return f"cannot be sent: {error}"
+    return ""
 
 
 def _beside_the_types(name: str, data: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -203,7 +231,19 @@ def _beside_the_types(name: str, data: Mapping[str, Any], merged: Mapping[str, A
         yield Mistake(name, "server_defaults", _shown(data.get("server_defaults")), "must be a dictionary")
     timeout = data.get("_timeout", 1)
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 1:
-        yield Mistake(name, "_timeout", repr(timeout), "must be a whole number of seconds, 1 or more")
+        yield Mistake(name, "_timeout", _shown(timeout), "must be a whole number of seconds, 1 or more")
+
+
+def _where_it_stands(mistake: Mistake, data: Mapping[str, Any]) -> Mistake:
+    """Return a mistake with the key that the operator wrote: many servers have one of server_defaults."""
+    defaults, servers = data.get("server_defaults"), data.get("servers")
+    if isinstance(defaults, dict) and isinstance(servers, dict):
+        for server, own in servers.items():
+            key = mistake.key.removeprefix(f"servers.{server}.")
+            first = key.partition(".")[0]
+            if key != mistake.key and isinstance(own, dict) and first in defaults and first not in own:
+                return replace(mistake, key=f"server_defaults.{key}")
+    return mistake
 
 
 def validate(name: str, data: Mapping[str, Any]) -> model.Host:
@@ -218,7 +258,7 @@ def validate(name: str, data: Mapping[str, Any]) -> model.Host:
     except ValidationError as error:
         mistakes |= {_mistake(name, dict(each)) for each in error.errors()}
     if mistakes:
-        raise InvalidData(sorted(mistakes))
+        raise InvalidData(sorted({_where_it_stands(each, data) for each in mistakes}))
     return host
 
 

@@ -56,11 +56,10 @@ class Target:
             "servers": {server: self.where(server) for server in self.declares.present},
             "properties": PROPERTIES,
             # What only its source knows is not read: an archive's name says what has to be in it.
-            "trees": sorted(
-                layer
+            "trees": {
+                layer: layer not in self.declares.layers or self.declares.layers[layer].source == "control"
                 for layer in {layer for server in self.declares.present.values() for layer in server.lowers}
-                if layer not in self.declares.layers or self.declares.layers[layer].source in ("control", "workshop")
-            ),
+            },
         }
 
 

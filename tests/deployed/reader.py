@@ -118,14 +118,16 @@ def entries() -> dict[str, dict[str, Any]]:
     return {path: entry(path) for path in sorted(set(paths())) if os.path.lexists(path)}
 
 
-def tree(top: str) -> dict[str, list[Any]]:
-    """Return type and sha256, or a link's target, of all files below a directory, by their relative names."""
+def tree(top: str, content: bool) -> dict[str, list[Any]]:
+    """Return type and sha256 (without content: mtime), or a link's target, of all files below, by their names."""
     found: dict[str, list[Any]] = {}
     for path in walk(top):
         about = os.lstat(path)
-        if stat.S_ISREG(about.st_mode):
+        if stat.S_ISREG(about.st_mode) and content:
             with open(path, "rb") as file:
                 found[os.path.relpath(path, top)] = ["file", hashlib.file_digest(file, "sha256").hexdigest()]
+        elif stat.S_ISREG(about.st_mode):
+            found[os.path.relpath(path, top)] = ["file", int(about.st_mtime)]
         elif stat.S_ISLNK(about.st_mode):
             found[os.path.relpath(path, top)] = ["symlink", os.readlink(path)]
     return found
@@ -153,13 +155,23 @@ def leaks(secrets: dict[str, str], texts: dict[str, str]) -> dict[str, list[str]
         unit = f"left4me-server@{server}.service"
         texts[f"systemctl show {unit}"] = run("systemctl", "show", "--no-pager", unit).stdout
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        for name in ("cmdline", "environ"):
+        # A given password may well be in an operator's own environment, where he deploys the host that he is on.
+        for name in ("cmdline", "environ") if is_ours(pid) else ("cmdline",):
             try:
                 with open(f"/proc/{pid}/{name}", "rb") as file:
                     texts[f"the {name} of process {pid}"] = file.read().decode(errors="replace")
             except OSError:
                 continue  # it has ended
     return {server: [place for place, text in texts.items() if secret in text] for server, secret in secrets.items()}
+
+
+def is_ours(pid: str) -> bool:
+    """Tell whether a process is one of a unit of left4me's."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            return re.search(r"/left4me[^/\n]*\.service", file.read()) is not None
+    except OSError:
+        return False
 
 
 # -- systemd
@@ -394,7 +406,8 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
         found["leaks"] = leaks(passwords(list(servers)), texts)
         found["trees"] = {
-            layer: tree(os.path.realpath(f"{VAR}/overlays/{layer}/current")) for layer in question["trees"]
+            layer: tree(os.path.realpath(f"{VAR}/overlays/{layer}/current"), content)
+            for layer, content in question["trees"].items()
         }
         mains = {unit: int(shown.get("MainPID") or 0) for unit, shown in found["units"].items()}
         found["processes"] = {unit: process(pid) for unit, pid in mains.items() if pid}

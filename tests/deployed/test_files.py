@@ -6,10 +6,13 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from left4me import model
 from tests.deployed.hosts import Host
+from tests.deployed.test_servers import running
 
 ROOT = Path(__file__).parent.parent.parent
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
@@ -51,7 +54,7 @@ LAYOUT = {
 SERVER_LAYOUT = {
     "/etc/left4me/servers/{id}": ("directory", "0755", "root", "root"),
     "/etc/left4me/servers/{id}/server.env": ("file", "0644", "root", "root"),
-    "/etc/left4me/servers/{id}/server.cfg": ("file", "0644", "root", "root"),
+    "/etc/left4me/servers/{id}/server.cfg": ("file", "0640", "root", "left4me"),
     "/etc/left4me/servers/{id}/layers": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/keep": ("file", "0644", "root", "root"),
     "/etc/left4me/servers/{id}/restart": ("file", "0644", "root", "root"),
@@ -63,6 +66,10 @@ SERVER_LAYOUT = {
     VAR + "/runtime/{id}/upper": ("directory", "0755", "left4me-{id}", "left4me"),
     VAR + "/runtime/{id}/work": ("directory", "0700", "root", "root"),
 }
+OF_A_SERVER = re.compile(
+    rf"(?:/etc/left4me/servers/|{VAR}/secrets/|{OWN}/(?:multi-user\.target\.wants/)?left4me-server@)"
+    r"([a-z0-9_-]+)(?:\.service(?:\.d)?)?(?:/.*)?"
+)
 # Directories on the way to what root runs: the system's own, whose modes are its business.
 ON_THE_WAY = (
     *("/etc", "/usr", "/usr/local", "/usr/local/lib", "/usr/local/lib/systemd", "/usr/local/libexec"),
@@ -131,7 +138,15 @@ def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # There while a build is tried, and after a trial that failed.
     allowed = {*layout(host.declares), *ON_THE_WAY, f"{VAR}/candidate"}
     free = re.compile(rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*")
-    foreign = [path for path in host.found["entries"] if path not in allowed and not free.fullmatch(path)]
+    # One that runs and is not declared any more was left alone, for those who play there.
+    alone = running(host) - set(host.declares.servers)
+    foreign = [
+        path
+        for path in host.found["entries"]
+        if path not in allowed
+        and not free.fullmatch(path)
+        and not ((own := OF_A_SERVER.fullmatch(path)) and own[1] in alone)
+    ]
     host.require([f"{path} is foreign here: nobody declared it" for path in foreign])
 
 
@@ -231,7 +246,9 @@ def test_each_port_is_in_the_range_and_nobody_elses(host: Host) -> None:
 
 
 def test_no_rcon_password_is_where_it_must_not_be(host: Host, server: str) -> None:
-    places = host.found["leaks"].get(server, [])
+    if server not in host.found["leaks"]:
+        host.require([f"server {server} has no RCON password in {VAR}/secrets/{server}: remove what is there, deploy"])
+    places = host.found["leaks"][server]
     host.require([f"the RCON password of server {server} is to be read in {place}" for place in places])
 
 
@@ -248,31 +265,46 @@ ADMINS = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/ad
 def test_each_layer_has_its_declared_content(host: Host) -> None:
     wrong = []
     for layer in sorted({layer for server in host.declares.present.values() for layer in server.lowers}):
-        source, found = host.declares.layers.get(layer, ADMINS), host.found["trees"].get(layer, {})
         link = f"{VAR}/overlays/{layer}/current"
         name = host.found["entries"].get(link, {}).get("target")
         about = host.found["entries"].get(f"{VAR}/overlays/{layer}/{name}", {})
         state = tuple(about.get(key) for key in ("type", "mode", "owner", "group"))
         if state != ("directory", "0775", "left4me", "left4me"):
             wrong.append(f"{link} leads to {name}, which is {state}")
-        if isinstance(source, model.LayerOnControl):
-            wanted = _tree(Path(source.path))
-            differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
-            wrong += [f"layer {layer}: {each} is not as it is in {source.path}" for each in differ[:10]]
-        elif isinstance(source, model.LayerWorkshop):
-            allowed = {f"left4dead2/addons/{item}.vpk" for item in source.items}
-            wrong += [f"layer {layer}: {each} is none of its items" for each in sorted(set(found) - allowed)]
-        elif name != _version(source):
-            wrong.append(f"{link} leads to {name}, declared is {_version(source)}")
+        source, found = host.declares.layers.get(layer, ADMINS), host.found["trees"].get(layer, {})
+        if damaged := [f"layer {layer}: {line}" for line in _differences(source, name, found)]:
+            heal = f"stop the servers that have it, remove {VAR}/overlays/{layer}/{name}, deploy"
+            wrong += [*damaged, f"layer {layer}: where a deploy leaves it so: {heal}"]
     host.require(wrong)
 
 
+def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) -> Iterator[str]:
+    """Yield what is wrong with the version of a layer that is called `name` and holds `found`."""
+    if isinstance(source, model.LayerOnControl):
+        wanted = _tree(Path(source.path))
+        differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
+        yield from (f"{each} is not as it is in {source.path}" for each in differ[:10])
+    elif isinstance(source, model.LayerWorkshop):
+        allowed = {f"left4dead2/addons/{item}.vpk": str(item) for item in source.items}
+        yield from (f"{each} is none of its items" for each in sorted(set(found) - set(allowed)))
+        # Of what Steam gave: an item that it did not give is left out.
+        if name != _digest({allowed[each]: time for each, (_file, time) in found.items() if each in allowed}):
+            yield "an item that was there is missing, or its file was changed"
+    elif name != _version(source):
+        yield f"its version is {name}, declared is {_version(source)}"
+    elif not found:
+        yield f"version {name} is empty"
+
+
 def _version(source: model.LayerArchive | model.LayerGit) -> str:
-    """Return what a version is called: what determines its content, as JSON, by SHA256 in base32, eight characters."""
+    """Return what a version is called after: what determines its content."""
     if isinstance(source, model.LayerArchive):
-        facts: dict[str, object] = {"sha256": source.sha256, "source": "archive", "strip": source.strip}
-    else:
-        facts = {"ref": source.ref, "source": "git", "url": source.url}
+        return _digest({"sha256": source.sha256, "source": "archive", "strip": source.strip})
+    return _digest({"ref": source.ref, "source": "git", "url": source.url})
+
+
+def _digest(facts: dict[str, object]) -> str:
+    """Return facts as JSON, by SHA256 in base32, eight characters."""
     digest = hashlib.sha256(json.dumps([facts], sort_keys=True).encode()).digest()
     return base64.b32encode(digest).decode().lower()[:8]
 

@@ -11,7 +11,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,10 +39,12 @@ class Sources(ThreadingHTTPServer):
         self.items: dict[int, Item] = {}
         self.asked: list[str] = []
         self.is_down = False
+        self.elsewhere = ""
+        """Where the workshop says that its files are, other than here."""
         self.cut: set[str] = set()
         """Files of which half is sent before the connection ends."""
         self.held: set[str] = set()
-        """Files of which half is sent before nothing more comes, until `go_on`."""
+        """Files whose second half is sent after `go_on`."""
         self.holding, self.go_on = threading.Event(), threading.Event()
         super().__init__((address, 0), _Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -70,7 +72,7 @@ class Sources(ThreadingHTTPServer):
             "consumer_app_id": 550,
             "filename": f"my l4d2addons/{number}.vpk",
             "file_size": str(len(item.content)),
-            "file_url": f"{self.url}/ugc/{number}/",
+            "file_url": f"{self.elsewhere or self.url}/ugc/{number}/",
             "time_updated": item.updated,
             "title": f"Campaign {number}",
         }
@@ -99,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in self.server.held:
             self.server.holding.set()
             self.server.go_on.wait(60)
+            with suppress(ConnectionError):  # who asked may be killed by now
+                self.wfile.write(content[len(content) // 2 :])
         elif self.path not in self.server.cut:
             self.wfile.write(content)
         return None

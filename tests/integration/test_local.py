@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import site
 import subprocess
 import sys
@@ -37,9 +38,13 @@ def test_a_host_rolls_itself_out(box: Box, game: object) -> None:
     put(box, "/root/packages", "-C", packages, ".")
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     put(box, "/root/left4me", "-C", str(ROOT), GAME["path"], *tracked)
-    data = {"game": GAME, "servers": dict(SERVERS)}
-    box.run("cat >/root/inventory", input=f"hosts = [('@local', {data!r})]\n".encode())
-    rollout = "cd /root/left4me && PYTHONPATH=/root/packages python3 rollout.py /root/inventory -y"
+    data = {"game": GAME, "servers": {**SERVERS, "4": {**SERVERS["4"], "rcon_password": "PASSWORD"}}}
+    hosts = repr(data).replace("'PASSWORD'", "os.environ['RCON_PASSWORD']")
+    box.run("cat >/root/inventory", input=f"import os\nhosts = [('@local', {hosts})]\n".encode())
+    # As an operator's shell has it: in no command line.
+    box.run("cat >/root/environment", input=f"export RCON_PASSWORD={secrets.token_hex(8)}\n".encode())
+    rollout = ". /root/environment && cd /root/left4me && "
+    rollout += "PYTHONPATH=/root/packages python3 rollout.py /root/inventory -y"
     said = box.run(rollout, timeout=300).stdout
     assert "Done and proved: 1 host." in said
     for server in SERVERS.values():

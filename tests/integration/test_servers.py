@@ -182,6 +182,22 @@ def test_ports_are_given_out_and_stay(both: Fleet) -> None:
     assert ports(both) == {"3": 27015, "4": 27016}
 
 
+def test_a_server_whose_port_another_runs_on_still_waits_for_it(both: Fleet) -> None:
+    pid = main_pid(both.box, "3")
+    servers = {"3": {**THREE, "port": 27018}, "4": FOUR, "5": {"hostname": "five", "port": 27015}}
+    done = pyinfra(both.declare(servers), "deploy.py", "-y")
+    assert done.returncode == 0, done.stderr
+    assert "server 5 is not started: server 3 runs on port 27015 still. l4d2ctl restart 3, then" in done.stderr
+    assert ports(both) == {"3": 27015, "4": 27016}
+    assert (main_pid(both.box, "3"), state(both.box, "5")) == (pid, "inactive")
+    ctl(both.box, "restart 3")
+    both.up("3")
+    assert changed(deploy(both.inventory))[-1:] == ["Start | Start the servers that do not run"]
+    both.up("5")
+    assert ports(both) == {"3": 27018, "4": 27016, "5": 27015}
+    must_pass(both.inventory)
+
+
 def password(fleet: Fleet, server: str) -> str:
     """Return a server's RCON password as root reads it."""
     [line] = fleet.box.run(f"cat {SECRETS}/{server}/*").stdout.splitlines()
@@ -340,6 +356,7 @@ def test_a_server_with_players_is_left_alone_and_goes_when_they_are_gone(played:
     assert f"server 4 {ALONE}" in done.stderr
     assert_idle(json.loads(done.stdout)["results"], [played.box])
     assert (inodes(played.box), main_pid(played.box, "4")) == (before, pid)
+    must_pass(played.inventory)
     played.says("4", "standin_players 0")
     done = pyinfra(played.inventory, "deploy.py", "-y", "--json")
     assert ALONE not in done.stderr

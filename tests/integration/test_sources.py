@@ -14,10 +14,10 @@ import pytest
 
 from tests.boxes.boxes import Box
 from tests.integration.ctl import ctl, main_pid
-from tests.integration.harness import assert_idle, changed, deploy, pyinfra, standing, wait_for_server
+from tests.integration.harness import assert_idle, changed, deploy, pyinfra, standing, started, wait_for_server
 from tests.integration.layers import control, current, declare, deploy_fails, lowers, merged, untouched, versions
 from tests.integration.sources import DETAILS, Item, Repository, Sources, info, repository, serving, tar, tree
-from tests.integration.test_verification import must_pass
+from tests.integration.test_verification import must_fail, must_pass
 from tests.integration.test_webhook import outside
 
 BROUGHT = ["Layers | Put the layers in place"]
@@ -77,6 +77,35 @@ def test_all_four_at_once_and_a_second_deploy_downloads_nothing(
     before, fetches = standing(host), mod.fetches()
     assert_idle(deploy(inventory), [host])
     assert (sources.downloads(), mod.fetches(), standing(host)) == ([], fetches, before)
+    must_pass(inventory)
+
+
+DAMAGES = {
+    "campaigns": ("rm {}/left4dead2/addons/101.vpk", "an item that was there is missing, or its file was changed"),
+    "mine": ("echo >>{}/left4dead2/cfg/control.cfg", "left4dead2/cfg/control.cfg is not as it is in "),
+    "mod": ("rm -r {}/*", "version [a-z2-7]{8} is empty"),
+    "sm": ("rm -r {}/*", "version [a-z2-7]{8} is empty"),
+}
+
+
+def test_damaged_layers_are_found_and_healed_as_the_finding_says(host: Box, inventory: Path) -> None:
+    deploy(inventory)
+    ctl(host, "restart 3")
+    wait_for_server(host, 27015)
+    deploy(inventory)
+    ctl(host, "stop 3")
+    for layer, (command, _) in DAMAGES.items():
+        host.run(command.format(current(host, layer)))
+    said = must_fail(inventory, "layer mine")
+    heal = re.findall(r": stop the servers that have it, remove (/var/lib/left4me/overlays/\S+), deploy", said)
+    for layer, (_, finding) in DAMAGES.items():
+        assert re.search(f"{host.name}: layer {layer}: {finding}", said), said
+    assert {*heal} == {current(host, layer) for layer in DAMAGES}
+    assert len(re.findall(f"(?m)^E? *{host.name}: layer ", said)) == 2 * len(DAMAGES), said
+    host.run(f"rm -r {' '.join(heal)}")
+    deploy(inventory)
+    ctl(host, "start 3")
+    wait_for_server(host, 27015)
     must_pass(inventory)
 
 
@@ -215,6 +244,25 @@ def test_a_layer_that_never_came_to_be_is_gone_when_it_is_not_declared(
     must_pass(good)
 
 
+def test_doctor_removes_nothing_while_a_deploy_builds(host: Box, sources: Sources, tmp_path: Path) -> None:
+    layer = sources.archive("/sm", tree("tar.gz", files := fresh()), strip=1)
+    deploy(declare(tmp_path / "old", host, {"sm": sources.archive("/old", tree("tar.gz", fresh()), strip=1)}))
+    unused = current(host, "sm").rpartition("/")[0] + "/unused"
+    host.run(f"mkdir {unused}")
+    sources.held.add("/sm")
+    with started(declare(tmp_path / "new", host, {"sm": layer}), "deploy.py", "-y") as deploying:
+        assert sources.holding.wait(60)
+        said = ctl(host, "doctor --fix", code=1).stderr
+        sources.held.clear()
+        sources.go_on.set()
+        out, err = deploying.communicate(timeout=120)
+    assert f"{unused}: a deploy is at work" in said
+    assert deploying.returncode == 0, out + err
+    assert host.run(f"cat {current(host, 'sm')}/left4dead2/cfg/archive.cfg").stdout.encode() in files.values()
+    host.run(f"mkdir {unused}")
+    assert f"{unused}: removed" in host.run("l4d2ctl doctor --fix", check=False).stdout
+
+
 # -- git
 
 
@@ -234,6 +282,26 @@ def test_git_at_a_tag_at_a_commit_and_at_nothing(host: Box, mod: Repository, tmp
     for ref in ("v9", "0" * 40):
         deploy_fails(at(ref), rf"layer mod: git does not get {ref} of {mod.url}: .*(find|not our ref)")
     assert untouched(host, "mod") == before
+
+
+def unreachable(host: Box, no_route: str) -> dict[str, str]:
+    """Return addresses that a host does not reach, with the reason why."""
+    return {no_route: "No route to host", f"http://{outside(host)}:9": "Connection refused"}
+
+
+def test_a_repository_that_is_not_reached_is_one_line_and_leaves_all_as_it_was(
+    host: Box, mod: Repository, tmp_path: Path, no_route: str
+) -> None:
+    deploy(declare(tmp_path / "old", host, {"mod": {"source": "git", "url": mod.url, "ref": "v1"}}))
+    before = untouched(host)
+    for number, (address, why) in enumerate(unreachable(host, no_route).items()):
+        url = address.replace("http:", "git:") + "/mod"
+        layers = {"mod": {"source": "git", "url": url, "ref": "v1"}}
+        deploy_fails(
+            declare(tmp_path / str(number), host, layers),
+            rf"\[{host.name}\] layer mod: git does not get v1 of {url}: fatal: unable to connect to .*{why}$",
+        )
+        assert untouched(host) == before
 
 
 # -- the workshop
@@ -299,6 +367,21 @@ def test_an_item_that_breaks_off_leaves_the_old_ones(host: Box, sources: Sources
     assert untouched(host, "campaigns") == before
     assert BROUGHT[0] in changed(deploy(campaigns))
     assert len(versions(host, "campaigns")) == 2
+
+
+def test_an_item_whose_file_is_not_reached_leaves_the_old_ones(
+    host: Box, sources: Sources, campaigns: Path, no_route: str
+) -> None:
+    before, old = untouched(host), sources.items[102]
+    sources.items[102] = Item(b"newer", old.updated + 1)
+    try:
+        for address, why in unreachable(host, no_route).items():
+            sources.elsewhere = address
+            deploy_fails(campaigns, rf"\[{host.name}\] layer campaigns: cannot download {address}/ugc/102/: .*{why}$")
+            assert untouched(host) == before
+    finally:
+        sources.elsewhere = ""
+    assert BROUGHT[0] in changed(deploy(campaigns))
 
 
 def is_down(sources: Sources, url: str) -> tuple[str, str]:

@@ -16,10 +16,20 @@ import pytest
 
 from tests.boxes.boxes import Box
 from tests.deployed.promises import LINES, PROPERTIES, TEMPLATE, broken_template
-from tests.integration.harness import ROOT, deploy, inodes, properties, wait_for, wait_for_server, write_inventory
+from tests.integration.harness import (
+    ROOT,
+    SERVERS,
+    deploy,
+    inodes,
+    properties,
+    wait_for,
+    wait_for_server,
+    write_inventory,
+)
 
 SERVER = "left4me-server@3"
-MERGED = "/var/lib/left4me/runtime/3/merged"
+RUNTIME = "/var/lib/left4me/runtime"
+MERGED = f"{RUNTIME}/3/merged"
 AUTOEXEC = f"{MERGED}/left4dead2/cfg/autoexec.cfg"
 
 
@@ -85,6 +95,8 @@ def test_it_passes_again_after_a_reboot_and_a_power_cut(up: Box, inventory: Path
 
 
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
+SECRET = "/var/lib/left4me/secrets/3/rcon.cfg"
+OWN = f"/etc/systemd/system/{SERVER}.service.d"
 DROP_IN = "/etc/systemd/system/left4me-server@.service.d"
 DAMAGES = {
     "a mode": ("chmod 0775 /etc/left4me/servers/3", "/etc/left4me/servers/3 is directory 0775 root root"),
@@ -116,14 +128,25 @@ DAMAGES = {
         "ln -sfn releases/none /var/lib/left4me/installation",
         "must lead to a release of source control",
     ),
+    "the mode of a secret": (f"chmod 0444 {SECRET}", f"{SECRET} is file 0444 left4me-3 root, must be file 0400"),
+    "a password in a unit": (
+        f"sed 's/rcon_password /[Service]\\nEnvironment=X=/' {SECRET} >{OWN}/x.conf && systemctl daemon-reload",
+        f"the RCON password of server 3 is to be read in systemctl show {SERVER}",
+    ),
+    "what the game is told": (
+        "sed -i /^sv_lan/d /etc/left4me/servers/3/server.cfg",
+        "/etc/left4me/servers/3/server.cfg has .*, must have .*sv_lan",
+    ),
+    "a leftover": (f"mkdir {RUNTIME}/x", f"{RUNTIME}/x is of no declared server, and none that runs"),
     "a login": ("usermod --shell /bin/sh left4me-3", "user left4me-3 is in left4me with /bin/sh"),
 }
 
 
 # Several at once that do not hide each other; a soak takes each by itself.
 FILES = ["a mode", "an owner", "the helper", "a foreign file", "a hidden leftover", "another port", "another release"]
+SECRETS = ["the mode of a secret", "a password in a unit", "what the game is told"]
 TOGETHER = [
-    [*FILES, "a login", "a line of the unit", "a foreign drop-in", "a limit", "disabled"],
+    [*FILES, *SECRETS, "a leftover", "a login", "a line of the unit", "a foreign drop-in", "a limit", "disabled"],
     ["a stop", "a line that systemd has not read"],
 ]
 CASES = [[damage] for damage in DAMAGES] if os.environ.get("SOAK") else TOGETHER
@@ -145,6 +168,32 @@ def test_damages_are_found_by_name_and_the_next_deploy_heals_them(up: Box, inven
 
 def test_each_damage_is_in_a_case() -> None:
     assert sorted(DAMAGES) == sorted(damage for damages in CASES for damage in damages)
+
+
+def test_a_password_in_the_journal_is_found(up: Box, inventory: Path) -> None:
+    up.run(f"systemd-cat cat {SECRET} && journalctl --sync")
+    try:
+        said = must_fail(inventory, f"{up.name}: the RCON password of server 3 is to be read in the journal")
+        assert up.run(f"cut -d'\"' -f2 {SECRET}").stdout.strip() not in said
+    finally:
+        up.run("journalctl --rotate && rm -f /var/log/journal/*/*@* /run/log/journal/*/*@*")
+    must_pass(inventory)
+
+
+def test_a_server_without_a_password_is_found(up: Box, inventory: Path) -> None:
+    up.run(f"truncate --size=0 {SECRET}")
+    must_fail(inventory, f"{up.name}: server 3 has no RCON password in /var/lib/left4me/secrets/3: remove")
+    up.run(f"rm {SECRET}")
+    deploy(inventory)
+    must_pass(inventory)
+
+
+def test_a_server_that_runs_and_is_declared_stopped_is_found(up: Box, inventory: Path, tmp_path: Path) -> None:
+    servers = {**SERVERS, "3": {**SERVERS["3"], "state": "stopped"}}
+    said = must_fail(
+        write_inventory(tmp_path / "inventory", [up], servers=servers), f"{SERVER}.service must be down and is active"
+    )
+    assert f"{SERVER}.service is enabled, and declared as stopped" in said
 
 
 INSTALL = """import json, sys

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -704,6 +705,24 @@ def test_git_asks_nobody_for_a_password(host: Host, web: Web) -> None:
     assert line.startswith(f"layer cfg: git does not get v1 of {web.url}/r: fatal: ")
 
 
+@pytest.mark.parametrize("scheme", ["git", "http"])
+def test_a_git_server_that_says_nothing_is_given_up_and_git_is_gone_with_all_that_it_started(
+    host: Host, scheme: str
+) -> None:
+    tree = json.dumps([host.layer("cfg", "aaaaaaaa", source="git", url="URL", ref="v1")])
+    command = [word.replace("tree.owner", "store.git.SECONDS = 0.5; tree.owner") for word in host.command("build")]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/r"
+        given = tree.replace("URL", url).encode() + b"\n"
+        done = subprocess.run(command, input=given, capture_output=True, timeout=20, check=False, env=ENVIRONMENT)
+        assert done.stderr.decode() == f"layer cfg: git does not get v1 of {url}: 0.5 s without a sign of life\n"
+        with silent.accept()[0] as connection:
+            connection.settimeout(10)
+            while connection.recv(1 << 16):
+                pass  # the request; then nobody has the connection any more
+    assert not os.listdir(host.overlay("cfg"))
+
+
 # The workshop
 
 
@@ -759,6 +778,25 @@ def test_only_an_item_whose_update_time_changed_is_downloaded(host: Host, web: W
     assert build("dddddddd", i1=one) == []
     assert web.asked == []
     assert host.current("maps") == ("dddddddd", with_directories({f"{addons}/1.vpk": ("f", b"one")}))
+
+
+def test_an_item_that_is_gone_from_steam_comes_from_whichever_layer_has_it(host: Host, web: Web) -> None:
+    def build(layer: str, version: str, item: dict[str, Any]) -> list[str]:
+        return host.build(host.layer(layer, version, source="workshop", items={"1": item}))
+
+    old, new = web.item("1", 1700000000, b"old"), web.item("1", 1700000001, b"new")
+    assert build("campaigns", "aaaaaaaa", new) == []
+    web.item("1", 1700000000, b"old")
+    assert build("maps", "aaaaaaaa", old) == []
+    web.asked.clear()
+    for layer in ("maps", "new-one"):
+        assert build(layer, "bbbbbbbb", new | {"url": ""}) == []
+        there = with_directories({"left4dead2/addons/1.vpk": ("f", b"new")})
+        assert host.current(layer) == ("bbbbbbbb", there)
+    assert web.asked == []
+    assert build("maps", "cccccccc", new | {"url": "", "time": 1700000002}) == [
+        "layer maps: item 1 is not to be had from Steam any more, and its version here has changed"
+    ]
 
 
 # What goes

@@ -572,9 +572,17 @@ def _secret(draw: st.DrawFn, data: dict[str, Any]) -> str:
     return r"servers\..*\.rcon_password: \(hidden\): .*"
 
 
+def _default(draw: st.DrawFn, data: dict[str, Any]) -> str:
+    first(data)
+    for server in data["servers"].values():
+        server.pop("map", None)
+    data["server_defaults"] = {**DEFAULTS["server_defaults"], "map": draw(st.sampled_from(["../x", "a b", ""]))}
+    return r"server_defaults\.map: '.*': must match .*"
+
+
 SPOILS: list[Spoil] = [
     *(_same_port, _port_outside, _layer_undeclared, _layer_twice, _too_many_layers, _memory, _cvar, _cvar_name),
-    *(_hostname, _argument, _exec, _id, _reserved, _unknown, _secret),
+    *(_hostname, _argument, _exec, _id, _reserved, _unknown, _secret, _default),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -21,6 +22,7 @@ DEFAULTS = {
     key: value for key, value in runpy.run_path(str(ROOT / "group_data/all.py")).items() if not key.startswith("__")
 }
 GAME = {"source": "host", "path": "/srv/l4d2"}
+HUGE = 10**5000
 
 
 def mistakes(**data: Any) -> list[str]:
@@ -52,6 +54,23 @@ def test_server_defaults_are_merged_under_each_server_and_nothing_else_is() -> N
     assert host.servers["4"].hostname == "four"
     assert host.servers["4"].layers == ("a", "b")
     assert host.servers["4"].map == DEFAULTS["server_defaults"]["map"]
+
+
+def test_a_mistake_in_server_defaults_is_one_line_there_but_for_servers_with_their_own() -> None:
+    def lines(defaults: dict[str, Any], **servers: Any) -> list[str]:
+        return mistakes(server_defaults={**DEFAULTS["server_defaults"], **defaults}, servers=servers)
+
+    must = "must match ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
+    assert lines({"map": "../x"}, a={}, b={}, c={"map": "ok"}) == [f"box: server_defaults.map: '../x': {must}"]
+    assert lines({"map": "../x"}, a={}, b={"map": "../y"}) == [
+        f"box: server_defaults.map: '../x': {must}",
+        f"box: servers.b.map: '../y': {must}",
+    ]
+    assert lines({"mapp": 1}, a={}, b={}) == ["box: server_defaults.mapp: (hidden): is not a known key"]
+    assert lines({"layers": ["x"]}, a={}, b={"layers": []}) == [
+        "box: server_defaults.layers: 'x': is not one of the host's layers: it has none"
+    ]
+    assert mistakes(server_defaults={}, servers={"a": dict.fromkeys(DEFAULTS["server_defaults"])}) != []
 
 
 def test_what_is_pyinfras_is_left_to_pyinfra() -> None:
@@ -157,6 +176,25 @@ def test_no_data_whatever_makes_it_raise_anything_else(data: dict[str, Any]) -> 
     assert all("\n" not in line for line in mistakes(**data))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        server(cvars={"sv_gravity": HUGE}),
+        server(port=HUGE),
+        server(max_players=HUGE),
+        server(memory_max="9" * 5000),
+        {"memory_max": "9" * 5000},
+        {"port_range": [1024, HUGE]},
+        {"port_range": [HUGE, 1024]},
+        {"_timeout": -HUGE},
+        {"server_defaults": HUGE},
+    ],
+    ids=lambda data: str([*data]),
+)
+def test_a_number_that_python_does_not_print_is_a_mistake_like_another(data: dict[str, Any]) -> None:
+    assert mistakes(**data)
+
+
 def test_the_keys_that_are_pyinfras_are_its_own() -> None:
     """A misspelt one is not silently let through, and none of them has gone with a newer pyinfra."""
     known = {f"_{name}" for name in ("timeout", "sudo")} | {"ssh_hostname", "ssh_user"}
@@ -180,6 +218,38 @@ def test_paths_to_keep_that_lie_in_each_other_are_a_mistake() -> None:
     server = {"port": 27015, "keep": ["left4dead2/cfg/banned_user.cfg", "left4dead2/cfg"]}
     [line] = mistakes(servers={"3": server})
     assert "servers.3.keep" in line
+
+
+def test_what_cannot_be_sent_is_a_mistake_of_its_layer(tmp_path: Path) -> None:
+    layer = tmp_path / "evening"
+    layer.mkdir()
+    os.mkfifo(layer / "pipe")
+    (layer / "srcds_run").write_text("")
+    (layer / "srcds_run").chmod(0o700)
+    source = {"source": "control", "path": str(layer)}
+    why = f"path: '{layer}': cannot be sent: {layer}/pipe is neither a file nor a directory nor a link"
+    lines = [f"box: layers.evening.{why}"]
+    assert mistakes(layers={"evening": source}) == lines
+    assert mistakes(game=source) == [f"box: game.{why}"]
+
+
+@pytest.mark.parametrize("directory", [False, True])
+def test_what_cannot_be_read_is_a_mistake_of_its_layer(tmp_path: Path, directory: bool) -> None:
+    layer = tmp_path / "evening"
+    layer.mkdir()
+    hidden = layer / "hidden"
+    hidden.mkdir() if directory else hidden.write_text("")
+    hidden.chmod(0)
+    layers = {"evening": {"source": "control", "path": str(layer)}}
+    code = f"from tests.unit.test_model import mistakes; print(*mistakes(layers={layers}))"
+    # In a user namespace root has no more rights than its files say.
+    root = ["unshare", "--user"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*root, sys.executable, "-B", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith(f"box: layers.evening.path: '{layer}': "), done
+    assert str(hidden) in done.stdout.partition(": ")[2]
+    assert len(done.stdout.splitlines()) == 1
 
 
 # What is declared, and what it comes to: written by hand, so that no default changes unseen.
@@ -226,7 +296,7 @@ DEFAULT_HOST: dict[str, Any] = {
     "attic_keep": 3,
 }
 HIDDEN = "**********"
-SECRETS = ("hunter2", "swordfish", "t0k3n")
+SECRETS = ("hunter2", "swordfish", "t0k3n", "for friends")
 ONE: dict[str, Any] = {"servers": {"3": {}}}
 EVENING: dict[str, Any] = {
     "address": "192.0.2.7",
@@ -251,7 +321,7 @@ EVENING: dict[str, Any] = {
             "port": 27105,
             "hostname": "Unser Abend, nur für uns",
             "layers": ["evening", "sourcemod"],
-            "cvars": {"sv_gravity": 700.5, "sv_tags": "a, b"},
+            "cvars": {"sv_gravity": 700.5, "sv_tags": "a, b", "sv_Password": "for friends"},
             "exec": ["versus.cfg"],
             "arguments": ["-nohltv", "+sv_search_key", "abc"],
             "admins": ["STEAM_1:0:1234", "[U:1:99]"],
@@ -283,7 +353,7 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any]]] = [
                     "hostname": "Unser Abend, nur für uns",
                     "gamemode": "versus",
                     "layers": ["evening", "sourcemod"],
-                    "cvars": {"sv_gravity": "700.5", "sv_tags": "a, b"},
+                    "cvars": {"sv_gravity": "700.5", "sv_tags": "a, b", "sv_Password": "for friends"},
                     "exec": ["versus.cfg"],
                     "arguments": ["-nohltv", "+sv_search_key", "abc"],
                     "admins": ["STEAM_1:0:1234", "[U:1:99]"],
@@ -318,6 +388,9 @@ def test_make_show_prints_what_data_come_to_without_the_secrets(tmp_path: Path) 
     layers = evening.pop("layers")
     assert layers["sourcemod"]["url"] == f"https://example.org/sm.zip?{HIDDEN}"
     assert layers["maps"] == EVENING["layers"]["maps"]
+    cvars = evening["servers"]["versus-1"]["cvars"]
+    assert cvars["sv_Password"] == HIDDEN
+    cvars["sv_Password"] = "for friends"
     assert evening == {key: value for key, value in PAIRS[2][1].items() if key not in ("webhook", "layers")}
     limited = subprocess.run([*command, "--limit", "h1"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(limited.stdout) == {"h1": shown["h1"]}
@@ -353,6 +426,8 @@ def test_a_range_that_is_short() -> None:
     assert ports({}, last=27016, a=None, b=None) == {"a": 27015, "b": 27016}
     # Only where no other is left the port of one that may run still.
     assert ports({"gone": 27015}, last=27016, a=None, b=None) == {"a": 27016, "b": 27015}
+    [line] = mistakes(port_range=[27020, 27015], servers={"a": {}, "b": {"port": 27018}})
+    assert line == "box: port_range: (27020, 27015): has its last port before its first"
     [line] = mistakes(port_range=[27015, 27016], servers={"a": {}, "b": {}, "c": {}})
     assert line == "box: port_range: (27015, 27016): is too short for 3 servers"
 
@@ -436,6 +511,8 @@ def test_each_class_of_mistakes_has_its_one_line(data: dict[str, Any], line: str
         server(rcon_password="hunter2" * 10),
         server(rcon_password=["hunter2"]),
         server(rcon_pasword="hunter2"),
+        server(cvars={"sv_password": "hunter2\n"}),
+        server(cvars=["sv_password hunter2"]),
         {"servers": [{"rcon_password": "hunter2"}]},
         {"servers": {"3": ("rcon_password", "hunter2")}},
         {"server_defaults": [("rcon_password", "hunter2")]},
@@ -480,9 +557,9 @@ def test_the_count_of_layers_that_is_said_to_fit_does(server_id: str, width: int
     assert mistakes(**data, servers={server_id: {"layers": names[:fits], "admins": admins}}) == []
     assert len(mistakes(**data, servers={server_id: {"layers": names[: fits + 1], "admins": admins}})) == 1
     # The longest release, and left4me's own layer that admins bring.
-    release = "control-" + "x" * 12
-    assert overlay_bytes(server_id, [model.ADMINS_LAYER, *names[:fits]], release, helper) < 4096
-    assert overlay_bytes(server_id, [model.ADMINS_LAYER, *names[: fits + 1]], release, helper) >= 4096
+    release, own = "control-" + "x" * 12, [model.ADMINS_LAYER] if admins else []
+    assert overlay_bytes(server_id, [*own, *names[:fits]], release, helper) < 4096
+    assert overlay_bytes(server_id, [*own, *names[: fits + 1]], release, helper) >= 4096
 
 
 KINDS = [model.Host, model.Server, model.GameOnHost, model.GameOnControl, model.LayerOnControl, model.LayerArchive]

@@ -20,7 +20,6 @@ from typing import IO, Literal, NamedTuple
 from content import tree
 
 SECONDS = 30  # that a server may say nothing
-LONGEST = 6600  # seconds of a whole download: less than a deploy waits
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 
@@ -36,10 +35,10 @@ def download(url: str, path: str) -> str:
     digest, request = hashlib.sha256(), urllib.request.Request(url, headers={"User-Agent": "left4me"})
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as response, open(path, "xb") as file:
-            end = time.monotonic() + LONGEST
+            end = time.monotonic() + tree.LONGEST
             while chunk := response.read1(1 << 20):
                 if time.monotonic() > end:
-                    raise OSError(f"it is not done within {LONGEST} s")
+                    raise OSError(f"it is not done within {tree.LONGEST} s")
                 digest.update(chunk)
                 file.write(chunk)
             if response.length:  # what is still to come; read() alone takes a broken connection for the end

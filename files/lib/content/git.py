@@ -7,9 +7,9 @@ import shutil
 
 from content import tree
 
-# Nobody is there to answer, and a server that says nothing for 30 seconds will not.
+SECONDS = 60  # that a fetch may show no progress: git itself waits for ever, but over http
+# Nobody is there to answer.
 QUIET = {
-    "LC_ALL": "C",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=30",
     "GIT_HTTP_LOW_SPEED_LIMIT": "1",
@@ -20,10 +20,10 @@ QUIET = {
 def build(url: str, ref: str, target: str) -> None:
     """Fill the directory `target` with what the repository has there, without its submodules."""
     try:
-        tree.run("git", "init", "--quiet", "--template=", target, **QUIET)
+        tree.run("git", "init", "--quiet", "--template=", target, more=QUIET)
         git = ("git", "-C", target)
-        tree.run(*git, "fetch", "--quiet", "--depth=1", "--", url, ref, **QUIET)
-        tree.run(*git, "checkout", "--quiet", "--detach", "FETCH_HEAD", **QUIET)
+        tree.run(*git, "fetch", "--progress", "--depth=1", "--", url, ref, silence=SECONDS, more=QUIET)
+        tree.run(*git, "checkout", "--quiet", "--detach", "FETCH_HEAD", more=QUIET)
     except OSError as error:
         raise OSError(f"git does not get {ref} of {url}: {error}") from None
     shutil.rmtree(os.path.join(target, ".git"))

@@ -10,13 +10,20 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import secrets
+import select
 import shutil
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Container, Iterator
+import time
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
+
+LONGEST = 6600  # seconds of one step: less than a deploy waits
+PROGRESS = re.compile(r"(remote: )?(Enumerating|Counting|Compressing|Receiving|Resolving|Unpacking|Updating|Total)\b")
 
 
 def _fail(error: OSError) -> None:
@@ -48,24 +55,43 @@ def listing(path: str) -> dict[str, str]:
     return found
 
 
-def run(*command: str, **environment: str) -> None:
-    """Run a command; raise OSError with the first thing it says where it fails: what follows is its consequences."""
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
-    if done.returncode:
-        raise OSError(first_line(done.stderr) or f"{command[0]} failed with exit code {done.returncode}")
+def run(*command: str, silence: float = LONGEST, more: Mapping[str, str] | None = None) -> None:
+    """Run a command; raise OSError with the first thing it says where it fails: what follows is its consequences.
+
+    One that shows no sign of life for `silence` seconds, or does not end, is killed with all that it started.
+    """
+    said, end = b"", time.monotonic() + LONGEST
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "LC_ALL": "C", **(more or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    ) as process:
+        assert process.stderr
+        while True:
+            left = min(silence, end - time.monotonic())
+            if left <= 0 or not select.select([process.stderr], [], [], left)[0]:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise OSError(f"{silence} s without a sign of life" if left == silence else f"not done in {LONGEST} s")
+            if not (chunk := os.read(process.stderr.fileno(), 1 << 16)):
+                break
+            said += chunk
+    if process.returncode:
+        raise OSError(first_line(said) or f"{command[0]} failed with exit code {process.returncode}")
 
 
 def first_line(said: bytes) -> str:
-    """Return the first line of what a program said that is neither empty nor advice."""
+    """Return the first line of what a program said that is neither empty nor advice nor progress, with what ends it."""
     lines = map(str.strip, said.decode(errors="replace").splitlines())
-    return next((line for line in lines if line and not line.startswith(("warning:", "hint:"))), "")
+    told = [line for line in lines if line and not line.startswith(("warning:", "hint:")) and not PROGRESS.match(line)]
+    return " ".join(told[: 2 if told and told[0].endswith(":") else 1])
 
 
 def copy(sources: list[str], target: str) -> None:
     """Copy files, or with /. at its end what is in a directory, sharing their blocks where the filesystem can."""
-    run("cp", "--archive", "--reflink=auto", "--", *sources, target, LC_ALL="C")
+    run("cp", "--archive", "--reflink=auto", "--", *sources, target)
 
 
 def remove(path: str) -> None:

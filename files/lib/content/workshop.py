@@ -44,22 +44,28 @@ def details(api: str, ids: list[str]) -> dict[str, dict[str, Any] | None]:
             items[each] = {"time": time, "size": size, "url": str(item["file_url"])}
         elif kept := glob.glob(f"{CURRENT}/{ADDONS}/{each}.vpk"):
             # Who takes an item away for an hour takes it from no server.
-            about = os.stat(kept[0])
+            about = max(map(os.stat, kept), key=lambda each: each.st_mtime)
             items[each] = {"time": int(about.st_mtime), "size": about.st_size, "url": ""}
     return items
 
 
 def build(items: dict[str, dict[str, Any]], old: str, target: str) -> None:
-    """Fill the directory `target` with the items; those that are the same in the version `old` come from there."""
+    """Fill the directory `target` with the items; those that are in any layer's current version come from there.
+
+    The link `old` is this layer's. What details() tells of a missing item is of the newest file of all layers.
+    """
     from content import archive, tree  # here: what is sent as text has neither
 
     os.makedirs(f"{target}/{ADDONS}")
+    overlays, current = os.path.split(old)
+    currents = f"{glob.escape(os.path.dirname(overlays))}/*/{current}"
     same = []
     for each, item in items.items():
-        before, path = f"{old}/{ADDONS}/{each}.vpk", f"{target}/{ADDONS}/{each}.vpk"
-        there = os.stat(before) if os.path.isfile(before) else None
-        if there and (there.st_mtime, there.st_size) == (item["time"], item["size"]):
-            same.append(before)
+        path = f"{target}/{ADDONS}/{each}.vpk"
+        there = {before: os.stat(before) for before in glob.glob(f"{currents}/{ADDONS}/{each}.vpk")}
+        wanted = (item["time"], item["size"])
+        if found := [before for before, about in there.items() if (about.st_mtime, about.st_size) == wanted]:
+            same.append(found[0])
             continue
         if not item["url"]:
             raise ValueError(f"item {each} is not to be had from Steam any more, and its version here has changed")
