@@ -145,6 +145,31 @@ def test_a_reset_of_a_held_server_moves_nothing_and_the_next_one_finishes_it(run
     assert_stops(running)
 
 
+def test_those_that_nobody_holds_are_restarted_and_the_one_that_is_held_told(running: Box) -> None:
+    before = properties(running, "left4me-server@4", "MainPID")
+    with holding(running, KINDS[0]) as pid:
+        done = running.run("l4d2ctl restart --all", check=False)
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert f"server 3 is stopped and its overlay is held by pid {pid}" in line
+        assert properties(running, UNIT, "MainPID") == {"MainPID": "0"}
+        wait_for_server(running, 27016)
+        assert properties(running, "left4me-server@4", "MainPID") != before
+    assert_stops(running)
+
+
+def test_those_whose_reset_is_finished_are_started_and_the_one_that_waits_for_it_told(running: Box) -> None:
+    running.run("l4d2ctl stop --all; touch /var/lib/left4me/runtime/3/reset")
+    try:
+        done = running.run("l4d2ctl start --all", check=False)
+        wait_for_server(running, 27016)
+    finally:
+        running.run("rm /var/lib/left4me/runtime/3/reset")
+    assert done.returncode == 1
+    assert done.stderr == "l4d2ctl: server 3: a reset of it did not finish; l4d2ctl reset 3 does that\n"
+    assert_stops(running)
+
+
 def test_a_running_program_is_named(running: Box) -> None:
     running.run(f"cp /bin/sleep {MERGED}/pause; chmod 755 {MERGED}/pause")
     command = f"sh -c 'exec 3>&1; cd /; echo $$; exec {MERGED}/pause infinity >/dev/null 3>&-'"

@@ -204,7 +204,7 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
     one.sync_directory(one.runtime(server))
     if plan["start"] and not one.is_held(server):
         with _timed(times, "start"):
-            lifecycle.start([server], forgotten)
+            lifecycle.start_again([server], forgotten)
     # Nobody waits for it, not even for systemd's word that it has begun.
     command, nowhere = ["systemctl", "start", "--no-block", "left4me-attic.service"], subprocess.DEVNULL
     subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
