@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -76,9 +75,8 @@ def _aside(server: str, into: str) -> None:
     one.sync_directory(into)
 
 
-def _fresh(server: str) -> None:
+def _fresh(server: str, user: pwd.struct_passwd) -> None:
     """Make upper and work, as the deploy makes them."""
-    user = pwd.getpwnam(f"left4me-{server}")
     for name, uid, gid, mode in (("upper", user.pw_uid, user.pw_gid, 0o755), ("work", 0, 0, 0o700)):
         path = f"{one.runtime(server)}/{name}"
         if not os.path.isdir(path):
@@ -88,9 +86,8 @@ def _fresh(server: str) -> None:
     one.sync_directory(one.runtime(server))
 
 
-def _move_kept(server: str, old: str) -> None:
+def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
     """Move what the data keeps from the old upper to the present one, following no symlink on the way."""
-    user = pwd.getpwnam(f"left4me-{server}")
     for path in _keep(server):
         *parents, name = path.split("/")
         source = target = -1
@@ -133,9 +130,14 @@ def _timed(times: dict[str, float], step: str) -> Iterator[None]:
     times[step] = time.monotonic() - begin
 
 
-def _check(server: str) -> None:
-    if not stat.S_ISDIR(os.lstat(one.runtime(server)).st_mode):
-        raise one.Failed(f"{one.runtime(server)} is not a directory: deploy this host")
+def _check(server: str) -> pwd.struct_passwd:
+    """Return the user of a server; raise Failed where what a deploy makes of it is not there."""
+    if os.path.islink(one.runtime(server)) or not os.path.isdir(one.runtime(server)):
+        raise one.Failed(f"server {server}: {one.runtime(server)} is not a directory: deploy this host")
+    try:
+        return pwd.getpwnam(f"left4me-{server}")
+    except KeyError:
+        raise one.Failed(f"server {server}: there is no user left4me-{server}: deploy this host") from None
 
 
 def _alone(server: str) -> int:
@@ -155,15 +157,15 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
 
     Raises Failed; the server is then stopped, and a second reset finishes this one.
     """
-    _check(server)
+    user = _check(server)
     alone = _alone(server)
     try:
-        return _reset(server, undo)
+        return _reset(server, undo, user)
     finally:
         os.close(alone)
 
 
-def _reset(server: str, undo: bool) -> dict[str, float]:
+def _reset(server: str, undo: bool, user: pwd.struct_passwd) -> dict[str, float]:
     times: dict[str, float] = {}
     forgotten = None
     plan = _read_plan(server)
@@ -187,15 +189,15 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
     with _timed(times, "stop"):
         lifecycle.stop([server], held=False)
     try:
-        with _timed(times, "reset"):
+        with _timed(times, "reset"), one.unmounted(server):
             into = f"{ATTIC}/{plan['into']}"
             if plan["back"]:
                 _take_out(server, plan["back"])
             _aside(server, into)
             if plan["back"]:
                 _bring_back(server, plan["back"])
-            _fresh(server)
-            _move_kept(server, f"{into}/upper")
+            _fresh(server, user)
+            _move_kept(server, f"{into}/upper", user)
     except OSError as error:
         raise one.Failed(
             f"server {server} is stopped, its reset is not finished: {error}. Mend that, then: l4d2ctl reset {server}"

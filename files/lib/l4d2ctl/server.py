@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 ETC = "/etc/left4me/servers"
 VAR = "/var/lib/left4me"
@@ -114,6 +116,21 @@ def overlays() -> dict[str, list[dict[str, str]]]:
 def mounted(server: str) -> bool:
     """Tell whether something is mounted on a server's merged directory."""
     return merged(server) in overlays()
+
+
+@contextmanager
+def unmounted(server: str) -> Iterator[None]:
+    """Keep left4me-overlay out of a server's directories. Raises Failed where something is mounted in them."""
+    lock = os.open(runtime(server), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in overlays():
+            if path.startswith(f"{runtime(server)}/"):
+                do = f"l4d2ctl stop {server}" if path == merged(server) else f"umount {path}"
+                raise Failed(f"server {server}: {path} is mounted; {do}")
+        yield
+    finally:
+        os.close(lock)
 
 
 def plain(text: str) -> str:
