@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from l4d2ctl import holders
 from l4d2ctl import server as one
@@ -18,8 +18,11 @@ _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 
 def forgetting(servers: list[str]) -> subprocess.Popen[bytes]:
     """Have systemd forget how often servers were started: one at its start limit would not start."""
-    nowhere = subprocess.DEVNULL  # those that never failed are not of interest
-    return subprocess.Popen(["systemctl", "reset-failed", *map(one.unit, servers)], stdout=nowhere, stderr=nowhere)
+    return one.begin("reset-failed", *map(one.unit, servers))
+
+
+def _nothing() -> None:
+    pass
 
 
 def start(servers: list[str], failures: Iterable[str] = ()) -> None:
@@ -43,17 +46,24 @@ def start(servers: list[str], failures: Iterable[str] = ()) -> None:
         raise one.Failed("\n".join(lines))
 
 
-def start_again(servers: list[str], forgotten: subprocess.Popen[bytes] | None = None) -> None:
-    """Start servers that no stop holds; `forgotten` is a forgetting() that is under way.
+def start_again(
+    servers: list[str],
+    forgotten: subprocess.Popen[bytes] | None = None,
+    beside: Callable[[], None] = _nothing,
+) -> None:
+    """Start servers that no stop holds; `forgotten` is a forgetting() that is under way, `beside` done meanwhile.
 
     Raises Failed with the last lines of who did not start.
     """
     if not servers:
         return
     (forgotten or forgetting(servers)).wait()
-    done = one.systemctl("start", *map(one.unit, servers))
-    if done.returncode:
-        _explain_start(servers, done.stderr)
+    command = ["systemctl", "start", *map(one.unit, servers)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as starting:
+        beside()
+        said = starting.communicate()[1]
+    if starting.returncode:
+        _explain_start(servers, said)
 
 
 def _explain_start(servers: list[str], said: str) -> None:
@@ -71,10 +81,11 @@ def _explain_start(servers: list[str], said: str) -> None:
     raise one.Failed("\n".join(lines))
 
 
-def stop(servers: list[str], held: bool = True) -> None:
-    """Stop servers, for good until `start` where `held`. Raises Failed that names who holds an overlay.
+def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = _nothing) -> None:
+    """Stop servers, for good until `start` where `held`; `beside` is done meanwhile.
 
-    A server that had to be killed, or crashed while it quit, is stopped all the same: that is said, and no failure.
+    Raises Failed that names who holds an overlay. A server that had to be killed, or crashed while it quit, is stopped
+    all the same: that is said, and no failure.
     """
     failures = []
     for server in set(servers).intersection(one.declared()) if held else ():
@@ -82,15 +93,16 @@ def stop(servers: list[str], held: bool = True) -> None:
             one.hold(server)
         except OSError as error:
             failures.append(f"server {server} is stopped, and the next deploy or reboot will start it: {error}")
-    failures += _stop(servers).values()
+    failures += _stop(servers, beside).values()
     if failures:
         raise one.Failed("\n".join(failures))
 
 
-def _stop(servers: list[str]) -> dict[str, str]:
+def _stop(servers: list[str], beside: Callable[[], None] = _nothing) -> dict[str, str]:
     """Stop servers and return, by server, what stands in the way of those that could not be stopped."""
     known = {server: holders.devices_now(server) for server in servers}
-    one.systemctl("stop", *map(one.unit, servers))
+    with one.begin("stop", *map(one.unit, servers)):
+        beside()
     answer = one.asking(servers, *_AFTER)
     found = {server: holders.holders(server, known[server]) for server in servers}
     states = answer()

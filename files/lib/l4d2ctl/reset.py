@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +37,8 @@ def _plan_path(server: str) -> str:
 def _read_plan(server: str) -> dict[str, str] | None:
     try:
         with open(_plan_path(server), encoding="utf-8") as file:
-            return dict(line.rstrip("\n").split("=", 1) for line in file)
+            # A power cut may leave it empty, and then nothing has been renamed yet.
+            return dict(line.rstrip("\n").split("=", 1) for line in file) or None
     except FileNotFoundError:
         return None
 
@@ -47,9 +47,12 @@ def _write_plan(server: str, plan: dict[str, str]) -> None:
     new = f"{_plan_path(server)}.new"
     with open(new, "w", encoding="utf-8") as file:
         file.writelines(f"{key}={value}\n" for key, value in plan.items())
-        file.flush()
-        os.fsync(file.fileno())
     os.rename(new, _plan_path(server))
+
+
+def _sync_plan(server: str) -> None:
+    with open(_plan_path(server), "rb") as file:
+        os.fsync(file.fileno())
     one.sync_directory(one.runtime(server))
 
 
@@ -71,8 +74,11 @@ def _aside(server: str, into: str) -> None:
         source = f"{one.runtime(server)}/{name}"
         if os.path.lexists(source) and not os.path.lexists(f"{into}/{name}"):
             os.rename(source, f"{into}/{name}")
-    one.sync_directory(ATTIC)
-    one.sync_directory(into)
+
+
+def _sync(server: str, into: str) -> None:
+    for directory in (ATTIC, into, one.runtime(server)):  # of which the first takes the others along
+        one.sync_directory(directory)
 
 
 def _fresh(server: str, user: pwd.struct_passwd) -> None:
@@ -83,7 +89,6 @@ def _fresh(server: str, user: pwd.struct_passwd) -> None:
             os.mkdir(path, 0o700)
         os.chown(path, uid, gid)
         os.chmod(path, mode)
-    one.sync_directory(one.runtime(server))
 
 
 def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
@@ -186,30 +191,33 @@ def _reset(server: str, undo: bool, user: pwd.struct_passwd) -> dict[str, float]
             _write_plan(server, plan)
         except OSError as error:
             raise one.Failed(f"server {server} is not reset, and as it was: {error}") from None
-    with _timed(times, "stop"):
-        lifecycle.stop([server], held=False)
     try:
+        with _timed(times, "stop"):
+            lifecycle.stop([server], held=False, beside=lambda: _sync_plan(server))
         with _timed(times, "reset"), one.unmounted(server):
             into = f"{ATTIC}/{plan['into']}"
             if plan["back"]:
                 _take_out(server, plan["back"])
             _aside(server, into)
             if plan["back"]:
+                _sync(server, into)
                 _bring_back(server, plan["back"])
             _fresh(server, user)
+            _sync(server, into)
             _move_kept(server, f"{into}/upper", user)
     except OSError as error:
         raise one.Failed(
             f"server {server} is stopped, its reset is not finished: {error}. Mend that, then: l4d2ctl reset {server}"
         ) from None
     os.unlink(_plan_path(server))
-    one.sync_directory(one.runtime(server))
+    # Were it there again after a power cut, another reset would find nothing left to do.
     if plan["start"] and not one.is_held(server):
         with _timed(times, "start"):
-            lifecycle.start_again([server], forgotten)
+            lifecycle.start_again([server], forgotten, lambda: one.sync_directory(one.runtime(server)))
+    else:
+        one.sync_directory(one.runtime(server))
     # Nobody waits for it, not even for systemd's word that it has begun.
-    command, nowhere = ["systemctl", "start", "--no-block", "left4me-attic.service"], subprocess.DEVNULL
-    subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    one.begin("start", "--no-block", "left4me-attic.service")
     return times
 
 

@@ -53,6 +53,12 @@ def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
 
 
+def begin(*arguments: str) -> subprocess.Popen[bytes]:
+    """Run systemctl, and wait neither for its end nor for its words."""
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(["systemctl", *arguments], stdin=nowhere, stdout=nowhere, stderr=nowhere)
+
+
 def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
     """Ask systemd for properties of servers' units; what is returned waits for the answer, and has it by id."""
     if not servers:
