@@ -162,15 +162,16 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
 
     Raises Failed; the server is then stopped, and a second reset finishes this one.
     """
-    user = _check(server)
     alone = _alone(server)
     try:
-        return _reset(server, undo, user)
+        return _reset(server, undo)
     finally:
         os.close(alone)
 
 
-def _reset(server: str, undo: bool, user: pwd.struct_passwd) -> dict[str, float]:
+def _reset(server: str, undo: bool) -> dict[str, float]:
+    asked = one.asking([server], "ActiveState")  # before its answer is wanted
+    user = _check(server)
     times: dict[str, float] = {}
     forgotten = None
     plan = _read_plan(server)
@@ -183,7 +184,7 @@ def _reset(server: str, undo: bool, user: pwd.struct_passwd) -> dict[str, float]
             if not kept:
                 raise one.Failed(f"server {server}: nothing of it is in {ATTIC}; there is no reset to undo")
             back = kept[0]
-        runs = one.properties([server], "ActiveState")[server]["ActiveState"] in _RUNNING
+        runs = asked()[server]["ActiveState"] in _RUNNING
         if runs:  # beside the stop; not of one that has failed, since the stop tells how
             forgotten = lifecycle.forgetting([server])
         plan = {"into": attic_name(server), "back": back, "start": "yes" if runs else ""}
