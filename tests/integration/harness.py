@@ -203,10 +203,24 @@ def device(box: Box, server: str) -> str:
     return found
 
 
-def having(box: Box, server: str) -> list[str]:
+def devices(box: Box, server: str) -> set[str]:
+    """Return major:minor of every overlay over a server's upper in any mount namespace of a box: one, or damage."""
+    found = set()
+    upper = f",upperdir=/var/lib/left4me/runtime/{server}/upper,"
+    mine = os.readlink(f"/proc/{box.leader}/ns/pid")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(process / "ns/pid") == mine:
+                lines = (process / "mountinfo").read_text(errors="replace").splitlines()
+                found |= {line.split()[2] for line in lines if upper in line}
+    return found
+
+
+def having(box: Box, server: str, runs: bool = False) -> list[str]:
     """Return which processes of a box have something of a server's runtime directory, found from outside by its path.
 
-    A working directory, a root, a program, an open file, a mapping, or a mount in their namespace.
+    A working directory, a root, a program, an open file, a mapping, or a mount in their namespace. Where it `runs`, all
+    of a box have the mount, and what is of its unit does not count.
     """
     found = []
     path = f"/var/lib/left4me/runtime/{server}/"
@@ -217,7 +231,11 @@ def having(box: Box, server: str) -> list[str]:
                 continue
             links = [process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()]
             names = [os.readlink(link) for link in links]
-            text = (process / "maps").read_text(errors="replace") + (process / "mountinfo").read_text(errors="replace")
+            text = (process / "maps").read_text(errors="replace")
+            if not runs:
+                text += (process / "mountinfo").read_text(errors="replace")
+            elif f"/left4me-server@{server}.service" in (process / "cgroup").read_text():
+                continue
             if any(f"{name}/".startswith(path) for name in names) or path in text:
                 found.append((process / "comm").read_text().strip())
     return found

@@ -80,6 +80,23 @@ def test_a_mount_without_its_server_that_somebody_holds(host: Box) -> None:
     mended(host, "3", "is mounted and its unit does not run", "unmounted")
 
 
+STARTED_MEANWHILE = """
+import sys
+sys.path.insert(0, "/usr/local/lib/left4me")
+from l4d2ctl import doctor, lifecycle
+[finding] = doctor.examine()
+lifecycle.start(["3"])
+assert doctor.mended(finding) is None
+"""
+
+
+def test_a_mount_whose_server_was_started_while_doctor_looked(host: Box) -> None:
+    host.run(f"{HELPER} mount 3")
+    assert "server 3 runs by now" in host.run("python3 -", input=STARTED_MEANWHILE.encode()).stderr
+    assert f"{RUNTIME}/3/merged" in overlays(host)
+    wait_for_server(host, 27015)
+
+
 def test_a_foreign_mount_in_a_servers_directory(host: Box) -> None:
     host.run(f"mount -t tmpfs none {RUNTIME}/3/work")
     assert any("nothing of left4me does that" in row["what"] for row in found(host, fix=True))

@@ -325,6 +325,38 @@ def test_a_power_cut_in_a_reset(running: Box, deployed: Box, number: int) -> Non
     assert len(found.split()) == 1, "what was in upper is in one place"
 
 
+@contextmanager
+def stopped_reset(box: Box, *options: str) -> Iterator[None]:
+    """Have a reset of server 3 stand still where strace stops it; afterwards it goes on to its end."""
+    box.run("rm -f /run/trace /run/reset")
+    command = f"strace -o /run/trace {' '.join(options)} /usr/local/sbin/l4d2ctl reset 3"
+    box.run(f"({command}; echo $?) >/run/reset 2>&1 </dev/null & echo $! >/run/pid")
+    wait_for_standstill(box)
+    try:
+        yield
+    finally:
+        box.run("kill -CONT $(pgrep -P $(pgrep -P $(cat /run/pid)))")
+    wait_for("it has ended", lambda: box.run("tail -n1 /run/reset").stdout.strip().isdigit())
+    assert box.run("tail -n1 /run/reset").stdout == "0\n", box.run("cat /run/reset").stdout
+
+
+def test_the_helper_keeps_out_of_a_reset(running: Box) -> None:
+    with stopped_reset(running, "-e inject=rename:signal=SIGSTOP:when=2"):
+        # As the helper would, which waits for its turn.
+        assert running.run(f"flock --nonblock {RUNTIME} true", check=False).returncode == 1
+    wait_for_server(running, 27015)
+    assert_sound(running)
+
+
+def test_a_stop_by_hand_just_before_a_reset_starts_the_server_holds(running: Box) -> None:
+    held = "/var/lib/left4me/held/3"
+    with stopped_reset(running, f"-P {held} -e inject=newfstatat:signal=SIGSTOP"):
+        running.run("l4d2ctl stop 3")
+    assert properties(running, UNIT, "ActiveState") == {"ActiveState": "inactive"}
+    running.run(f"test -e {held}")
+    assert_sound(running)
+
+
 def test_a_deploy_in_the_middle_of_a_stop(running: Box, inventory: Path) -> None:
     running.run("l4d2ctl stop 3")
     in_upper(running, "standin_ignore_sigint 1")

@@ -33,6 +33,12 @@ class Kind(NamedTuple):
 
 
 IN_UNIT = f"nsenter --mount=/proc/$(systemctl show {UNIT} -p MainPID --value)/ns/mnt --"
+PRIVATE = "unshare --mount --propagation private"
+# It has its namespace open, and goes home.
+LEAVES = (
+    "os.dup2(os.open('/proc/self/ns/mnt', os.O_RDONLY), 9);"
+    " assert ctypes.CDLL(None).setns(os.open('/proc/1/ns/mnt', os.O_RDONLY), 0) == 0"
+)
 KINDS = [
     Kind("cwd", "cwd", f"os.chdir({MERGED!r})"),
     Kind("root", "root", f"os.chroot({MERGED!r})"),
@@ -40,10 +46,14 @@ KINDS = [
     Kind("directory", "fd 9", f"os.dup2(os.open({MERGED!r}, os.O_PATH), 9)"),
     Kind("map", "map", f"f = open({FILE!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()"),
     Kind("user", "cwd", f"os.chdir({MERGED!r}); os.setuid(65534)"),
-    Kind("copy", "mount namespace", "pass", "unshare --mount --propagation private", unmounted=True),
-    Kind("copy-cwd", "cwd", f"os.chdir({MERGED!r})", "unshare --mount --propagation private", unmounted=True),
+    Kind("copy", "mount namespace", "pass", PRIVATE, unmounted=True),
+    Kind("copy-cwd", "cwd", f"os.chdir({MERGED!r})", PRIVATE, unmounted=True),
     Kind("unit", "cwd", f"os.chdir({MERGED!r})", IN_UNIT, unmounted=True),
     Kind("unit-fd", "fd 9", f"os.dup2(os.open({FILE!r}, os.O_RDONLY), 9)", IN_UNIT, unmounted=True),
+    Kind("unit-lives", "mount namespace", "pass", IN_UNIT, unmounted=True),
+    Kind("moved", "mount namespace", f"os.system('mount --move {MERGED} /mnt')", PRIVATE, unmounted=True),
+    Kind("namespace-fd", "fd 9", LEAVES, PRIVATE, unmounted=True),
+    Kind("unit-namespace-fd", "fd 9", LEAVES, IN_UNIT, unmounted=True),
     Kind("slave", "cwd", f"os.chdir({MERGED!r})", "unshare --mount --propagation slave"),
 ]
 
@@ -51,7 +61,7 @@ KINDS = [
 @contextmanager
 def holding(box: Box, kind: Kind) -> Iterator[int]:
     """Run a holder in the box; yields its PID there."""
-    program = f"import mmap, os, signal; {kind.python}; os.write(1, b'%d\\n' % os.getpid()); signal.pause()"
+    program = f"import ctypes, mmap, os, signal; {kind.python}; os.write(1, b'%d\\n' % os.getpid()); signal.pause()"
     with _started(box, f'{kind.before} python3 -I -c "{program}"') as pid:
         yield pid
 
@@ -101,7 +111,7 @@ def assert_held(box: Box, pid: int, command: str, by: str, unmounted: bool) -> N
         # A second overlay over the same upper would corrupt it, and the kernel lets it happen.
         start = box.run("l4d2ctl start 3", check=False)
         assert start.returncode == 1
-        assert f"is in use still by process {pid}" in start.stderr
+        assert f"is in use still by pid {pid}" in start.stderr
         assert MERGED not in overlays(box)
 
 
@@ -135,6 +145,31 @@ def test_a_reset_of_a_held_server_moves_nothing_and_the_next_one_finishes_it(run
     assert_stops(running)
 
 
+def test_those_that_nobody_holds_are_restarted_and_the_one_that_is_held_told(running: Box) -> None:
+    before = properties(running, "left4me-server@4", "MainPID")
+    with holding(running, KINDS[0]) as pid:
+        done = running.run("l4d2ctl restart --all", check=False)
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert f"server 3 is stopped and its overlay is held by pid {pid}" in line
+        assert properties(running, UNIT, "MainPID") == {"MainPID": "0"}
+        wait_for_server(running, 27016)
+        assert properties(running, "left4me-server@4", "MainPID") != before
+    assert_stops(running)
+
+
+def test_those_whose_reset_is_finished_are_started_and_the_one_that_waits_for_it_told(running: Box) -> None:
+    running.run("l4d2ctl stop --all; touch /var/lib/left4me/runtime/3/reset")
+    try:
+        done = running.run("l4d2ctl start --all", check=False)
+        wait_for_server(running, 27016)
+    finally:
+        running.run("rm /var/lib/left4me/runtime/3/reset")
+    assert done.returncode == 1
+    assert done.stderr == "l4d2ctl: server 3: a reset of it did not finish; l4d2ctl reset 3 does that\n"
+    assert_stops(running)
+
+
 def test_a_running_program_is_named(running: Box) -> None:
     running.run(f"cp /bin/sleep {MERGED}/pause; chmod 755 {MERGED}/pause")
     command = f"sh -c 'exec 3>&1; cd /; echo $$; exec {MERGED}/pause infinity >/dev/null 3>&-'"
@@ -161,12 +196,43 @@ def test_neighbours_and_sandboxed_services_are_no_holders(running: Box) -> None:
     running.run("systemctl stop bystander")
 
 
-def test_a_part_of_it_mounted_elsewhere_is_named(running: Box) -> None:
-    running.run(f"mkdir -p /run/elsewhere; mount --bind {MERGED}/left4dead2 /run/elsewhere")
+def assert_cannot_start(box: Box) -> None:
+    """Assert that no second overlay is mounted over the same upper: that is damage, and the kernel lets it happen."""
+    start = box.run("l4d2ctl start 3", check=False)
+    assert start.returncode == 1
+    assert "is in use still by pid 1" in start.stderr
+    assert overlays(box) == ["/var/lib/left4me/runtime/4/merged"]
+
+
+@pytest.mark.parametrize("part", ["", "/left4dead2"])
+def test_it_or_a_part_of_it_mounted_elsewhere_is_named(running: Box, part: str) -> None:
+    running.run(f"mkdir -p /run/elsewhere; mount --bind {MERGED}{part} /run/elsewhere")
     done = running.run("l4d2ctl stop 3", check=False)
     assert done.returncode == 1
     assert "pid 1 (systemd) by its mount: /run/elsewhere" in done.stderr
+    assert_cannot_start(running)
     running.run("umount /run/elsewhere; rmdir /run/elsewhere")
+    assert_stops(running)
+
+
+def test_a_namespace_that_a_mount_keeps_is_named(running: Box) -> None:
+    running.run("mkdir /run/spaces; mount -t tmpfs none /run/spaces; mount --make-private /run/spaces")
+    running.run("touch /run/spaces/one; unshare --mount=/run/spaces/one --propagation private true")
+    done = running.run("l4d2ctl stop 3", check=False)
+    assert done.returncode == 1
+    assert "pid 1 (systemd) by its mount /run/spaces/one: mnt:[" in done.stderr
+    assert_cannot_start(running)
+    running.run("umount /run/spaces/one /run/spaces; rmdir /run/spaces")
+    assert_stops(running)
+
+
+def test_what_is_mounted_inside_is_named(running: Box) -> None:
+    running.run(f"mount -t tmpfs none {MERGED}/left4dead2/maps")
+    done = running.run("l4d2ctl stop 3", check=False)
+    assert done.returncode == 1
+    assert f"pid 1 (systemd) by its mount: {MERGED}/left4dead2/maps" in done.stderr
+    assert "busy: held by" in running.run(f"journalctl -q -o cat -n 20 -u {UNIT}").stdout
+    running.run(f"umount {MERGED}/left4dead2/maps")
     assert_stops(running)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from left4me.declared import ROOT, Item
 from tests.boxes.boxes import Box
-from tests.integration.ctl import LAYER, ctl, fleet, main_pid, rcon, state, unit
+from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, state, unit
 from tests.integration.harness import (
     SERVERS,
     assert_idle,
@@ -42,7 +42,7 @@ def test_help_teaches(deployed: Box) -> None:
     for command in COMMANDS:
         assert f"\n    {command} " in everything
         assert len(ctl(deployed, f"{command} --help").stdout.splitlines()) > 4
-    assert "exit codes: 0 done, 1 failed, 2 wrong command line" in everything
+    assert "exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted" in everything
 
 
 @pytest.mark.parametrize(
@@ -176,6 +176,20 @@ def test_a_hung_server_has_not_answered_since(deployed: Box) -> None:
     deployed.run(f"kill -9 {main_pid(deployed, '4')}")
     wait_for_server(deployed, 27016)
     assert status(deployed)["4"]["unanswered_since"] is None
+
+
+def test_a_server_that_never_answered_since_it_was_started_says_when_that_was(deployed: Box) -> None:
+    ctl(deployed, "stop 4")
+    deployed.run("touch -d yesterday /run/left4me/4.answered")
+    with_hang = f"install -d -o left4me-4 -g left4me {RUNTIME}/4/upper/left4dead2/cfg"
+    deployed.run(f"{with_hang}; echo standin_hang forever >{RUNTIME}/4/upper/left4dead2/cfg/autoexec.cfg")
+    ctl(deployed, "start 4")
+    try:
+        row = status(deployed)["4"]
+    finally:
+        deployed.run(f"rm {RUNTIME}/4/upper/left4dead2/cfg/autoexec.cfg; kill -9 {main_pid(deployed, '4')}")
+    assert (row["state"], row["unanswered_since"]) == ("active", row["since"])
+    wait_for_server(deployed, 27016)
 
 
 def test_a_restart_is_due_when_what_runs_is_not_what_was_declared(deployed: Box, tmp_path: Path) -> None:

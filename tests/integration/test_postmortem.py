@@ -207,12 +207,41 @@ def test_a_stop_is_one_unmount_and_no_waiting(running: Box, tmp_path: Path) -> N
     assert unmounts == [unmount]
 
 
+def test_a_stop_by_l4d2ctl_of_a_held_mount_adds_no_unmount_and_no_sleep(running: Box, tmp_path: Path) -> None:
+    running.run(f"systemd-run --quiet --unit=shell --working-directory={MERGED} sleep infinity")
+    what = f"trace=execve,umount2,alarm,setitimer,timer_settime,{WAITS}"
+    command = ["strace", "-ff", "-s", "300", "-e", what, "-o", str(tmp_path / "pid"), "-p", str(running.leader)]
+    try:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+            try:
+                assert strace.stderr
+                assert "attached" in strace.stderr.readline()
+                # By PID 1, whose children are traced.
+                done = running.run("systemd-run --quiet --wait --pipe /usr/local/sbin/l4d2ctl stop 3", check=False)
+            finally:
+                strace.terminate()
+    finally:
+        running.run("systemctl stop shell; l4d2ctl stop 3; rm /var/lib/left4me/held/3")
+    assert done.returncode == 1
+    assert "(sleep) by its cwd" in done.stderr
+    traces = [path.read_text() for path in tmp_path.iterdir()]
+    [helper] = [trace for trace in traces if f'execve("{HELPER}"' in trace]
+    [ctl] = [trace for trace in traces if 'execve("/usr/local/sbin/l4d2ctl"' in trace]
+    unmounts = [line for trace in traces for line in trace.splitlines() if line.startswith(f'umount2("{MERGED}"')]
+    assert unmounts == [f'umount2("{MERGED}", 0) = -1 EBUSY (Device or resource busy)']
+    assert unmounts[0] in helper
+    assert not re.findall(r"^(?:\w*nanosleep|pause|alarm|setitimer|timer_settime)\(.*", "".join(traces), re.MULTILINE)
+    # What l4d2ctl waits for is other processes, for however long they take.
+    waits = re.findall(rf"^(?:{WAITS.replace(',', '|')})\(.*", helper + ctl, re.MULTILINE)
+    assert [wait for wait in waits if not re.search(r"^poll\(.*, -1\) += ", wait)] == []
+
+
 def test_an_overlay_that_lives_on_in_a_servers_own_namespace_is_told_and_never_mounted_twice(running: Box) -> None:
     pid = properties(running, UNIT, "MainPID")["MainPID"]
     for action in ("umount", "mount"):
         done = running.run(f"{HELPER} {action} 3", check=False)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-        assert f"{MERGED} is in use still by process {pid}" in done.stderr
+        assert f"{MERGED} is in use still by pid {pid}" in done.stderr
         assert MERGED not in overlays(running)
     running.run(f"systemctl stop {UNIT}")
     assert properties(running, UNIT, "ActiveState") == {"ActiveState": "inactive"}

@@ -150,6 +150,16 @@ def test_a_server_with_a_holder_is_left_and_the_others_are_not(host: Box) -> Non
     assert left(host) == []
 
 
+def test_what_is_mounted_in_a_servers_directory_goes_nowhere(host: Box) -> None:
+    ctl(host, "stop 3")
+    host.run(f"mount -t tmpfs none {RUNTIME}/3/work")
+    assert f"{RUNTIME}/3/work is mounted; umount {RUNTIME}/3/work" in remove(host, "3", code=1)
+    assert attic(host) == []
+    host.run(f"umount {RUNTIME}/3/work")
+    assert remove(host, "3") == ""
+    assert_gone(host)
+
+
 def test_a_reset_that_is_at_work_is_not_disturbed(host: Box) -> None:
     [line] = host.run(f"flock /run/left4me/3.reset {REMOVE} 3 2>&1", check=False).stdout.splitlines()
     assert "another reset of it is at work" in line

@@ -279,6 +279,56 @@ def test_a_stop_by_hand_holds_over_the_rest_of_a_reset(running: Box) -> None:
     assert state(running, "3") == "inactive"
 
 
+def test_what_is_mounted_in_upper_goes_nowhere(running: Box) -> None:
+    running.run(f"mkdir {RUNTIME}/3/upper/inside")
+    ctl(running, "stop 3")
+    running.run(f"mount -t tmpfs none {RUNTIME}/3/upper/inside")
+    done = ctl(running, "reset 3", code=1)
+    assert done.stderr == f"l4d2ctl: server 3: {RUNTIME}/3/upper/inside is mounted; umount {RUNTIME}/3/upper/inside\n"
+    assert attic(running) == []
+    running.run(f"umount {RUNTIME}/3/upper/inside")
+    ctl(running, "reset 3")
+    assert len(attic(running)) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["mkdir:error=ENOSPC:when=2", "mkdir:error=ENOSPC:when=3", "mkdir:error=ENOSPC:when=4", "mkdirat:error=ENOSPC"],
+)
+def test_a_disk_that_is_full_by_then_leaves_it_stopped_until_another_reset(running: Box, call: str) -> None:
+    # The first mkdir is that of /run; then one in the attic, upper, work, and the way to what is kept.
+    write(running, "cfg/banned_user.cfg", "banned")
+    done = failing(running, call, "reset 3")
+    assert re.fullmatch(r"l4d2ctl: server 3 is stopped, .* No space left on device.*: l4d2ctl reset 3\n", done.stderr)
+    assert state(running, "3") == "inactive"
+    assert f"{RUNTIME}/3/merged" not in overlays(running)
+    ctl(running, "reset 3")
+    wait_for_server(running, 27015)
+    assert read(running, "cfg/banned_user.cfg") == "banned"
+    assert len(attic(running)) == 1
+    assert ctl(running, "doctor").stdout == "nothing found\n"
+
+
+@pytest.mark.parametrize(
+    ("away", "back", "said"),
+    [
+        (f"mv {RUNTIME}/3 /run/3", f"mv /run/3 {RUNTIME}/3", f"{RUNTIME}/3 is not a directory: deploy this host"),
+        ("usermod -l gone left4me-3", "usermod -l left4me-3 gone", "there is no user left4me-3: deploy this host"),
+    ],
+)
+def test_one_that_a_deploy_has_not_made_is_told_and_the_others_are_reset(
+    running: Box, away: str, back: str, said: str
+) -> None:
+    ctl(running, "stop 3")
+    running.run(away)
+    try:
+        done = ctl(running, "reset --all", code=1)
+    finally:
+        running.run(back)
+    assert done.stderr == f"l4d2ctl: server 3: {said}\n"
+    assert done.stdout.startswith("server 4: ")
+
+
 def test_several_at_once(running: Box) -> None:
     ctl(running, "start --all")
     said = ctl(running, "reset --all").stdout.splitlines()
@@ -321,6 +371,7 @@ def test_a_hostile_tree_leads_the_attic_nowhere(running: Box) -> None:
     running.run(f"python3 - {old}", input=HOSTILE.encode())
     # Whoever owns it all, a game could have made it.
     running.run(f"chown -hR left4me-3 {tree}/closed; mount --bind /var/lib/outside {tree}/bound")
+    running.run(f"mount --bind /var/lib/outside {old}/work")
     running.run(f"mount -t tmpfs none {tree}/mounted; echo in >{tree}/mounted/file; chown left4me-3 {tree}")
     before = running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout
     for _ in range(2):
@@ -330,12 +381,12 @@ def test_a_hostile_tree_leads_the_attic_nowhere(running: Box) -> None:
     stays = running.run(f"find {gone} -mindepth 1 -maxdepth 2 -printf '%f\\n' | sort").stdout.split()
     if running.debian == 12:
         # The program still has the mounts there: what they are on stays and is named, and the rest has gone.
-        assert stays[1:] == ["bound", "mounted"]
+        assert stays[1:] == ["bound", "file", "mounted", "work"]
         assert "Device or resource busy" in running.run("journalctl -q -o cat -u left4me-attic -n 5").stdout
     else:
         assert not stays
     assert running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout == before
-    running.run(f"umount {gone}/*/bound {gone}/*/mounted; systemctl start left4me-attic", check=False)
+    running.run(f"umount {gone}/*/bound {gone}/*/mounted {gone}/work; systemctl start left4me-attic", check=False)
     assert not running.run(f"ls -A {ATTIC} | grep -v '^[34]@20[2-9]' || true").stdout
     assert len(attic(running)) == 2
     assert running.run("stat -c '%n %i %U %a %s %y' /var/lib/outside /var/lib/outside/file").stdout == before

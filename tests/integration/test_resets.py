@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.harness import having, overlays, rounds, wait_for_server, write_inventory
+from tests.integration.harness import devices, having, overlays, rounds, wait_for_server, write_inventory
 
 PORTS = {str(number): 27014 + number for number in range(1, 9)}
 SERVERS = {server: {"port": port, "hostname": f"server {server}"} for server, port in PORTS.items()}
@@ -46,6 +46,8 @@ def reset(box: Box, servers: list[str], times: int) -> None:
         assert "failed" not in done.stdout
         assert box.run("systemctl list-units --failed --no-legend").stdout == ""
         assert sorted(path for path in overlays(box) if path.split("/")[-2] in servers) == merged(servers)
+        assert {server: having(box, server, runs=True) for server in servers} == {server: [] for server in servers}
+        assert {server: len(devices(box, server)) for server in servers} == dict.fromkeys(servers, 1)
     box.run(f"l4d2ctl stop {' '.join(servers)}")
     assert [path for path in overlays(box) if path in merged(servers)] == []
     assert {server: having(box, server) for server in servers} == {server: [] for server in servers}

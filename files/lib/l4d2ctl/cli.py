@@ -27,7 +27,7 @@ examples:
   l4d2ctl game rollback          back to the build before, without a download
   l4d2ctl doctor --fix           find what is wrong on this host, mend what is safe
 
-exit codes: 0 done, 1 failed, 2 wrong command line
+exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted
 """
 
 
@@ -170,7 +170,7 @@ def _reset(arguments: argparse.Namespace) -> None:
     for server in _selected(arguments):
         try:
             times = reset.reset(server, arguments.undo)
-        except one.Failed as failed:
+        except (one.Failed, OSError) as failed:
             failures.append(str(failed))
             continue
         steps = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in times.items())

@@ -63,6 +63,10 @@ def _read(path: str) -> str:
         return ""
 
 
+def _command(task: str) -> str:
+    return _read(f"/proc/{task.partition('/')[0]}/comm").strip() or "?"
+
+
 class Copy(namedtuple("Copy", ("device", "peers", "point"))):
     """A server's overlay as one mount namespace has it: device, the peer groups it gets unmounts from, place."""
 
@@ -115,6 +119,44 @@ def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[t
             yield "map", _link(link), device
 
 
+def _mounts_in(space: str) -> str:
+    """Return the text of the mountinfo of a mount namespace that a path below /proc leads to.
+
+    Nobody lives in it who could be read instead. No program of it may be executed: anybody can have made it.
+    """
+    import ctypes  # here: hardly anybody keeps one
+
+    libc, newns = ctypes.CDLL(None), 0x20000
+    fds = [os.open(path, os.O_RDONLY) for path in ("/proc", "/proc/self/ns/mnt")]
+    try:
+        fds.append(os.open(space, os.O_RDONLY | os.O_NONBLOCK))
+        if libc.setns(fds[2], newns):
+            return ""
+        fds.append(os.open("self/mountinfo", os.O_RDONLY, dir_fd=fds[0]))
+        with open(fds[3], encoding="utf-8", errors="replace", closefd=False) as file:
+            return file.read()
+    except OSError:
+        return ""  # it is gone meanwhile
+    finally:
+        libc.setns(fds[1], newns)
+        for fd in fds:
+            os.close(fd)
+
+
+def _kept(spaces: dict[str, list[str]], mounts: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (task, kind, space, path) of all that keeps a mount namespace with no need to live in it."""
+    for space, tasks in spaces.items():
+        for task in tasks:
+            for fd in _listed(f"/proc/{task}/fd"):
+                path = f"/proc/{task}/fd/{fd}"
+                if (name := _link(path)).startswith("mnt:["):
+                    yield task, f"fd {fd}", name, path
+        for line in mounts[space].splitlines() if " mnt:[" in mounts[space] else ():
+            _id, _parent, _device, name, point, *_rest = line.split()
+            if name.startswith("mnt:["):
+                yield tasks[0], f"mount {point}", name, f"/proc/{tasks[0]}/root{point}"
+
+
 def _spaces() -> dict[str, list[str]]:
     """Return the tasks of each mount namespace, as names below /proc, but this process; PID 1 comes first in its own.
 
@@ -140,25 +182,34 @@ def holders(server: str, known: frozenset[Device] = frozenset()) -> list[Holder]
         space: next(filter(None, (_read(f"/proc/{task}/mountinfo") for task in tasks)), "")
         for space, tasks in spaces.items()
     }
+    kept = list(_kept(spaces, mounts))
+    for _task, _kind, space, path in kept:
+        if space not in mounts:  # nobody lives in it
+            mounts[space] = _mounts_in(path)
     there = {space: copies(server, text) for space, text in mounts.items()}
     now = frozenset(copy.device for each in there.values() for copy in each)
-    init = _link("/proc/1/ns/mnt")
+    init, merged = _link("/proc/1/ns/mnt"), one.merged(server)
     # A namespace that gets the host's unmounts is none in the way, such as that of any sandboxed service. But the
     # server's own is, and one that was copied from the host and cut off.
     peers = {peer for copy in there[init] for peer in copy.peers}
-    bound = {copy.point for copy in there[init]} - {one.merged(server)}
-    found = [Holder(1, _read("/proc/1/comm").strip(), "mount", point) for point in bound]
+    in_the_way = {space for space, each in there.items() if any(not copy.peers & peers for copy in each)} - {init}
+    points = {copy.point for copy in there[init]} - {merged}
+    points |= {line.split()[4] for line in mounts[init].splitlines() if f" {merged}/" in line}
+    found = [Holder(1, _command("1"), "mount", point) for point in points]
     for space, tasks in spaces.items():
         # The name before the references: a process that becomes another program may let go of some.
-        named = {task: _read(f"/proc/{task.partition('/')[0]}/comm").strip() or "?" for task in tasks}
+        named = {task: _command(task) for task in tasks}
         referring = {task: _held_by(task, server, now, known - now) for task in tasks} if now or known else {}
-        cut_off = any(not copy.peers & peers for copy in there[space])
-        in_the_way = space != init and there[space] and (cut_off or any(referring.values()))
+        if space != init and there[space] and any(referring.values()):
+            in_the_way.add(space)
         for task, references in referring.items():
             process, command = task.partition("/")[0], named[task]
             found += [Holder(int(process), command, kind, path) for kind, path in references]
-            if in_the_way:
+            if space in in_the_way:
                 found.append(Holder(int(process), command, "mount namespace", space))
+    for task, kind, space, _path in kept:
+        if space in in_the_way:
+            found.append(Holder(int(task.partition("/")[0]), _command(task), kind, space))
     return sorted(set(found))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 
 from l4d2ctl import holders
 from l4d2ctl import server as one
@@ -17,24 +18,52 @@ _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 
 def forgetting(servers: list[str]) -> subprocess.Popen[bytes]:
     """Have systemd forget how often servers were started: one at its start limit would not start."""
-    nowhere = subprocess.DEVNULL  # those that never failed are not of interest
-    return subprocess.Popen(["systemctl", "reset-failed", *map(one.unit, servers)], stdout=nowhere, stderr=nowhere)
+    return one.begin("reset-failed", *map(one.unit, servers))
 
 
-def start(servers: list[str], forgotten: subprocess.Popen[bytes] | None = None) -> None:
-    """Start servers and end what an operator's stop holds; `forgotten` is a forgetting() that is under way.
+def _nothing() -> None:
+    pass
+
+
+def start(servers: list[str], failures: Iterable[str] = ()) -> None:
+    """Start servers and end what an operator's stop holds.
+
+    Raises Failed with the last lines of who did not start, after `failures` of others that could not even be tried.
+    """
+    unfinished = list(filter(one.reset_unfinished, servers))
+    lines = [
+        f"server {server}: a reset of it did not finish; l4d2ctl reset {server} does that" for server in unfinished
+    ]
+    lines = [*failures, *lines]
+    others = [server for server in servers if server not in unfinished]
+    for server in others:
+        one.release(server)
+    try:
+        start_again(others)
+    except one.Failed as failed:
+        lines.append(str(failed))
+    if lines:
+        raise one.Failed("\n".join(lines))
+
+
+def start_again(
+    servers: list[str],
+    forgotten: subprocess.Popen[bytes] | None = None,
+    beside: Callable[[], None] = _nothing,
+) -> None:
+    """Start servers that no stop holds; `forgotten` is a forgetting() that is under way, `beside` done meanwhile.
 
     Raises Failed with the last lines of who did not start.
     """
-    for server in servers:
-        if one.reset_unfinished(server):
-            raise one.Failed(f"server {server}: a reset of it did not finish; l4d2ctl reset {server} does that")
-    for server in servers:
-        one.release(server)
+    if not servers:
+        return
     (forgotten or forgetting(servers)).wait()
-    done = one.systemctl("start", *map(one.unit, servers))
-    if done.returncode:
-        _explain_start(servers, done.stderr)
+    command = ["systemctl", "start", *map(one.unit, servers)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as starting:
+        beside()
+        said = starting.communicate()[1]
+    if starting.returncode:
+        _explain_start(servers, said)
 
 
 def _explain_start(servers: list[str], said: str) -> None:
@@ -52,34 +81,40 @@ def _explain_start(servers: list[str], said: str) -> None:
     raise one.Failed("\n".join(lines))
 
 
-def stop(servers: list[str], held: bool = True) -> None:
-    """Stop servers, for good until `start` where `held`. Raises Failed that names who holds an overlay.
+def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = _nothing) -> None:
+    """Stop servers, for good until `start` where `held`; `beside` is done meanwhile.
 
-    A server that had to be killed, or crashed while it quit, is stopped all the same: that is said, and no failure.
+    Raises Failed that names who holds an overlay. A server that had to be killed, or crashed while it quit, is stopped
+    all the same: that is said, and no failure.
     """
-    known = {server: holders.devices_now(server) for server in servers}
     failures = []
     for server in set(servers).intersection(one.declared()) if held else ():
         try:
             one.hold(server)
         except OSError as error:
             failures.append(f"server {server} is stopped, and the next deploy or reboot will start it: {error}")
-    one.systemctl("stop", *map(one.unit, servers))
-    answer = one.asking(servers, *_AFTER)
-    found = {server: holders.holders(server, known[server]) for server in servers}
-    states = answer()
-    failures += [
-        line for server in servers for line in _after_stop(server, states[server], known[server], found[server])
-    ]
+    failures += _stop(servers, beside).values()
     if failures:
         raise one.Failed("\n".join(failures))
 
 
+def _stop(servers: list[str], beside: Callable[[], None] = _nothing) -> dict[str, str]:
+    """Stop servers and return, by server, what stands in the way of those that could not be stopped."""
+    known = {server: holders.devices_now(server) for server in servers}
+    with one.begin("stop", *map(one.unit, servers)):
+        beside()
+    answer = one.asking(servers, *_AFTER)
+    found = {server: holders.holders(server, known[server]) for server in servers}
+    states = answer()
+    lines = {server: _after_stop(server, states[server], known[server], found[server]) for server in servers}
+    return {server: line for server, line in lines.items() if line}
+
+
 def _after_stop(
     server: str, state: dict[str, str], known: frozenset[holders.Device], found: list[holders.Holder]
-) -> list[str]:
+) -> str:
     if state["ActiveState"] not in ("inactive", "failed"):
-        return [f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"]
+        return f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"
     why = ""
     if one.mounted(server) and not found:
         # Stopped before, with somebody in the way who has gone: its unit runs no ExecStopPost a second time.
@@ -88,13 +123,13 @@ def _after_stop(
         found = holders.holders(server, known)
     if one.mounted(server) or found:
         by = "; ".join(map(str, found)) or why or "nobody that /proc shows"
-        return [f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"]
+        return f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"
     if state["ActiveState"] == "failed":
         _tell_how_it_ended(server, state)
         one.systemctl("reset-failed", one.unit(server))
     elif known and state["ExecMainStatus"] == _SIGSEGV and state["ExecMainCode"] in _BY_SIGNAL:
         print(f"server {server}: crashed by SIGSEGV while it quit; it is stopped and unmounted", file=sys.stderr)
-    return []
+    return ""
 
 
 def _tell_how_it_ended(server: str, state: dict[str, str]) -> None:
@@ -106,9 +141,9 @@ def _tell_how_it_ended(server: str, state: dict[str, str]) -> None:
 
 
 def restart(servers: list[str]) -> None:
-    """Stop and start servers. Raises Failed."""
-    stop(servers, held=False)
-    start(servers)
+    """Stop servers and start those that stopped. Raises Failed."""
+    failed = _stop(servers)
+    start([server for server in servers if server not in failed], failed.values())
 
 
 def logs(servers: list[str], lines: int, follow: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import shutil
@@ -14,14 +13,8 @@ from l4d2ctl import server as one
 def to_attic(server: str) -> str:
     """Move a runtime directory that nothing is mounted in to the attic, and return where it is. Raises Failed."""
     path, into = one.runtime(server), f"{reset.ATTIC}/{reset.attic_name(server)}"
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # as left4me-overlay: nothing is mounted there meanwhile
-        if one.mounted(server):
-            raise one.Failed(f"server {server} was started meanwhile; l4d2ctl stop {server}")
+    with one.unmounted(server):
         os.rename(path, into)
-    finally:
-        os.close(lock)
     one.sync_directory(reset.ATTIC)
     one.sync_directory(os.path.dirname(path))
     return into

@@ -10,8 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +37,8 @@ def _plan_path(server: str) -> str:
 def _read_plan(server: str) -> dict[str, str] | None:
     try:
         with open(_plan_path(server), encoding="utf-8") as file:
-            return dict(line.rstrip("\n").split("=", 1) for line in file)
+            # A power cut may leave it empty, and then nothing has been renamed yet.
+            return dict(line.rstrip("\n").split("=", 1) for line in file) or None
     except FileNotFoundError:
         return None
 
@@ -48,9 +47,12 @@ def _write_plan(server: str, plan: dict[str, str]) -> None:
     new = f"{_plan_path(server)}.new"
     with open(new, "w", encoding="utf-8") as file:
         file.writelines(f"{key}={value}\n" for key, value in plan.items())
-        file.flush()
-        os.fsync(file.fileno())
     os.rename(new, _plan_path(server))
+
+
+def _sync_plan(server: str) -> None:
+    with open(_plan_path(server), "rb") as file:
+        os.fsync(file.fileno())
     one.sync_directory(one.runtime(server))
 
 
@@ -72,25 +74,25 @@ def _aside(server: str, into: str) -> None:
         source = f"{one.runtime(server)}/{name}"
         if os.path.lexists(source) and not os.path.lexists(f"{into}/{name}"):
             os.rename(source, f"{into}/{name}")
-    one.sync_directory(ATTIC)
-    one.sync_directory(into)
 
 
-def _fresh(server: str) -> None:
+def _sync(server: str, into: str) -> None:
+    for directory in (ATTIC, into, one.runtime(server)):  # of which the first takes the others along
+        one.sync_directory(directory)
+
+
+def _fresh(server: str, user: pwd.struct_passwd) -> None:
     """Make upper and work, as the deploy makes them."""
-    user = pwd.getpwnam(f"left4me-{server}")
     for name, uid, gid, mode in (("upper", user.pw_uid, user.pw_gid, 0o755), ("work", 0, 0, 0o700)):
         path = f"{one.runtime(server)}/{name}"
         if not os.path.isdir(path):
             os.mkdir(path, 0o700)
         os.chown(path, uid, gid)
         os.chmod(path, mode)
-    one.sync_directory(one.runtime(server))
 
 
-def _move_kept(server: str, old: str) -> None:
+def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
     """Move what the data keeps from the old upper to the present one, following no symlink on the way."""
-    user = pwd.getpwnam(f"left4me-{server}")
     for path in _keep(server):
         *parents, name = path.split("/")
         source = target = -1
@@ -133,9 +135,14 @@ def _timed(times: dict[str, float], step: str) -> Iterator[None]:
     times[step] = time.monotonic() - begin
 
 
-def _check(server: str) -> None:
-    if not stat.S_ISDIR(os.lstat(one.runtime(server)).st_mode):
-        raise one.Failed(f"{one.runtime(server)} is not a directory: deploy this host")
+def _check(server: str) -> pwd.struct_passwd:
+    """Return the user of a server; raise Failed where what a deploy makes of it is not there."""
+    if os.path.islink(one.runtime(server)) or not os.path.isdir(one.runtime(server)):
+        raise one.Failed(f"server {server}: {one.runtime(server)} is not a directory: deploy this host")
+    try:
+        return pwd.getpwnam(f"left4me-{server}")
+    except KeyError:
+        raise one.Failed(f"server {server}: there is no user left4me-{server}: deploy this host") from None
 
 
 def _alone(server: str) -> int:
@@ -155,7 +162,6 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
 
     Raises Failed; the server is then stopped, and a second reset finishes this one.
     """
-    _check(server)
     alone = _alone(server)
     try:
         return _reset(server, undo)
@@ -164,6 +170,8 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
 
 
 def _reset(server: str, undo: bool) -> dict[str, float]:
+    asked = one.asking([server], "ActiveState")  # before its answer is wanted
+    user = _check(server)
     times: dict[str, float] = {}
     forgotten = None
     plan = _read_plan(server)
@@ -176,7 +184,7 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
             if not kept:
                 raise one.Failed(f"server {server}: nothing of it is in {ATTIC}; there is no reset to undo")
             back = kept[0]
-        runs = one.properties([server], "ActiveState")[server]["ActiveState"] in _RUNNING
+        runs = asked()[server]["ActiveState"] in _RUNNING
         if runs:  # beside the stop; not of one that has failed, since the stop tells how
             forgotten = lifecycle.forgetting([server])
         plan = {"into": attic_name(server), "back": back, "start": "yes" if runs else ""}
@@ -184,30 +192,33 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
             _write_plan(server, plan)
         except OSError as error:
             raise one.Failed(f"server {server} is not reset, and as it was: {error}") from None
-    with _timed(times, "stop"):
-        lifecycle.stop([server], held=False)
     try:
-        with _timed(times, "reset"):
+        with _timed(times, "stop"):
+            lifecycle.stop([server], held=False, beside=lambda: _sync_plan(server))
+        with _timed(times, "reset"), one.unmounted(server):
             into = f"{ATTIC}/{plan['into']}"
             if plan["back"]:
                 _take_out(server, plan["back"])
             _aside(server, into)
             if plan["back"]:
+                _sync(server, into)
                 _bring_back(server, plan["back"])
-            _fresh(server)
-            _move_kept(server, f"{into}/upper")
+            _fresh(server, user)
+            _sync(server, into)
+            _move_kept(server, f"{into}/upper", user)
     except OSError as error:
         raise one.Failed(
             f"server {server} is stopped, its reset is not finished: {error}. Mend that, then: l4d2ctl reset {server}"
         ) from None
     os.unlink(_plan_path(server))
-    one.sync_directory(one.runtime(server))
+    # Were it there again after a power cut, another reset would find nothing left to do.
     if plan["start"] and not one.is_held(server):
         with _timed(times, "start"):
-            lifecycle.start([server], forgotten)
+            lifecycle.start_again([server], forgotten, lambda: one.sync_directory(one.runtime(server)))
+    else:
+        one.sync_directory(one.runtime(server))
     # Nobody waits for it, not even for systemd's word that it has begun.
-    command, nowhere = ["systemctl", "start", "--no-block", "left4me-attic.service"], subprocess.DEVNULL
-    subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    one.begin("start", "--no-block", "left4me-attic.service")
     return times
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 ETC = "/etc/left4me/servers"
 VAR = "/var/lib/left4me"
@@ -54,6 +56,12 @@ def instances() -> list[str]:
 def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run systemctl; its exit code and its words are the caller's to judge."""
     return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+
+
+def begin(*arguments: str) -> subprocess.Popen[bytes]:
+    """Run systemctl, and wait neither for its end nor for its words."""
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(["systemctl", *arguments], stdin=nowhere, stdout=nowhere, stderr=nowhere)
 
 
 def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
@@ -156,6 +164,21 @@ def lowers(server: str) -> list[str]:
 def mounted(server: str) -> bool:
     """Tell whether something is mounted on a server's merged directory."""
     return merged(server) in overlays()
+
+
+@contextmanager
+def unmounted(server: str) -> Iterator[None]:
+    """Keep left4me-overlay out of a server's directories. Raises Failed where something is mounted in them."""
+    lock = os.open(runtime(server), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in overlays():
+            if path.startswith(f"{runtime(server)}/"):
+                do = f"l4d2ctl stop {server}" if path == merged(server) else f"umount {path}"
+                raise Failed(f"server {server}: {path} is mounted; {do}")
+        yield
+    finally:
+        os.close(lock)
 
 
 def plain(text: str) -> str:

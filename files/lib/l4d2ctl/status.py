@@ -41,11 +41,10 @@ class Status:
 
 def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
     """Return which running games have not read their configuration since it was changed."""
-    boot = time.time_ns() - time.monotonic_ns()
     asked = {}
     for server, unit in seen.items():
         changed = _changed(server)
-        if unit["MainPID"] == "0" or changed <= boot + int(unit["ExecMainStartTimestampMonotonic"]) * 1000:
+        if unit["MainPID"] == "0" or changed <= _began(unit):
             continue
         # With --lines=1 it reads from the journal's end, and ends at what it finds.
         command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=1", f"--grep={_WAS_READ}"]
@@ -65,22 +64,28 @@ def _changed(server: str) -> int:
     return max((os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)), default=0)
 
 
-def _unanswered_since(server: str, answered: bool, started: str) -> str | None:
-    """Remember when a server last answered, and return that where it does not now."""
+def _began(unit: dict[str, str]) -> int:
+    """Return when a game was started, in ns since the epoch."""
+    return time.time_ns() - time.monotonic_ns() + int(unit["ExecMainStartTimestampMonotonic"]) * 1000
+
+
+def _unanswered_since(server: str, answered: bool, unit: dict[str, str]) -> str | None:
+    """Remember when a server last answered, and return that where it does not now; when it started, if never since."""
     path = f"{one.RUN}/{server}.answered"
     if answered:
         os.makedirs(one.RUN, exist_ok=True)
         with open(path, "w", encoding="ascii"):
             return None
-    return _written(path) or started
+    return _written(path, _began(unit)) or unit["StateChangeTimestamp"]
 
 
-def _written(path: str) -> str:
-    """Return when a file was written, as systemd writes times; empty where there is none."""
+def _written(path: str, after: int = 0) -> str:
+    """Return when a file was written, as systemd writes times; empty where there is none `after` that, in ns."""
     try:
-        return time.strftime("%a %Y-%m-%d %H:%M:%S %Z", time.localtime(os.stat(path).st_mtime))
+        when = os.stat(path).st_mtime_ns
     except FileNotFoundError:
         return ""
+    return time.strftime("%a %Y-%m-%d %H:%M:%S %Z", time.localtime(when // 10**9)) if when > after else ""
 
 
 def revision() -> tuple[str, str]:
@@ -127,7 +132,7 @@ def status(servers: list[str]) -> list[Status]:
                 map=info.map if info else None,
                 players=info.players if info else None,
                 slots=info.slots if info else None,
-                unanswered_since=_unanswered_since(server, info is not None, since) if server in addresses else None,
+                unanswered_since=_unanswered_since(server, info is not None, unit) if server in addresses else None,
                 layers=one.layers(server),
                 memory=int(memory) if memory.isdigit() else None,
                 restart_due=due,

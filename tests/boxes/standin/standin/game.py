@@ -219,7 +219,9 @@ class Game:
 
     def _do_say(self, values: list[str]) -> str:
         self.log(f'"Console<0><Console><Console>" say "{" ".join(values)}"')
-        return f"Console: {' '.join(values)}"
+        said = f"Console: {' '.join(values)}"
+        print(said, flush=True)  # what is said over RCON is on the server's own console too
+        return said
 
     def _do_version(self, values: list[str]) -> str:
         return f"Protocol version 2042\nExe version {self.version} (left4dead2)"
