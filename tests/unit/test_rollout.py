@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from left4me import fence, status
 from left4me.rollout import judge, waves
+from left4me.rollout.locks import Locks
 from left4me.rollout.restarts import Quiet
 from left4me.rollout.waves import Host
 
@@ -71,6 +75,53 @@ def test_times(text: str, seconds: int) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is no time"):
         waves.duration(text)
+
+
+# -- locks
+
+
+@pytest.fixture
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locks]:
+    """Locks of hosts that are directories of this machine: each has its deploy.lock in it, and may have a `noise`."""
+
+    def command(name: str, _connection: object, *words: str) -> list[str]:
+        here = shlex.quote(str(tmp_path / name))
+        return ["sh", "-c", f"cat {here}/noise >&2 2>/dev/null; cd {here} && {shlex.join(words)}"]
+
+    program = tmp_path / "lock.py"
+    program.write_text(fence.PROGRAM.read_text().replace("/run/left4me/", "./"))
+    monkeypatch.setattr(fence, "PROGRAM", program)
+    monkeypatch.setattr(fence, "BEAT", 0.2)
+    monkeypatch.setattr(fence, "SILENCE", 1)
+    monkeypatch.setattr(status, "command", command)
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with Locks() as mine:
+        yield mine
+
+
+def test_a_lock_is_held_over_the_silence_and_one_that_waits_for_its_turn_is_not_taken(
+    locks: Locks, tmp_path: Path
+) -> None:
+    for name in "ab":
+        locks.connect(host(name))
+    assert locks.take(host("a")) == []
+    answers = locks._holders["a"].stdout
+    assert answers
+    assert [answers.readline() for _ in range(15)] == ["\n"] * 15  # three seconds
+    assert (tmp_path / "a/deploy.lock").exists()
+    assert not (tmp_path / "b/deploy.lock").exists()
+    assert locks.take(host("b")) == []
+
+
+def test_what_is_said_before_the_answer_is_none(locks: Locks, tmp_path: Path) -> None:
+    (tmp_path / "a/noise").write_text("Authorized access only.\nsudo: unable to resolve host a\n")
+    locks.connect(host("a"))
+    assert locks.take(host("a")) == []
+    with Locks() as second:
+        second.connect(host("a"))
+        assert "is being deployed by" in second.take(host("a"))[-1]
 
 
 # -- players
