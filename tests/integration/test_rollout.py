@@ -426,25 +426,43 @@ def deploying(inventory: Path) -> list[str]:
 # -- going back
 
 
-def test_an_older_checkout_brings_back_what_it_knew(up: Fleet, tmp_path: Path) -> None:
-    newer = tmp_path / "newer"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    for name in filter(None, tracked):
-        (newer / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, newer / name, follow_symlinks=False)
-    (newer / ".boxes").symlink_to(ROOT / ".boxes")
-    (newer / "files/lib/l4d2ctl/later.py").write_text('"""What only the newer state has."""\n')
-    unit = newer / "templates/systemd/left4me-server@.service.j2"
+def test_a_checkout_of_an_older_commit_brings_back_what_it_knew(up: Fleet, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=olga", "-c", "user.email=olga@desk"]
+        return subprocess.run(["git", *who, *words], cwd=tree, capture_output=True, text=True, check=True).stdout
+
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name, follow_symlinks=False)
+    (tree / ".boxes").symlink_to(ROOT / ".boxes")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "Old")
+    git("tag", "OLD")
+    (tree / "files/lib/l4d2ctl/later.py").write_text('"""What only the newer state has."""\n')
+    unit = tree / "templates/systemd/left4me-server@.service.j2"
     unit.write_text(f"# Of a later time.\n{unit.read_text()}")
-    (newer / "files/layers/admins/left4dead2/later.txt").touch()
-    up.declare({"admins": ["STEAM_1:0:1"]})
-    up.rollout("-y", "--waves", "100%")
-    before = [listing(box) for box in up.boxes]
-    up.rollout("-y", "--waves", "100%", checkout=newer)
+    (tree / "files/layers/admins/left4dead2/later.txt").touch()
+    git("add", ".")
+    git("commit", "--quiet", "--message", "New")
+    git("tag", "NEW")
+
+    def rolled_out(commit: str) -> list[list[str]]:
+        git("checkout", "--quiet", commit)
+        up.rollout("-y", "--waves", "100%", checkout=tree)
+        at = git("describe", "--always", "--exclude=*")
+        assert {box.run("cat /etc/left4me/revision").stdout for box in up.boxes} == {at}
+        return [listing(box) for box in up.boxes]
+
+    up.declare({"admins": ["STEAM_1:0:1"]}, operators="admin")
+    before = rolled_out("OLD")
     there = "test -e /usr/local/lib/left4me/l4d2ctl/later.py && grep -q 'a later time' /usr/local/lib/systemd/system/*"
+    assert rolled_out("NEW") != before
     for box in up.boxes:
         box.run(there)
-    up.rollout("-y", "--waves", "100%")
-    assert [listing(box) for box in up.boxes] == before
+    assert rolled_out("OLD") == before
+    for box in up.boxes:
+        assert box.run("find / -xdev -name 'later.*'").stdout == ""
