@@ -281,3 +281,25 @@ def start_servers(declares: model.Host) -> Commands:
         yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
     else:
         host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")
+
+
+def restarts(items: Sequence[Item], declares: model.Host) -> list[str]:
+    """Return the servers that would be started with something else once `items` and the versions are in place."""
+    entries = facts.look(host, declares)["entries"]
+
+    def differs(path: str, content: str) -> bool:
+        return path not in entries or entries[path]["content"] != content
+
+    def is_new(tree: versions.Tree) -> bool:
+        return differs(tree.link, tree.target)
+
+    if is_new(versions.game(declares)):
+        return list(declares.present)
+    new = {tree.link for tree in versions.layers(declares) if is_new(tree)}
+    new |= {item.path for item in items if differs(item.path, hashlib.sha256(item.text.encode()).hexdigest())}
+    read = {
+        name: {*(f"{declared.ETC}/servers/{name}/{file}" for file in ("server.env", "layers"))}
+        | {*map(declared.link_of, server.lowers)}
+        for name, server in declares.present.items()
+    }
+    return [name for name, paths in read.items() if paths & new]

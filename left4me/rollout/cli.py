@@ -17,12 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 from left4me import fence, status
-from left4me.declared import ROOT, revision
-from left4me.rollout import judge, restarts, waves
+from left4me.declared import RESTARTS, ROOT, revision
+from left4me.rollout import judge, report, restarts, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
 from left4me.rollout.judge import Verdict
 from left4me.rollout.locks import Locks
-from left4me.rollout.report import Report
 from left4me.rollout.waves import Host
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -147,8 +146,8 @@ class Rollout:
                 up = [row for row in rows if row.id in host.running and row.state == "active"]
                 if due := [row.id for row in up if row.restart_due]:
                     print(f"    a restart is due: {', '.join(due)}")
-                if changed and (perhaps := [row.id for row in up if row.id not in due]):
-                    print(f"    may want a restart then, which only the deploy shows: {', '.join(perhaps)}")
+                if will := [row.id for row in up if row.id in verdicts[host.name].restarts and row.id not in due]:
+                    print(f"    {RESTARTS}: {', '.join(will)}")
         sys.stdout.flush()
 
     def confirm(self) -> None:

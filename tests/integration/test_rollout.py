@@ -97,7 +97,24 @@ def test_dry_shows_the_plan_and_changes_nothing(rolled: Fleet) -> None:
     assert [standing(box) for box in rolled.boxes] == before
     places = [said.index(f"  {box.name}: Write the servers' files") for box in rolled.boxes]
     assert places == sorted(places)
-    assert "a restart is due" not in said
+    assert "restart" not in said
+
+
+def test_dry_names_the_servers_that_will_want_a_restart(rolled: Fleet, tmp_path: Path) -> None:
+    def named(*words: str) -> list[str]:
+        said = rolled.rollout("--dry", *words)
+        return [line.partition("restart")[2] for line in said.splitlines() if "restart" in line]
+
+    rolled.declare({"tickrate": 60})
+    assert named() == [": 3"] * 3
+    changed = shutil.copytree(ROOT / LAYERS[LAYER]["path"], tmp_path / "layer")
+    (changed / "changed").touch()
+    rolled.declare(layers={LAYER: {"source": "control", "path": str(changed)}})
+    assert named("--limit", "canary") == [": 3, 4"]
+    rolled.declare({"layers": []}, layers={LAYER: {"source": "control", "path": str(changed)}})
+    assert named("--limit", "canary") == [": 3, 4"]
+    rolled.declare({"layers": []})
+    assert named("--limit", "canary") == [": 3"]
 
 
 # -- a whole rollout

@@ -204,6 +204,12 @@ def test_the_plan_names_what_would_change_and_who_is_not_reached() -> None:
     assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect (timed out)"]]
 
 
+def test_the_plan_names_the_servers_that_will_want_a_restart() -> None:
+    said = "    [a]  will want a restart: 3, 4\n    [aa] will want a restart: 5\n[aa] Ready: deploy.py\n"
+    verdicts = judge.planned(ended(0, {"plan": [], "results": None}, said), ["a", "aa", "b"])
+    assert [each.restarts for each in verdicts.values()] == [["3", "4"], ["5"], []]
+
+
 def test_a_name_that_pyinfra_pads_is_ready_and_what_an_inventory_prints_is_no_result() -> None:
     said = "[a]    Ready: deploy.py\n[a]    a warning\n[long] Could not connect\n"
     verdicts = judge.planned(ended(1, {"plan": [], "results": None}, said), ["a", "long"])
