@@ -18,10 +18,11 @@ from types import FrameType
 
 from left4me import fence, status
 from left4me.declared import RESTARTS, ROOT, revision
-from left4me.rollout import judge, report, restarts, waves
+from left4me.rollout import judge, restarts, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
 from left4me.rollout.judge import Verdict
 from left4me.rollout.locks import Locks
+from left4me.rollout.report import ANSWER, Report
 from left4me.rollout.waves import Host
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -96,7 +97,8 @@ class Rollout:
             os.dup2(nowhere, 2)
         if self._report.content["hosts"] and not interrupted.is_set():
             interrupted.set()
-            os.write(2, b"Interrupted: what is under way is finished; Ctrl-C again stops at once.\n")
+            if not self._report.is_live:  # else it is the table's last row
+                os.write(2, f"{ANSWER}\n".encode())
             return
         try:
             interrupt()

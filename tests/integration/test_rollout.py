@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import termios
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from left4me.rollout.report import ANSWER
 from tests.boxes import boxes as machines
+from tests.boxes import network
 from tests.boxes.boxes import Box
 from tests.integration.conftest import PACKAGES
-from tests.integration.ctl import main_pid, rcon
+from tests.integration.ctl import LAYER, LAYERS, main_pid, rcon, state
 from tests.integration.harness import (
     ROOT,
     SERVERS,
@@ -407,6 +416,67 @@ def test_ctrl_c_lets_a_deploy_finish_and_twice_does_not(up: Fleet) -> None:
         running.process.send_signal(signal.SIGINT)
         said = running.end(130, limit=5)
     assert "deploy: done" not in said
+
+
+def test_on_a_terminal_a_table_shows_what_goes_on_and_its_ctrl_c_is_the_rollouts_alone(up: Fleet) -> None:
+    canary, second = up.canary, up.others[0]
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 2")
+    up.declare({"hostname": "seen", "tickrate": 88})
+    with OnTerminal(up) as screen:
+        wait_for("the question", lambda: "Go on? [y/N]" in screen.text)
+        screen.type("y\n")
+        row = rf"WAVE +HOST +STEP +TIME\s+1 +{canary.name} +restart +\d+ s +server 3 has 2 players\s*$"
+        wait_for("the table", lambda: any(re.match(row, frame) for frame in screen.frames()))
+        with Trap(second, "fsync") as trap:
+            rcon(canary, 27015, "standin_players 0")
+            command = trap.landing(SERVER_CFG, PLACE)
+            screen.type("\x03")
+            # It stays there while the table is drawn anew.
+            wait_for("the answer", lambda: [ANSWER in frame for frame in screen.frames()[-3:]] == [True] * 3)
+        wait_for("the command stands", lambda: is_stopped(command))
+        os.kill(command, signal.SIGCONT)
+        assert screen.process.wait(60) == 130
+        wait_for("the end", lambda: "Report: " in screen.text)
+    assert f"wave 2  {second.name}  deploy: done" in screen.text
+    assert hostname(second) == "seen"
+    assert f"Untouched: {up.others[1].name}." in screen.text
+    assert "WAVE" not in screen.frames()[-1]
+
+
+class OnTerminal:
+    """A rollout on a terminal of its own, whose foreground it is."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._mine, its = os.openpty()
+        termios.tcsetwinsize(its, (40, 160))
+        command = ["setsid", "--ctty", sys.executable, "rollout.py", str(fleet.path), "--quiet", "2s"]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=its, stdout=its, stderr=its)
+        os.close(its)
+        self.text = ""
+        self._reading = threading.Thread(target=self._read)
+
+    def __enter__(self) -> OnTerminal:
+        self._reading.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reading.join()
+        os.close(self._mine)
+
+    def _read(self) -> None:
+        with suppress(OSError):  # nobody has the other end any more
+            while data := os.read(self._mine, 4096):
+                self.text += data.decode().replace("\r\n", "\n")
+
+    def type(self, text: str) -> None:
+        os.write(self._mine, text.encode())
+
+    def frames(self) -> list[str]:
+        """Return what was to be seen from each time that the table was taken away."""
+        return self.text.split("\x1b[J")
 
 
 # -- killed

@@ -15,6 +15,7 @@ import pytest
 from left4me import fence, status
 from left4me.rollout import judge, waves
 from left4me.rollout.locks import Locks
+from left4me.rollout.report import Report
 from left4me.rollout.restarts import Quiet
 from left4me.rollout.waves import Host
 
@@ -145,6 +146,20 @@ def test_no_quiet_time_still_wants_one_answer() -> None:
     assert not quiet.seen(None, 0)
     assert not quiet.seen(2, 1)
     assert quiet.seen(0, 2)
+
+
+# -- the report
+
+
+def test_what_is_under_way_at_the_end_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = Report()
+    report.begin(1, ["a", "b"], "deploy")
+    report.end("a", "done")
+    report.close(130)
+    told = json.loads((tmp_path / report.path).read_text())
+    assert [told["hosts"][name]["steps"][0]["result"] for name in "ab"] == ["done", "interrupted"]
+    assert told["hosts"]["b"]["steps"][0]["seconds"] >= 0
 
 
 # -- pyinfra
