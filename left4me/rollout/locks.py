@@ -82,11 +82,17 @@ class Locks:
         return last_lines(*said) or ["its lock cannot be taken, and nothing says why"]
 
     def keep(self, host: Host) -> list[str]:
-        """Take the lock again where the connection that held it has ended; return why not, or nothing."""
+        """Take the lock again where the connection that held it has ended; return why the host refuses, or nothing.
+
+        Raises NotAsked where it cannot be asked.
+        """
         if self._holders[host.name].poll() is None:
             return []
         self.connect(host)
-        return self.take(host)
+        why = self.take(host)
+        if self._holders[host.name].returncode:  # ssh's, or that of the limit
+            raise status.NotAsked(why[-1])
+        return why
 
     @staticmethod
     def _poke(holder: Popen[str]) -> None:

@@ -77,16 +77,15 @@ class Settling:
         """Since when what has to answer does not: a server, or the host by its name."""
         self._started: set[str] = set()
 
-    def settle(self) -> tuple[list[str], list[str]]:
-        """Return what was done, and which servers still want a restart: none but where interrupted or told not to.
+    def settle(self) -> tuple[list[str], list[str], list[str]]:
+        """Return what was done, which servers want a restart still, and which are down for one of those has their port.
 
+        None is left but where interrupted or told not to restart.
         Raises Failed where a server, or the host, does not answer within the grace.
         """
         done: list[str] = []
         while True:
-            if lost := self._locks.keep(self._host):
-                raise Failed("its lock was lost", *lost)
-            answer, now = ask(self._host), time.monotonic()
+            answer, now = self._ask(), time.monotonic()
             due, ready, down = [], [], []
             if isinstance(answer, status.NotAsked):
                 for quiet in self._quiet.values():
@@ -111,6 +110,16 @@ class Settling:
             else:
                 self._note("; ".join(waits or [f"server {row.id} has {_players(row)}" for row in due]))
                 time.sleep(STARTING) if waits else interrupted.wait(min(POLL, max(self._policy.quiet / 2, STARTING)))
+
+    def _ask(self) -> list[Status] | status.NotAsked:
+        """Ask the host, whose lock this still holds or holds again."""
+        try:
+            lost = self._locks.keep(self._host)
+        except status.NotAsked as error:  # as when the host itself is: it may be back within the grace
+            return error
+        if lost:
+            raise Failed("its lock was lost", *lost)
+        return ask(self._host)
 
     def _is_ready(self, row: Status, now: float) -> bool:
         return self._quiet.setdefault(row.id, Quiet(self._policy.quiet)).seen(row.players, now) or now >= self._deadline
