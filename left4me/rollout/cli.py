@@ -50,6 +50,8 @@ _UNPROVED = (
     "test_each_overlay_has_the_declared_layers",
 )
 """What cannot hold for a server that waits for its restart."""
+_NOT_STARTED = (*_UNPROVED, "test_each_server_runs_or_was_stopped_by_hand")
+"""What cannot hold for a server that waits for another one's port."""
 
 
 class Refused(Exception):
@@ -87,7 +89,8 @@ class Rollout:
         self._locks = Locks()
         self._waves: list[list[Host]] = []
         self._failures: dict[str, tuple[str, Verdict]] = {}
-        self._left: dict[str, list[str]] = {}
+        self._due: dict[str, list[str]] = {}
+        self._down: dict[str, list[str]] = {}
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
         """Take a Ctrl-C: the second, and one before anything was begun, ends all at once."""
@@ -220,9 +223,10 @@ class Rollout:
             verdict = Verdict()
             try:
                 settling = restarts.Settling(host, self._policy, self._locks, partial(self._report.note, host.name))
-                verdict.changed, left = settling.settle()
-                self._left[host.name] = left
-                verdict.changed += [f"not restarted: server {server}" for server in left]
+                verdict.changed, due, down = settling.settle()
+                self._due[host.name], self._down[host.name] = due, down
+                verdict.changed += [f"not restarted: server {server}" for server in due]
+                verdict.changed += [f"not started: server {server}" for server in down]
             except restarts.Failed as failed:
                 verdict.wrong = list(failed.args)
             return self._judged("restart", [host], {host.name: verdict})
@@ -232,7 +236,13 @@ class Rollout:
 
     def _verify(self, hosts: Sequence[Host]) -> list[Host]:
         names = [host.name for host in hosts]
-        unproved = [f"{test}[{name}/{each}]" for name in names for each in self._left[name] for test in _UNPROVED]
+        unproved = [
+            f"{test}[{name}/{server}]"
+            for left, tests in ((self._due, _UNPROVED), (self._down, _NOT_STARTED))
+            for name in names
+            for server in left[name]
+            for test in tests
+        ]
         with tempfile.TemporaryDirectory() as folder:
             junit = Path(folder, "junit.xml")
             command = [sys.executable, "-m", "pytest", "tests/deployed", "--color=no", f"--junitxml={junit}"]
@@ -255,10 +265,12 @@ class Rollout:
                 "verify": ["pytest", "tests/deployed", "--inventory", *only, *tests],
             }
             print(f"  look closer: {shlex.join(closer[step])}")
-        for name, servers in self._left.items():
-            if servers:
-                print(f"{name}: a restart is due: {', '.join(servers)}")
-        waiting = sum(map(len, self._left.values()))
+        for name, due in self._due.items():
+            if due:
+                print(f"{name}: a restart is due: {', '.join(due)}")
+            if down := self._down[name]:
+                print(f"{name}: not started before that, for their ports are in use: {', '.join(down)}")
+        waiting = sum(map(len, (*self._due.values(), *self._down.values())))
         if code:
             how = {INTERRUPTED: "Interrupted", REFUSED: "Refused"}.get(code, "Stopped")
             print(f"\n{how}. Untouched: {', '.join(untouched) or 'no host'}.\n{self._again()}")

@@ -102,7 +102,7 @@ class Settling:
             if not waits and (stop or not (due or down)):
                 if done:  # what the servers ran on until now
                     self._change("versions that nobody runs were not removed", declared.CONTENT, "prune")
-                return done, [row.id for row in due]
+                return done, [row.id for row in due], down
             if not waits and ready:
                 done.append(self._restart(ready[0]))  # the next one after this one's answer
             elif not waits and not due:

@@ -392,6 +392,19 @@ def test_without_restarts_all_is_proved_but_what_waits_for_one(up: Fleet) -> Non
     assert "Done and proved: 1 host but for 1 servers that wait for a restart." in said
 
 
+def test_without_restarts_a_port_stays_where_it_is_and_the_rest_is_proved(up: Fleet) -> None:
+    up.servers = {**SERVERS, "5": {**SERVERS["3"], "hostname": "five"}}
+    up.declare({"port": 27019})
+    try:
+        said = up.rollout("-y", "--no-restart", "--limit", up.canary.name)
+    finally:
+        up.servers = SERVERS
+    assert f"{up.canary.name}: a restart is due: 3\n" in said
+    assert f"{up.canary.name}: not started before that, for their ports are in use: 5\n" in said
+    assert "Done and proved: 1 host but for 2 servers that wait for a restart." in said
+    assert name_over_a2s(up.canary, 27015) == SERVERS["3"]["hostname"]
+
+
 # -- Ctrl-C
 
 
