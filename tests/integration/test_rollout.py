@@ -36,7 +36,7 @@ from tests.integration.harness import (
 )
 from tests.integration.rolling import Fleet, hostname, report
 from tests.integration.test_lock import PLACE, held, is_free
-from tests.integration.trap import Trap, command_line, frozen, sshd
+from tests.integration.trap import Trap, command_line, frozen, is_stopped, sshd
 
 SERVER_CFG = r"servers/3/\.server\.cfg"
 
@@ -139,6 +139,11 @@ def test_a_whole_rollout_goes_wave_by_wave(rolled: Fleet) -> None:
     ends = [["lock", "deploy", "restart", "verify"]] * 3
     assert [[step["step"] for step in told["hosts"][box.name]["steps"]] for box in rolled.boxes] == ends
     assert {step["result"] for host in told["hosts"].values() for step in host["steps"]} == {"done"}
+    # Each step begins where the one before has ended, and no host before the whole of the wave before it.
+    steps = [step for box in rolled.boxes for step in told["hosts"][box.name]["steps"]]
+    begun = [datetime.fromisoformat(each).timestamp() for each in (*(step["started"] for step in steps), told["ended"])]
+    ended = [start + step["seconds"] for start, step in zip(begun[:-1], steps, strict=True)]
+    assert all(-1 < after - end < 5 for end, after in zip(ended, begun[1:], strict=True)), told
     # By the hosts' own clocks, which are one: the next wave's files are younger than the servers of the wave before.
     started = [
         float(box.run("stat -c %.9Y /proc/$(systemctl show --value -p MainPID left4me-server@3)").stdout)
@@ -162,6 +167,12 @@ def test_nothing_to_do_changes_and_restarts_nothing(rolled: Fleet) -> None:
 # -- the canary breaks
 
 
+def closer(said: str) -> list[str]:
+    """Return the command that a rollout proposes for a closer look."""
+    [line] = [line for line in said.splitlines() if line.startswith("  look closer: ")]
+    return shlex.split(line.removeprefix("  look closer: "))
+
+
 def test_a_failed_check_stops_it_and_after_repair_the_same_command_completes(up: Fleet) -> None:
     up.canary.run("chmod o+w /usr/local/libexec")
     up.declare({"hostname": "morning"})
@@ -176,6 +187,8 @@ def test_a_failed_check_stops_it_and_after_repair_the_same_command_completes(up:
     assert "/usr/local/libexec" in said
     assert f"Stopped. Untouched: {', '.join(box.name for box in up.others)}." in said
     assert report(said)["exit"] == 1
+    only = ["--inventory", str(up.path), "--limit", up.canary.name]
+    assert closer(said) == ["pytest", "tests/deployed", *only, "-k", "test_nobody_but_root_can_change_what_root_runs"]
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {"morning"}
 
@@ -185,9 +198,14 @@ def test_a_server_that_cannot_start_stops_it(up: Fleet) -> None:
     before = [standing(box) for box in up.others]
     said = up.rollout("-y", "--grace", "8s", code=1)
     assert [standing(box) for box in up.others] == before
-    assert f"{up.canary.name} failed at restart:" in said
-    assert "server 3" in said
+    assert f"{up.canary.name} failed at restart:\n    server 3" in said
     assert "status=7" in said
+    assert closer(said)[0] == "ssh"
+    assert closer(said)[-1] == "l4d2ctl status"
+    up.declare({"hostname": "repaired"})
+    up.rollout("-y")
+    assert name_over_a2s(up.canary, 27015) == "repaired"
+    assert {hostname(box) for box in up.boxes} == {"repaired"}
 
 
 def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
@@ -205,6 +223,10 @@ def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
     assert "begun last: Start the servers that do not run" in said
     assert "code=exited, status=1" in said
     assert report(said)["hosts"].keys() == {up.canary.name}
+    assert closer(said) == ["pyinfra", str(up.path), "--limit", up.canary.name, "deploy.py"]
+    up.rollout("-y")
+    assert {hostname(box) for box in up.boxes} == {"noon"}
+    assert name_over_a2s(up.canary, 27015) == "noon"  # only there it was started anew
 
 
 @contextmanager
@@ -249,21 +271,35 @@ def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
     assert {hostname(box) for box in up.boxes} == {"back"}
 
 
-def test_a_host_that_hangs_stops_it(up: Fleet) -> None:
-    up.declare({"hostname": "thawed"}, _timeout=3600)
+@contextmanager
+def unplugged(box: Box) -> Iterator[None]:
+    """Have a box's cable carry nothing: nobody is told that a connection has ended."""
+    cable = network.veth(box.index)
+    subprocess.run(["ip", "link", "set", cable, "down"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "set", cable, "up"], check=True)
+
+
+@pytest.mark.parametrize("how", ["frozen", "unplugged"])
+def test_a_host_that_hangs_stops_it(up: Fleet, how: str) -> None:
+    up.declare({"hostname": how}, _timeout=3600)
     before = [standing(box) for box in up.others]
     with ExitStack() as rolling:
         with Trap(up.canary, "fsync") as trap:
             running = rolling.enter_context(up.started("-y"))
-            trap.landing(SERVER_CFG, PLACE)
-            rolling.enter_context(frozen(sshd(up.canary)))
+            command = trap.landing(SERVER_CFG, PLACE)
+            if how == "unplugged":
+                rolling.callback(os.kill, command, signal.SIGCONT)
+            rolling.enter_context(frozen(sshd(up.canary)) if how == "frozen" else unplugged(up.canary))
         said = running.end(1, limit=120)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
     assert "begun last: Write the servers' files" in said
     assert "it does not answer for 60 s: its connection is given up" in said
     up.rollout("-y")
-    assert {hostname(box) for box in up.boxes} == {"thawed"}
+    assert {hostname(box) for box in up.boxes} == {how}
 
 
 # -- one at a time
@@ -358,17 +394,26 @@ def test_nobody_is_thrown_out_and_the_restart_follows_when_they_left(up: Fleet) 
     assert main_pid(canary, "4") == other
 
 
-def test_at_the_deadline_it_is_said_and_done(up: Fleet) -> None:
+@pytest.mark.parametrize("drain", ["6s", "0"])
+def test_at_the_deadline_it_is_said_and_done(up: Fleet, drain: str) -> None:
     canary = up.canary
     wait_for_server(canary, 27015)
     rcon(canary, 27015, "standin_players 2")
     before = main_pid(canary, "3")
     up.declare({"tickrate": 66})
-    said = up.rollout("-y", "--limit", canary.name, "--drain", "6s")
+    said = up.rollout("-y", "--limit", canary.name, "--drain", drain)
     assert "restarted server 3 (2 players, told)" in said
     assert main_pid(canary, "3") not in (before, "0")
     logs = "/var/lib/left4me/runtime/3/upper/left4dead2/logs"
     assert 'say "This server restarts now' in canary.run(f"cat {logs}/*").stdout
+
+
+def test_a_slow_start_is_waited_for_as_long_as_the_grace(up: Fleet) -> None:
+    up.declare({"arguments": ["+standin_start_delay", "5"]})
+    assert "restarted server 3 (empty)" in up.rollout("-y", "--limit", up.canary.name, "--grace", "15s")
+    up.declare({"arguments": ["+standin_start_delay", "3600"]})
+    said = up.rollout("-y", "--limit", up.canary.name, "--grace", "3s", code=1)
+    assert f"{up.canary.name} failed at restart:\n    server 3: active, no answer, for 3 s" in said
 
 
 def test_a_port_goes_from_one_server_to_another(up: Fleet) -> None:
@@ -519,13 +564,44 @@ def undisturbed(rolled: Fleet) -> list[list[str]]:
     return [listing(box) for box in rolled.boxes]
 
 
-@pytest.mark.parametrize("step", ["lock", "deploy", "restart", "verify"])
+@pytest.mark.parametrize("step", ["lock", "verify"])
 def test_a_killed_rollout_is_completed_by_the_same_command(undisturbed: list[list[str]], up: Fleet, step: str) -> None:
     up.rollout("-y", "--waves", "100%", "--drain", "0")
     up.declare(NEW)
     with up.started("-y", "--waves", "100%") as running:
         running.wait_for_line("wave 1", f"{step}: begun")
         running.process.kill()
+    assert_completed(up, undisturbed)
+
+
+def test_one_killed_while_it_deploys_is_completed_by_the_same_command(undisturbed: list[list[str]], up: Fleet) -> None:
+    up.rollout("-y", "--waves", "100%", "--drain", "0")
+    up.declare(NEW)
+    with up.started("-y", "--waves", "100%") as running:
+        with Trap(up.canary, "fsync") as trap:
+            command = trap.landing(SERVER_CFG, PLACE)
+        running.process.kill()
+    wait_for("the command stands", lambda: is_stopped(command))
+    assert hostname(up.canary) != "new"
+    os.kill(command, signal.SIGCONT)
+    assert_completed(up, undisturbed)
+
+
+def test_one_killed_while_it_restarts_is_completed_by_the_same_command(undisturbed: list[list[str]], up: Fleet) -> None:
+    up.rollout("-y", "--waves", "100%", "--drain", "0")
+    before = main_pid(up.canary, "3")
+    up.declare(NEW)
+    with up.started("-y", "--waves", "100%") as running:
+        running.wait_for_line(up.canary.name, "restarting server 3")
+        wait_for(
+            "the server stops",
+            lambda: (main_pid(up.canary, "3"), state(up.canary, "3")) != (before, "active"),
+        )
+        running.process.kill()
+    assert_completed(up, undisturbed)
+
+
+def assert_completed(up: Fleet, undisturbed: list[list[str]]) -> None:
     wait_for("what it started has ended", lambda: not deploying(up.path), 5)
     up.rollout("-y", "--waves", "100%")
     assert [listing(box) for box in up.boxes] == undisturbed
