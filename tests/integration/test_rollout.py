@@ -365,8 +365,10 @@ def test_a_short_loss_of_the_connection_is_waited_out(up: Fleet) -> None:
     with up.started("-y", "--limit", canary.name) as running:
         running.wait_for_line("restart: server 3 has 1 players")
         canary.run("systemctl stop ssh && pkill -f '[l]ock.py WISH'")
-        running.wait_for_line("restart: host", "refused")
-        canary.run("systemctl start ssh")  # over the connection that was there before
+        try:
+            running.wait_for_line("restart: host", "refused")
+        finally:
+            canary.run("systemctl start ssh")  # over the connection that was there before
         rcon(canary, 27015, "standin_players 0")
         assert "restarted server 3 (empty)" in running.end(0)
 
