@@ -306,3 +306,25 @@ def start_servers(declares: model.Host) -> Commands:
     if down:
         # A server that reached its start limit is not started again before its failure is forgotten.
         yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
+
+
+def restarts(items: Sequence[Item], declares: model.Host) -> list[str]:
+    """Return the servers that would be started with something else once `items` and the versions are in place."""
+    entries = facts.look(host, declares)["entries"]
+    if not facts.look(host, declares)["running"]:
+        return []
+
+    def differs(path: str, content: str) -> bool:
+        return path not in entries or entries[path]["content"] != content
+
+    def is_new(tree: versions.Tree) -> bool:
+        return differs(tree.link, tree.target)
+
+    new = {tree.link for tree in [versions.game(declares), *versions.layers(declares)] if is_new(tree)}
+    new |= {item.path for item in items if differs(item.path, hashlib.sha256(item.text.encode()).hexdigest())}
+    read = {
+        name: {*(f"{declared.ETC}/servers/{name}/{file}" for file in ("server.env", "layers", "build"))}
+        | {*map(declared.link_of, server.lowers), *([] if server.build else [declared.INSTALLATION])}
+        for name, server in declares.present.items()
+    }
+    return [name for name, paths in read.items() if paths & new]

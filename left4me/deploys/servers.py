@@ -1,8 +1,10 @@
 """The servers that the data names."""
 
+from pyinfra import logger
 from pyinfra.api.deploy import deploy
+from pyinfra.context import host as at_hand
 
-from left4me import declared, operations, versions
+from left4me import declared, operations, startup, versions
 from left4me.deploys import declared_here
 
 
@@ -12,6 +14,8 @@ def files() -> None:
     host = declared_here()
     items = declared.servers(versions.resolved(host))
     operations.place(name="Write the servers' files", items=items, declares=host)
+    if startup.changes_nothing() and (servers := operations.restarts(items, host)):
+        logger.info(f"{at_hand.print_prefix}{declared.RESTARTS}: {', '.join(servers)}")
 
 
 @deploy("Revision")

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import FrameType
 
 from left4me import fence, status
-from left4me.declared import ROOT, revision
+from left4me.declared import RESTARTS, ROOT, revision
 from left4me.rollout import judge, restarts, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
 from left4me.rollout.judge import Verdict
 from left4me.rollout.locks import Locks
-from left4me.rollout.report import Report
+from left4me.rollout.report import ANSWER, Report
 from left4me.rollout.waves import Host
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -50,6 +50,8 @@ _UNPROVED = (
     "test_each_overlay_has_the_declared_layers",
 )
 """What cannot hold for a server that waits for its restart."""
+_NOT_STARTED = (*_UNPROVED, "test_each_server_runs_or_was_stopped_by_hand")
+"""What cannot hold for a server that waits for another one's port."""
 
 
 class Refused(Exception):
@@ -87,7 +89,8 @@ class Rollout:
         self._locks = Locks()
         self._waves: list[list[Host]] = []
         self._failures: dict[str, tuple[str, Verdict]] = {}
-        self._left: dict[str, list[str]] = {}
+        self._due: dict[str, list[str]] = {}
+        self._down: dict[str, list[str]] = {}
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
         """Take a Ctrl-C: the second, and one before anything was begun, ends all at once."""
@@ -97,7 +100,8 @@ class Rollout:
             os.dup2(nowhere, 2)
         if self._report.content["hosts"] and not interrupted.is_set():
             interrupted.set()
-            os.write(2, b"Interrupted: what is under way is finished; Ctrl-C again stops at once.\n")
+            if not self._report.is_live:  # else it is the table's last row
+                os.write(2, f"{ANSWER}\n".encode())
             return
         try:
             interrupt()
@@ -147,8 +151,8 @@ class Rollout:
                 up = [row for row in rows if row.id in host.running and row.state == "active"]
                 if due := [row.id for row in up if row.restart_due]:
                     print(f"    a restart is due: {', '.join(due)}")
-                if changed and (perhaps := [row.id for row in up if row.id not in due]):
-                    print(f"    may want a restart then, which only the deploy shows: {', '.join(perhaps)}")
+                if will := [row.id for row in up if row.id in verdicts[host.name].restarts and row.id not in due]:
+                    print(f"    {RESTARTS}: {', '.join(will)}")
         sys.stdout.flush()
 
     def confirm(self) -> None:
@@ -219,9 +223,10 @@ class Rollout:
             verdict = Verdict()
             try:
                 settling = restarts.Settling(host, self._policy, self._locks, partial(self._report.note, host.name))
-                verdict.changed, left = settling.settle()
-                self._left[host.name] = left
-                verdict.changed += [f"not restarted: server {server}" for server in left]
+                verdict.changed, due, down = settling.settle()
+                self._due[host.name], self._down[host.name] = due, down
+                verdict.changed += [f"not restarted: server {server}" for server in due]
+                verdict.changed += [f"not started: server {server}" for server in down]
             except restarts.Failed as failed:
                 verdict.wrong = list(failed.args)
             return self._judged("restart", [host], {host.name: verdict})
@@ -231,7 +236,13 @@ class Rollout:
 
     def _verify(self, hosts: Sequence[Host]) -> list[Host]:
         names = [host.name for host in hosts]
-        unproved = [f"{test}[{name}/{each}]" for name in names for each in self._left[name] for test in _UNPROVED]
+        unproved = [
+            f"{test}[{name}/{server}]"
+            for left, tests in ((self._due, _UNPROVED), (self._down, _NOT_STARTED))
+            for name in names
+            for server in left[name]
+            for test in tests
+        ]
         with tempfile.TemporaryDirectory() as folder:
             junit = Path(folder, "junit.xml")
             command = [sys.executable, "-m", "pytest", "tests/deployed", "--color=no", f"--junitxml={junit}"]
@@ -254,10 +265,12 @@ class Rollout:
                 "verify": ["pytest", "tests/deployed", "--inventory", *only, *tests],
             }
             print(f"  look closer: {shlex.join(closer[step])}")
-        for name, servers in self._left.items():
-            if servers:
-                print(f"{name}: a restart is due: {', '.join(servers)}")
-        waiting = sum(map(len, self._left.values()))
+        for name, due in self._due.items():
+            if due:
+                print(f"{name}: a restart is due: {', '.join(due)}")
+            if down := self._down[name]:
+                print(f"{name}: not started before that, for their ports are in use: {', '.join(down)}")
+        waiting = sum(map(len, (*self._due.values(), *self._down.values())))
         if code:
             how = {INTERRUPTED: "Interrupted", REFUSED: "Refused"}.get(code, "Stopped")
             print(f"\n{how}. Untouched: {', '.join(untouched) or 'no host'}.\n{self._again()}")

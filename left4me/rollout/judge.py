@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from left4me.declared import RESTARTS
 from left4me.rollout.children import Done, last_lines
 
 _READY = "Ready: deploy.py"
@@ -18,11 +19,15 @@ _IDLE = ("Connected", _READY, "No changes", "Error: executed 0 commands")
 
 @dataclass
 class Verdict:
-    """How a step went on a host: well, where nothing is `wrong`. `tests` are those that failed."""
+    """How a step went on a host: well, where nothing is `wrong`.
+
+    `tests` are those that failed, `restarts` the servers that will want one.
+    """
 
     wrong: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
+    restarts: list[str] = field(default_factory=list)
 
 
 def _json(done: Done) -> Mapping[str, Any]:
@@ -52,8 +57,11 @@ def planned(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
     for host in hosts:
         changed = _named(plan or (), host, "hosts_with_change", "hosts_with_conditional_change")
         # pyinfra pads the names to the longest.
-        ready = not done.returncode or re.search(rf"\[{re.escape(host)}\] +{_READY}", done.stderr)
-        verdicts[host] = Verdict([] if ready else _said(host, done), changed)
+        here = rf"^ *\[{re.escape(host)}\] +"
+        ready = not done.returncode or re.search(here + _READY, done.stderr, re.MULTILINE)
+        restarts = re.findall(rf"{here}{RESTARTS}: (.*)", done.stderr, re.MULTILINE)
+        servers = [server for line in restarts for server in line.split(", ")]
+        verdicts[host] = Verdict([] if ready else _said(host, done), changed, restarts=servers)
     if (done.returncode or plan is None) and not any(each.wrong for each in verdicts.values()):
         wrong = [f"pyinfra ended with {done.returncode}", *last_lines(done.stderr)]
         return {host: Verdict(wrong) for host in hosts}

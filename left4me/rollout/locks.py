@@ -23,6 +23,7 @@ class Locks:
     def __init__(self) -> None:
         self._token = secrets.token_hex(8)
         self._holders: dict[str, Popen[str]] = {}
+        self._held: dict[str, Popen[str]] = {}
         self._released = threading.Event()
 
     def __enter__(self) -> Locks:
@@ -68,18 +69,30 @@ class Locks:
         timer.start()
         with suppress(OSError):  # what it says tells why
             self._poke(holder)
-        answer = holder.stdout.readline().strip()  # type: ignore[union-attr]
+        said = []
+        for line in holder.stdout:  # type: ignore[union-attr]
+            if line.strip() == fence.LOCKED:
+                timer.cancel()
+                self._held[host.name] = holder
+                return []
+            said.append(line)  # what its sshd or sudo has to say, too
+        if holder.wait() < 0:
+            said.append(f"no answer in {LIMIT} s")
         timer.cancel()
-        if answer == fence.LOCKED:
-            return []
-        return last_lines(answer, *holder.communicate()[:1]) or [f"its lock cannot be taken: no answer in {LIMIT} s"]
+        return last_lines(*said) or ["its lock cannot be taken, and nothing says why"]
 
     def keep(self, host: Host) -> list[str]:
-        """Take the lock again where the connection that held it has ended; return why not, or nothing."""
+        """Take the lock again where the connection that held it has ended; return why the host refuses, or nothing.
+
+        Raises NotAsked where it cannot be asked.
+        """
         if self._holders[host.name].poll() is None:
             return []
         self.connect(host)
-        return self.take(host)
+        why = self.take(host)
+        if self._holders[host.name].returncode:  # ssh's, or that of the limit
+            raise status.NotAsked(why[-1])
+        return why
 
     @staticmethod
     def _poke(holder: Popen[str]) -> None:
@@ -88,6 +101,7 @@ class Locks:
 
     def _beat(self) -> None:
         while not self._released.wait(fence.BEAT):
-            for holder in list(self._holders.values()):
+            # Not those that wait for their turn: a sign of life is what they would begin at.
+            for holder in list(self._held.values()):
                 with suppress(OSError, ValueError):  # what has ended, or is released at this moment
                     self._poke(holder)

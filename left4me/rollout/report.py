@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from l4d2ctl.server import plain
+from left4me.rollout.children import interrupted
+
+ANSWER = "Interrupted: what is under way is finished; Ctrl-C again stops at once."
+"""To a first Ctrl-C."""
 
 
 def _now() -> str:
@@ -29,13 +33,13 @@ class Report:
         self._under_way: dict[str, tuple[int, str, float]] = {}
         self._notes: dict[str, str] = {}
         self._drawn = 0
-        self._terminal = sys.stdout.isatty()
+        self.is_live = sys.stdout.isatty()
         self._lock = threading.RLock()
 
     def begin(self, wave: int, hosts: Iterable[str], step: str) -> None:
         """Note that a step begins."""
         with self._lock:
-            if self._terminal and not self.content["hosts"]:
+            if self.is_live and not self.content["hosts"]:
                 threading.Thread(target=self._redraw, daemon=True).start()
             for host in hosts:
                 self._under_way[host] = (wave, step, time.monotonic())
@@ -52,25 +56,31 @@ class Report:
     def note(self, host: str, text: str) -> None:
         """Show what a host waits for."""
         with self._lock:
-            if not self._terminal and self._notes.get(host) != text:
+            if not self.is_live and self._notes.get(host) != text:
                 self._line(host, text)
             self._notes[host] = text
 
     def end(self, host: str, result: str, said: Sequence[str] = ()) -> None:
-        """Note how the step that a host is in has ended: done, failed or interrupted."""
+        """Note how the step that a host is in has ended: done or failed."""
         with self._lock:
-            seconds = round(time.monotonic() - self._under_way[host][2], 2)
-            self.content["hosts"][host]["steps"][-1].update(result=result, seconds=seconds, said=list(said))
+            seconds = self._ended(host, result, said)
             self._write()
             self._erase()
             self._line(host, "; ".join([f"{result}, {seconds:.1f} s", *said[:3]]))
             del self._under_way[host], self._notes[host]
 
+    def _ended(self, host: str, result: str, said: Sequence[str]) -> float:
+        seconds = round(time.monotonic() - self._under_way[host][2], 2)
+        self.content["hosts"][host]["steps"][-1].update(result=result, seconds=seconds, said=list(said))
+        return seconds
+
     def close(self, code: int) -> None:
-        """Take the table away for good and end the file."""
+        """Take the table away for good and end the file; what is under way still was interrupted."""
         with self._lock:
-            self._terminal = False
+            self.is_live = False
             self._erase()
+            for host in self._under_way:
+                self._ended(host, "interrupted", [self._notes[host]])
             self.content.update(ended=_now(), exit=code)
             self._write()
 
@@ -85,8 +95,10 @@ class Report:
         new.replace(self.path)
 
     def _redraw(self) -> None:
-        while self._terminal:
+        while True:
             with self._lock:
+                if not self.is_live:
+                    return
                 self._erase()
                 self._draw()
             time.sleep(0.5)
@@ -101,11 +113,12 @@ class Report:
         lines = [("WAVE", "HOST", "STEP", "TIME", "")]
         for host, (wave, step, since) in self._under_way.items():
             lines.append((str(wave), host, step, f"{time.monotonic() - since:.0f} s", self._notes[host]))
-        if len(lines) > rows - 1:
-            lines[rows - 2 :] = [("", f"and {len(lines) - rows + 2} more", "", "", "")]
+        rows -= 1 + interrupted.is_set()
+        if len(lines) > rows:
+            lines[rows - 1 :] = [("", f"and {len(lines) - rows + 1} more", "", "", "")]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for cells in lines:
-            text = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        table = ["  ".join(map(str.ljust, cells, widths)) for cells in lines] + [ANSWER] * interrupted.is_set()
+        for text in table:
             print(plain(text)[: columns - 1].rstrip())
         sys.stdout.flush()
-        self._drawn = len(lines)
+        self._drawn = len(table)

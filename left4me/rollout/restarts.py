@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from l4d2ctl.restarts import WORD, Quiet
 from l4d2ctl.status import Status
 from left4me import declared, status
 from left4me.rollout.children import Done, interrupted, last_lines, run
@@ -17,7 +18,6 @@ POLL, STARTING = 5.0, 1.0
 """Seconds between two looks at a host: where players are waited for, and where a server starts."""
 LIMIT = 120
 """Seconds for one command on a host."""
-WORD = "This server restarts now for an update. It is back in a moment."
 
 
 class Failed(Exception):
@@ -32,22 +32,6 @@ class Policy:
     drain: float
     quiet: float
     grace: float
-
-
-class Quiet:
-    """Since when a server has said, each time that it was asked, that nobody plays there."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: float | None = None
-
-    def seen(self, players: int | None, now: float) -> bool:
-        """Take an answer, or None for a missing one, and tell whether the quiet time is over."""
-        if players != 0:
-            self._since = None
-            return False
-        self._since = now if self._since is None else self._since
-        return now - self._since >= self._seconds
 
 
 def ask(host: Host) -> list[Status] | status.NotAsked:
@@ -77,16 +61,15 @@ class Settling:
         """Since when what has to answer does not: a server, or the host by its name."""
         self._started: set[str] = set()
 
-    def settle(self) -> tuple[list[str], list[str]]:
-        """Return what was done, and which servers still want a restart: none but where interrupted or told not to.
+    def settle(self) -> tuple[list[str], list[str], list[str]]:
+        """Return what was done, which servers want a restart still, and which are down for one of those has their port.
 
+        None is left but where interrupted or told not to restart.
         Raises Failed where a server, or the host, does not answer within the grace.
         """
         done: list[str] = []
         while True:
-            if lost := self._locks.keep(self._host):
-                raise Failed("its lock was lost", *lost)
-            answer, now = ask(self._host), time.monotonic()
+            answer, now = self._ask(), time.monotonic()
             due, ready, down = [], [], []
             if isinstance(answer, status.NotAsked):
                 for quiet in self._quiet.values():
@@ -103,7 +86,7 @@ class Settling:
             if not waits and (stop or not (due or down)):
                 if done:  # what the servers ran on until now
                     self._change("versions that nobody runs were not removed", declared.CONTENT, "prune")
-                return done, [row.id for row in due]
+                return done, [row.id for row in due], down
             if not waits and ready:
                 done.append(self._restart(ready[0]))  # the next one after this one's answer
             elif not waits and not due:
@@ -111,6 +94,16 @@ class Settling:
             else:
                 self._note("; ".join(waits or [f"server {row.id} has {_players(row)}" for row in due]))
                 time.sleep(STARTING) if waits else interrupted.wait(min(POLL, max(self._policy.quiet / 2, STARTING)))
+
+    def _ask(self) -> list[Status] | status.NotAsked:
+        """Ask the host, whose lock this still holds or holds again."""
+        try:
+            lost = self._locks.keep(self._host)
+        except status.NotAsked as error:  # as when the host itself is: it may be back within the grace
+            return error
+        if lost:
+            raise Failed("its lock was lost", *lost)
+        return ask(self._host)
 
     def _is_ready(self, row: Status, now: float) -> bool:
         return self._quiet.setdefault(row.id, Quiet(self._policy.quiet)).seen(row.players, now) or now >= self._deadline

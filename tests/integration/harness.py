@@ -21,11 +21,12 @@ ROOT = Path(__file__).parent.parent.parent
 PYINFRA = Path(sys.executable).with_name("pyinfra")
 GAME = {"source": "control", "path": ".boxes/game"}
 SERVERS: Mapping[str, Any] = {"3": {"port": 27015, "hostname": "three"}, "4": {"port": 27016, "hostname": "four"}}
-# What a deploy manages, and what it might touch on the way.
-MANAGED = (
-    "/etc/left4me /usr/local/libexec /usr/local/lib/systemd /etc/systemd/system /var/lib/left4me "
-    "/etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"
+DEPLOYED = (
+    "/etc/left4me /etc/sudoers.d /etc/systemd/system /usr/local/lib/left4me /usr/local/lib/systemd /usr/local/libexec "
+    "/usr/local/sbin /usr/local/share/bash-completion /var/lib/left4me"
 )
+# What a deploy manages, and what it might touch on the way.
+MANAGED = f"{DEPLOYED} /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"
 # What running servers themselves change.
 _GAMES = "-path '/var/lib/left4me/runtime/*/merged' -prune -o -path '/var/lib/left4me/runtime/*/[uw]*/*' -prune -o"
 
@@ -127,12 +128,17 @@ def inodes(box: Box, paths: str = MANAGED) -> str:
 
 
 def standing(box: Box) -> dict[str, str]:
-    """Return what a deploy that has nothing to do leaves as it is: inodes, PID 1's last reload, the servers' PIDs."""
+    """Return what a deploy that has nothing to do leaves as it is.
+
+    Inodes, PID 1's last reload and what its journal says of it and of left4me, and the servers' PIDs.
+    """
     # UnitsLoadFinishTimestamp is that of the boot; this one is that of the last daemon-reload, 0 before the first.
+    about = "journalctl --quiet --output=short-monotonic --grep='left4me|Reloading' _PID=1"
     servers = box.run("systemctl list-units --plain --no-legend 'left4me-server@*' | cut -d' ' -f1 | sort").stdout
     return {
         "inodes": inodes(box),
         "reload": box.run("systemctl show -p UnitsLoadTimestampMonotonic").stdout,
+        "journal": box.run(f"journalctl --sync; {about} || true").stdout,
         **{unit: properties(box, unit, "MainPID")["MainPID"] for unit in servers.split()},
     }
 
@@ -142,10 +148,9 @@ def listing(box: Box) -> list[str]:
 
     Not the content of secrets, which each host makes for itself.
     """
-    what = "/etc/left4me /usr/local/libexec /usr/local/lib/systemd /etc/systemd/system /var/lib/left4me"
     script = f"""
-        find {what} {_GAMES} -printf '%M %u %g %p %l\\n'
-        find {what} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' -print0 | xargs -0 sha256sum
+        find {DEPLOYED} {_GAMES} -printf '%M %u %g %p %l\\n'
+        find {DEPLOYED} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' -print0 | xargs -0 sha256sum
         dpkg-query -W -f '${{binary:Package}} ${{Version}} ${{Status}}\\n'
         dpkg --print-foreign-architectures
         getent passwd; getent group
@@ -159,7 +164,8 @@ def bare(box: Box) -> None:
     box.run("""
         systemctl stop 'left4me-server@*' left4me.slice
         rm -rf /etc/left4me /usr/local/libexec/left4me /usr/local/lib/systemd/system/*left4me* /var/lib/left4me
-        rm -rf /etc/systemd/system/*left4me* /etc/systemd/system/*/*left4me*
+        rm -rf /etc/systemd/system/*left4me* /etc/systemd/system/*/*left4me* /etc/sudoers.d/left4me
+        rm -rf /usr/local/lib/left4me /usr/local/sbin/l4d2ctl /usr/local/share/bash-completion
         systemctl daemon-reload; systemctl reset-failed
         for user in $(getent passwd | grep -o '^left4me[^:]*'); do userdel $user; done
         ! getent group left4me >/dev/null || groupdel left4me

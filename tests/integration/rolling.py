@@ -21,16 +21,17 @@ FOLDER = ROOT / "rollouts"
 class Fleet:
     """The boxes, their inventory, and rollout.py as an operator starts it."""
 
-    def __init__(self, boxes: list[Box], path: Path, servers: Mapping[str, Any] = SERVERS) -> None:
-        """Take the boxes in the order of a rollout, thus the canary first."""
+    def __init__(self, boxes: list[Box], path: Path, servers: Mapping[str, Any] = SERVERS, **data: Any) -> None:
+        """Take the boxes in the order of a rollout, thus the canary first, and what is declared of each host."""
         self.boxes, self.canary, self.others, self.path, self.servers = boxes, boxes[0], boxes[1:], path, servers
+        self.data = data
         self.declare()
 
     def declare(self, three: dict[str, Any] | None = None, **data: Any) -> None:
         """Write the inventory; `three` is what server 3 has of its own, on each host."""
         servers = {**self.servers, "3": {**self.servers["3"], **(three or {})}}
         by_name = sorted(self.boxes, key=lambda box: box.name)
-        fleet(self.path, by_name, servers, **data)
+        fleet(self.path, by_name, servers, **{**self.data, **data})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"canary = [{self.canary.name!r}]\n")
 

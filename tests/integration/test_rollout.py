@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import termios
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from left4me.rollout.report import ANSWER
 from tests.boxes import boxes as machines
+from tests.boxes import network
 from tests.boxes.boxes import Box
 from tests.integration.conftest import PACKAGES
-from tests.integration.ctl import main_pid, rcon
+from tests.integration.ctl import LAYER, LAYERS, main_pid, rcon, state
 from tests.integration.harness import (
     ROOT,
     SERVERS,
@@ -27,7 +36,7 @@ from tests.integration.harness import (
 )
 from tests.integration.rolling import Fleet, hostname, report
 from tests.integration.test_lock import PLACE, held, is_free
-from tests.integration.trap import Trap, command_line, frozen, sshd
+from tests.integration.trap import Trap, command_line, frozen, is_stopped, sshd
 
 SERVER_CFG = r"servers/3/\.server\.cfg"
 
@@ -97,7 +106,24 @@ def test_dry_shows_the_plan_and_changes_nothing(rolled: Fleet) -> None:
     assert [standing(box) for box in rolled.boxes] == before
     places = [said.index(f"  {box.name}: Write the servers' files") for box in rolled.boxes]
     assert places == sorted(places)
-    assert "a restart is due" not in said
+    assert "restart" not in said
+
+
+def test_dry_names_the_servers_that_will_want_a_restart(rolled: Fleet, tmp_path: Path) -> None:
+    def named(*words: str) -> list[str]:
+        said = rolled.rollout("--dry", *words)
+        return [line.partition("restart")[2] for line in said.splitlines() if "restart" in line]
+
+    rolled.declare({"tickrate": 60})
+    assert named() == [": 3"] * 3
+    changed = shutil.copytree(ROOT / LAYERS[LAYER]["path"], tmp_path / "layer")
+    (changed / "changed").touch()
+    rolled.declare(layers={LAYER: {"source": "control", "path": str(changed)}})
+    assert named("--limit", "canary") == [": 3, 4"]
+    rolled.declare({"layers": []}, layers={LAYER: {"source": "control", "path": str(changed)}})
+    assert named("--limit", "canary") == [": 3, 4"]
+    rolled.declare({"layers": []})
+    assert named("--limit", "canary") == [": 3"]
 
 
 # -- a whole rollout
@@ -113,6 +139,11 @@ def test_a_whole_rollout_goes_wave_by_wave(rolled: Fleet) -> None:
     ends = [["lock", "deploy", "restart", "verify"]] * 3
     assert [[step["step"] for step in told["hosts"][box.name]["steps"]] for box in rolled.boxes] == ends
     assert {step["result"] for host in told["hosts"].values() for step in host["steps"]} == {"done"}
+    # Each step begins where the one before has ended, and no host before the whole of the wave before it.
+    steps = [step for box in rolled.boxes for step in told["hosts"][box.name]["steps"]]
+    begun = [datetime.fromisoformat(each).timestamp() for each in (*(step["started"] for step in steps), told["ended"])]
+    ended = [start + step["seconds"] for start, step in zip(begun[:-1], steps, strict=True)]
+    assert all(-1 < after - end < 5 for end, after in zip(ended, begun[1:], strict=True)), told
     # By the hosts' own clocks, which are one: the next wave's files are younger than the servers of the wave before.
     started = [
         float(box.run("stat -c %.9Y /proc/$(systemctl show --value -p MainPID left4me-server@3)").stdout)
@@ -136,6 +167,12 @@ def test_nothing_to_do_changes_and_restarts_nothing(rolled: Fleet) -> None:
 # -- the canary breaks
 
 
+def closer(said: str) -> list[str]:
+    """Return the command that a rollout proposes for a closer look."""
+    [line] = [line for line in said.splitlines() if line.startswith("  look closer: ")]
+    return shlex.split(line.removeprefix("  look closer: "))
+
+
 def test_a_failed_check_stops_it_and_after_repair_the_same_command_completes(up: Fleet) -> None:
     up.canary.run("chmod o+w /usr/local/libexec")
     up.declare({"hostname": "morning"})
@@ -150,6 +187,8 @@ def test_a_failed_check_stops_it_and_after_repair_the_same_command_completes(up:
     assert "/usr/local/libexec" in said
     assert f"Stopped. Untouched: {', '.join(box.name for box in up.others)}." in said
     assert report(said)["exit"] == 1
+    only = ["--inventory", str(up.path), "--limit", up.canary.name]
+    assert closer(said) == ["pytest", "tests/deployed", *only, "-k", "test_nobody_but_root_can_change_what_root_runs"]
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {"morning"}
 
@@ -159,9 +198,14 @@ def test_a_server_that_cannot_start_stops_it(up: Fleet) -> None:
     before = [standing(box) for box in up.others]
     said = up.rollout("-y", "--grace", "8s", code=1)
     assert [standing(box) for box in up.others] == before
-    assert f"{up.canary.name} failed at restart:" in said
-    assert "server 3" in said
+    assert f"{up.canary.name} failed at restart:\n    server 3" in said
     assert "status=7" in said
+    assert closer(said)[0] == "ssh"
+    assert closer(said)[-1] == "l4d2ctl status"
+    up.declare({"hostname": "repaired"})
+    up.rollout("-y")
+    assert name_over_a2s(up.canary, 27015) == "repaired"
+    assert {hostname(box) for box in up.boxes} == {"repaired"}
 
 
 def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
@@ -179,6 +223,10 @@ def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
     assert "begun last: Start the servers that do not run" in said
     assert "code=exited, status=1" in said
     assert report(said)["hosts"].keys() == {up.canary.name}
+    assert closer(said) == ["pyinfra", str(up.path), "--limit", up.canary.name, "deploy.py"]
+    up.rollout("-y")
+    assert {hostname(box) for box in up.boxes} == {"noon"}
+    assert name_over_a2s(up.canary, 27015) == "noon"  # only there it was started anew
 
 
 @contextmanager
@@ -223,21 +271,35 @@ def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
     assert {hostname(box) for box in up.boxes} == {"back"}
 
 
-def test_a_host_that_hangs_stops_it(up: Fleet) -> None:
-    up.declare({"hostname": "thawed"}, _timeout=3600)
+@contextmanager
+def unplugged(box: Box) -> Iterator[None]:
+    """Have a box's cable carry nothing: nobody is told that a connection has ended."""
+    cable = network.veth(box.index)
+    subprocess.run(["ip", "link", "set", cable, "down"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "set", cable, "up"], check=True)
+
+
+@pytest.mark.parametrize("how", ["frozen", "unplugged"])
+def test_a_host_that_hangs_stops_it(up: Fleet, how: str) -> None:
+    up.declare({"hostname": how}, _timeout=3600)
     before = [standing(box) for box in up.others]
     with ExitStack() as rolling:
         with Trap(up.canary, "fsync") as trap:
             running = rolling.enter_context(up.started("-y"))
-            trap.landing(SERVER_CFG, PLACE)
-            rolling.enter_context(frozen(sshd(up.canary)))
+            command = trap.landing(SERVER_CFG, PLACE)
+            if how == "unplugged":
+                rolling.callback(os.kill, command, signal.SIGCONT)
+            rolling.enter_context(frozen(sshd(up.canary)) if how == "frozen" else unplugged(up.canary))
         said = running.end(1, limit=120)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
     assert "begun last: Write the servers' files" in said
     assert "it does not answer for 60 s: its connection is given up" in said
     up.rollout("-y")
-    assert {hostname(box) for box in up.boxes} == {"thawed"}
+    assert {hostname(box) for box in up.boxes} == {how}
 
 
 # -- one at a time
@@ -295,6 +357,22 @@ def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
     assert main_pid(canary, "3") == before
 
 
+def test_a_short_loss_of_the_connection_is_waited_out(up: Fleet) -> None:
+    canary = up.canary
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 1")
+    up.declare({"tickrate": 55})
+    with up.started("-y", "--limit", canary.name) as running:
+        running.wait_for_line("restart: server 3 has 1 players")
+        canary.run("systemctl stop ssh && pkill -f '[l]ock.py WISH'")
+        try:
+            running.wait_for_line("restart: host", "refused")
+        finally:
+            canary.run("systemctl start ssh")  # over the connection that was there before
+        rcon(canary, 27015, "standin_players 0")
+        assert "restarted server 3 (empty)" in running.end(0)
+
+
 # -- players
 
 
@@ -318,17 +396,26 @@ def test_nobody_is_thrown_out_and_the_restart_follows_when_they_left(up: Fleet) 
     assert main_pid(canary, "4") == other
 
 
-def test_at_the_deadline_it_is_said_and_done(up: Fleet) -> None:
+@pytest.mark.parametrize("drain", ["6s", "0"])
+def test_at_the_deadline_it_is_said_and_done(up: Fleet, drain: str) -> None:
     canary = up.canary
     wait_for_server(canary, 27015)
     rcon(canary, 27015, "standin_players 2")
     before = main_pid(canary, "3")
     up.declare({"tickrate": 66})
-    said = up.rollout("-y", "--limit", canary.name, "--drain", "6s")
+    said = up.rollout("-y", "--limit", canary.name, "--drain", drain)
     assert "restarted server 3 (2 players, told)" in said
     assert main_pid(canary, "3") not in (before, "0")
     logs = "/var/lib/left4me/runtime/3/upper/left4dead2/logs"
     assert 'say "This server restarts now' in canary.run(f"cat {logs}/*").stdout
+
+
+def test_a_slow_start_is_waited_for_as_long_as_the_grace(up: Fleet) -> None:
+    up.declare({"arguments": ["+standin_start_delay", "5"]})
+    assert "restarted server 3 (empty)" in up.rollout("-y", "--limit", up.canary.name, "--grace", "15s")
+    up.declare({"arguments": ["+standin_start_delay", "3600"]})
+    said = up.rollout("-y", "--limit", up.canary.name, "--grace", "3s", code=1)
+    assert f"{up.canary.name} failed at restart:\n    server 3: active, no answer, for 3 s" in said
 
 
 def test_a_port_goes_from_one_server_to_another(up: Fleet) -> None:
@@ -350,6 +437,19 @@ def test_without_restarts_all_is_proved_but_what_waits_for_one(up: Fleet) -> Non
     assert main_pid(up.canary, "3") == before
     assert f"{up.canary.name}: a restart is due: 3" in said
     assert "Done and proved: 1 host but for 1 servers that wait for a restart." in said
+
+
+def test_without_restarts_a_port_stays_where_it_is_and_the_rest_is_proved(up: Fleet) -> None:
+    up.servers = {**SERVERS, "5": {**SERVERS["3"], "hostname": "five"}}
+    up.declare({"port": 27019})
+    try:
+        said = up.rollout("-y", "--no-restart", "--limit", up.canary.name)
+    finally:
+        up.servers = SERVERS
+    assert f"{up.canary.name}: a restart is due: 3\n" in said
+    assert f"{up.canary.name}: not started before that, for their ports are in use: 5\n" in said
+    assert "Done and proved: 1 host but for 2 servers that wait for a restart." in said
+    assert name_over_a2s(up.canary, 27015) == SERVERS["3"]["hostname"]
 
 
 # -- Ctrl-C
@@ -392,6 +492,67 @@ def test_ctrl_c_lets_a_deploy_finish_and_twice_does_not(up: Fleet) -> None:
     assert "deploy: done" not in said
 
 
+def test_on_a_terminal_a_table_shows_what_goes_on_and_its_ctrl_c_is_the_rollouts_alone(up: Fleet) -> None:
+    canary, second = up.canary, up.others[0]
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 2")
+    up.declare({"hostname": "seen", "tickrate": 88})
+    with OnTerminal(up) as screen:
+        wait_for("the question", lambda: "Go on? [y/N]" in screen.text)
+        screen.type("y\n")
+        row = rf"WAVE +HOST +STEP +TIME\s+1 +{canary.name} +restart +\d+ s +server 3 has 2 players\s*$"
+        wait_for("the table", lambda: any(re.match(row, frame) for frame in screen.frames()))
+        with Trap(second, "fsync") as trap:
+            rcon(canary, 27015, "standin_players 0")
+            command = trap.landing(SERVER_CFG, PLACE)
+            screen.type("\x03")
+            # It stays there while the table is drawn anew.
+            wait_for("the answer", lambda: [ANSWER in frame for frame in screen.frames()[-3:]] == [True] * 3)
+        wait_for("the command stands", lambda: is_stopped(command))
+        os.kill(command, signal.SIGCONT)
+        assert screen.process.wait(60) == 130
+        wait_for("the end", lambda: "Report: " in screen.text)
+    assert f"wave 2  {second.name}  deploy: done" in screen.text
+    assert hostname(second) == "seen"
+    assert f"Untouched: {up.others[1].name}." in screen.text
+    assert "WAVE" not in screen.frames()[-1]
+
+
+class OnTerminal:
+    """A rollout on a terminal of its own, whose foreground it is."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._mine, its = os.openpty()
+        termios.tcsetwinsize(its, (40, 160))
+        command = ["setsid", "--ctty", sys.executable, "rollout.py", str(fleet.path), "--quiet", "2s"]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=its, stdout=its, stderr=its)
+        os.close(its)
+        self.text = ""
+        self._reading = threading.Thread(target=self._read)
+
+    def __enter__(self) -> OnTerminal:
+        self._reading.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reading.join()
+        os.close(self._mine)
+
+    def _read(self) -> None:
+        with suppress(OSError):  # nobody has the other end any more
+            while data := os.read(self._mine, 4096):
+                self.text += data.decode().replace("\r\n", "\n")
+
+    def type(self, text: str) -> None:
+        os.write(self._mine, text.encode())
+
+    def frames(self) -> list[str]:
+        """Return what was to be seen from each time that the table was taken away."""
+        return self.text.split("\x1b[J")
+
+
 # -- killed
 
 NEW = {"tickrate": 77, "hostname": "new"}
@@ -405,13 +566,44 @@ def undisturbed(rolled: Fleet) -> list[list[str]]:
     return [listing(box) for box in rolled.boxes]
 
 
-@pytest.mark.parametrize("step", ["lock", "deploy", "restart", "verify"])
+@pytest.mark.parametrize("step", ["lock", "verify"])
 def test_a_killed_rollout_is_completed_by_the_same_command(undisturbed: list[list[str]], up: Fleet, step: str) -> None:
     up.rollout("-y", "--waves", "100%", "--drain", "0")
     up.declare(NEW)
     with up.started("-y", "--waves", "100%") as running:
         running.wait_for_line("wave 1", f"{step}: begun")
         running.process.kill()
+    assert_completed(up, undisturbed)
+
+
+def test_one_killed_while_it_deploys_is_completed_by_the_same_command(undisturbed: list[list[str]], up: Fleet) -> None:
+    up.rollout("-y", "--waves", "100%", "--drain", "0")
+    up.declare(NEW)
+    with up.started("-y", "--waves", "100%") as running:
+        with Trap(up.canary, "fsync") as trap:
+            command = trap.landing(SERVER_CFG, PLACE)
+        running.process.kill()
+    wait_for("the command stands", lambda: is_stopped(command))
+    assert hostname(up.canary) != "new"
+    os.kill(command, signal.SIGCONT)
+    assert_completed(up, undisturbed)
+
+
+def test_one_killed_while_it_restarts_is_completed_by_the_same_command(undisturbed: list[list[str]], up: Fleet) -> None:
+    up.rollout("-y", "--waves", "100%", "--drain", "0")
+    before = main_pid(up.canary, "3")
+    up.declare(NEW)
+    with up.started("-y", "--waves", "100%") as running:
+        running.wait_for_line(up.canary.name, "restarting server 3")
+        wait_for(
+            "the server stops",
+            lambda: (main_pid(up.canary, "3"), state(up.canary, "3")) != (before, "active"),
+        )
+        running.process.kill()
+    assert_completed(up, undisturbed)
+
+
+def assert_completed(up: Fleet, undisturbed: list[list[str]]) -> None:
     wait_for("what it started has ended", lambda: not deploying(up.path), 5)
     up.rollout("-y", "--waves", "100%")
     assert [listing(box) for box in up.boxes] == undisturbed
@@ -426,25 +618,43 @@ def deploying(inventory: Path) -> list[str]:
 # -- going back
 
 
-def test_an_older_checkout_brings_back_what_it_knew(up: Fleet, tmp_path: Path) -> None:
-    newer = tmp_path / "newer"
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
-        "\n"
-    )
-    for name in filter(None, tracked):
-        (newer / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, newer / name, follow_symlinks=False)
-    (newer / ".boxes").symlink_to(ROOT / ".boxes")
-    (newer / "files/lib/l4d2ctl/later.py").write_text('"""What only the newer state has."""\n')
-    unit = newer / "templates/systemd/left4me-server@.service.j2"
+def test_a_checkout_of_an_older_commit_brings_back_what_it_knew(up: Fleet, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=olga", "-c", "user.email=olga@desk"]
+        return subprocess.run(["git", *who, *words], cwd=tree, capture_output=True, text=True, check=True).stdout
+
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name, follow_symlinks=False)
+    (tree / ".boxes").symlink_to(ROOT / ".boxes")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "Old")
+    git("tag", "OLD")
+    (tree / "files/lib/l4d2ctl/later.py").write_text('"""What only the newer state has."""\n')
+    unit = tree / "templates/systemd/left4me-server@.service.j2"
     unit.write_text(f"# Of a later time.\n{unit.read_text()}")
-    (newer / "files/layers/admins/left4dead2/later.txt").touch()
-    up.declare({"admins": ["STEAM_1:0:1"]})
-    up.rollout("-y", "--waves", "100%")
-    before = [listing(box) for box in up.boxes]
-    up.rollout("-y", "--waves", "100%", checkout=newer)
+    (tree / "files/layers/admins/left4dead2/later.txt").touch()
+    git("add", ".")
+    git("commit", "--quiet", "--message", "New")
+    git("tag", "NEW")
+
+    def rolled_out(commit: str) -> list[list[str]]:
+        git("checkout", "--quiet", commit)
+        up.rollout("-y", "--waves", "100%", checkout=tree)
+        at = git("describe", "--always", "--exclude=*")
+        assert {box.run("cat /etc/left4me/revision").stdout for box in up.boxes} == {at}
+        return [listing(box) for box in up.boxes]
+
+    up.declare({"admins": ["STEAM_1:0:1"]}, operators="admin")
+    before = rolled_out("OLD")
     there = "test -e /usr/local/lib/left4me/l4d2ctl/later.py && grep -q 'a later time' /usr/local/lib/systemd/system/*"
+    assert rolled_out("NEW") != before
     for box in up.boxes:
         box.run(there)
-    up.rollout("-y", "--waves", "100%")
-    assert [listing(box) for box in up.boxes] == before
+    assert rolled_out("OLD") == before
+    for box in up.boxes:
+        assert box.run("find / -xdev -name 'later.*'").stdout == ""

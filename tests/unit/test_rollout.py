@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from l4d2ctl.restarts import Quiet
+from left4me import fence, status
 from left4me.rollout import judge, waves
-from left4me.rollout.restarts import Quiet
+from left4me.rollout.locks import Locks
+from left4me.rollout.report import Report
 from left4me.rollout.waves import Host
 
 
@@ -73,6 +78,53 @@ def test_what_is_no_time(text: str) -> None:
         waves.duration(text)
 
 
+# -- locks
+
+
+@pytest.fixture
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locks]:
+    """Locks of hosts that are directories of this machine: each has its deploy.lock in it, and may have a `noise`."""
+
+    def command(name: str, _connection: object, *words: str) -> list[str]:
+        here = shlex.quote(str(tmp_path / name))
+        return ["sh", "-c", f"cat {here}/noise >&2 2>/dev/null; cd {here} && {shlex.join(words)}"]
+
+    program = tmp_path / "lock.py"
+    program.write_text(fence.PROGRAM.read_text().replace("/run/left4me/", "./"))
+    monkeypatch.setattr(fence, "PROGRAM", program)
+    monkeypatch.setattr(fence, "BEAT", 0.2)
+    monkeypatch.setattr(fence, "SILENCE", 1)
+    monkeypatch.setattr(status, "command", command)
+    monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    with Locks() as mine:
+        yield mine
+
+
+def test_a_lock_is_held_over_the_silence_and_one_that_waits_for_its_turn_is_not_taken(
+    locks: Locks, tmp_path: Path
+) -> None:
+    for name in "ab":
+        locks.connect(host(name))
+    assert locks.take(host("a")) == []
+    answers = locks._holders["a"].stdout
+    assert answers
+    assert [answers.readline() for _ in range(15)] == ["\n"] * 15  # three seconds
+    assert (tmp_path / "a/deploy.lock").exists()
+    assert not (tmp_path / "b/deploy.lock").exists()
+    assert locks.take(host("b")) == []
+
+
+def test_what_is_said_before_the_answer_is_none(locks: Locks, tmp_path: Path) -> None:
+    (tmp_path / "a/noise").write_text("Authorized access only.\nsudo: unable to resolve host a\n")
+    locks.connect(host("a"))
+    assert locks.take(host("a")) == []
+    with Locks() as second:
+        second.connect(host("a"))
+        assert "is being deployed by" in second.take(host("a"))[-1]
+
+
 # -- players
 
 
@@ -94,6 +146,20 @@ def test_no_quiet_time_still_wants_one_answer() -> None:
     assert not quiet.seen(None, 0)
     assert not quiet.seen(2, 1)
     assert quiet.seen(0, 2)
+
+
+# -- the report
+
+
+def test_what_is_under_way_at_the_end_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = Report()
+    report.begin(1, ["a", "b"], "deploy")
+    report.end("a", "done")
+    report.close(130)
+    told = json.loads((tmp_path / report.path).read_text())
+    assert [told["hosts"][name]["steps"][0]["result"] for name in "ab"] == ["done", "interrupted"]
+    assert told["hosts"]["b"]["steps"][0]["seconds"] >= 0
 
 
 # -- pyinfra
@@ -151,6 +217,12 @@ def test_the_plan_names_what_would_change_and_who_is_not_reached() -> None:
     said = "[a] Connected\n[a] Ready: deploy.py\n[b] Could not connect (timed out)\n"
     verdicts = judge.planned(ended(1, told, said), ["a", "b"])
     assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect (timed out)"]]
+
+
+def test_the_plan_names_the_servers_that_will_want_a_restart() -> None:
+    said = "    [a]  will want a restart: 3, 4\n    [aa] will want a restart: 5\n[aa] Ready: deploy.py\n"
+    verdicts = judge.planned(ended(0, {"plan": [], "results": None}, said), ["a", "aa", "b"])
+    assert [each.restarts for each in verdicts.values()] == [["3", "4"], ["5"], []]
 
 
 def test_a_name_that_pyinfra_pads_is_ready_and_what_an_inventory_prints_is_no_result() -> None:

@@ -22,14 +22,6 @@ _RUNNING = ("active", "activating", "reloading")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-def _keep(server: str) -> list[str]:
-    try:
-        with open(f"{one.ETC}/{server}/keep", encoding="utf-8") as file:
-            return file.read().splitlines()
-    except FileNotFoundError:
-        return []
-
-
 def _plan_path(server: str) -> str:
     return f"{one.runtime(server)}/reset"
 
@@ -93,7 +85,7 @@ def _fresh(server: str, user: pwd.struct_passwd) -> None:
 
 def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
     """Move what the data keeps from the old upper to the present one, following no symlink on the way."""
-    for path in _keep(server):
+    for path in one.declared_lines(server, "keep"):
         *parents, name = path.split("/")
         source = target = -1
         try:

@@ -31,11 +31,7 @@ class Quiet:
 
 def policy(server: str) -> str:
     """Return what the data say: never, when-empty, or at HH:MM."""
-    try:
-        with open(f"{one.ETC}/{server}/restart", encoding="ascii") as file:
-            return file.read().strip()
-    except FileNotFoundError:
-        return "never"
+    return "".join(one.declared_lines(server, "restart")) or "never"
 
 
 def seconds_until(clock: str, now: float) -> float:

@@ -130,22 +130,23 @@ def mounted_lowers(server: str) -> list[str]:
     return several[0].get("lowerdir", "").split(":") if several else []
 
 
+def declared_lines(server: str, name: str) -> list[str]:
+    """Return the lines of one of a server's declared files: layers, keep, build or restart; none where it is missing."""
+    try:
+        with open(f"{ETC}/{server}/{name}", encoding="utf-8") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
 def declared_build(server: str) -> str:
     """Return the build that the data name for a server; empty where it has the current one."""
-    try:
-        with open(f"{ETC}/{server}/build", encoding="ascii") as file:
-            return file.read().strip()
-    except FileNotFoundError:
-        return ""
+    return "".join(declared_lines(server, "build"))
 
 
 def layers(server: str) -> list[str]:
     """Return the names of a server's declared layers, the topmost first."""
-    try:
-        with open(f"{ETC}/{server}/layers", encoding="utf-8") as file:
-            return file.read().split()
-    except FileNotFoundError:
-        return []
+    return declared_lines(server, "layers")
 
 
 def lowers(server: str) -> list[str]:
