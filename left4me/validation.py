@@ -148,7 +148,7 @@ def _ports(name: str, allowed: Any, trial: Any, servers: Mapping[Any, dict[str, 
     elif ranged and len(servers) > allowed[1] - allowed[0] + 1:
         yield Mistake(name, "port_range", _shown(allowed), f"is too short for {len(servers)} servers")
     if ranged and isinstance(trial, int) and allowed[0] <= trial <= allowed[1]:
-        yield Mistake(name, "trial_port", str(trial), f"is in port_range, {allowed[0]} to {allowed[1]}")
+        yield Mistake(name, "trial_port", str(trial), f"is in port_range, {_shown(allowed)}")
     for server_id, server in servers.items():
         port = server.get("port")
         if not isinstance(port, int) or isinstance(port, bool):

@@ -131,7 +131,7 @@ def mounted_lowers(server: str) -> list[str]:
 
 
 def declared_lines(server: str, name: str) -> list[str]:
-    """Return the lines of one of a server's declared files: layers, keep, build or restart; none where it is missing."""
+    """Return the lines of a server's declared file: layers, keep, build or restart; none where it is missing."""
     try:
         with open(f"{ETC}/{server}/{name}", encoding="utf-8") as file:
             return file.read().splitlines()
