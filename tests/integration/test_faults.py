@@ -325,6 +325,20 @@ def test_a_power_cut_in_a_reset(running: Box, deployed: Box, number: int) -> Non
     assert len(found.split()) == 1, "what was in upper is in one place"
 
 
+def test_a_reset_is_on_disk_step_by_step(running: Box) -> None:
+    running.run("strace -y -o /run/trace -e trace=fsync,rename,unlink /usr/local/sbin/l4d2ctl reset 3")
+    calls = re.findall(r"^(\w+)\((?:\d+<)?(.*?)[>,)]", running.run("cat /run/trace").stdout, re.MULTILINE)
+    seen = [f"{call} {path.strip(chr(34)).partition('@')[0].removeprefix('/var/lib/left4me/')}" for call, path in calls]
+    assert seen == [
+        "rename runtime/3/reset.new",
+        *("fsync runtime/3/reset", "fsync runtime/3"),  # before anything is renamed
+        *("rename runtime/3/upper", "rename runtime/3/work"),
+        *("fsync attic", "fsync attic/3", "fsync runtime/3"),  # before the plan goes
+        *("unlink runtime/3/reset", "fsync runtime/3"),
+    ]
+    assert_sound(running)
+
+
 @contextmanager
 def stopped_reset(box: Box, *options: str) -> Iterator[None]:
     """Have a reset of server 3 stand still where strace stops it; afterwards it goes on to its end."""

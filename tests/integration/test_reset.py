@@ -241,6 +241,14 @@ def test_an_undo_is_finished_over_what_a_deploy_made_in_between(running: Box, in
     assert running.run(f"ls -A {ATTIC} {RUNTIME}/3 | grep -e undo -e gone || true").stdout == ""
 
 
+def test_a_plan_that_a_power_cut_left_empty_is_none(running: Box) -> None:
+    ctl(running, "stop 3")
+    running.run(f": >{RUNTIME}/3/reset")
+    ctl(running, "reset 3")
+    assert len(attic(running)) == 1
+    assert ctl(running, "doctor").stdout == "nothing found\n"
+
+
 def test_an_undo_waits_for_a_reset_that_did_not_finish(running: Box) -> None:
     reset_with(running, "evening")
     failing(running, "rename:error=EIO:when=3", "reset 3")

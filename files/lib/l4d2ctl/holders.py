@@ -21,7 +21,7 @@ Device = tuple[int, int]
 
 # Not typing's: a reset waits for the import of it.
 class Holder(namedtuple("Holder", ("pid", "command", "kind", "path"))):
-    """A process, and what of it holds the overlay: cwd, root, exe, fd, map, mount namespace, or a mount elsewhere."""
+    """A process, and what of it holds the overlay: cwd, root, exe, fd, map, mount namespace, a mount of it or in it."""
 
     pid: int
     command: str

@@ -21,10 +21,6 @@ def forgetting(servers: list[str]) -> subprocess.Popen[bytes]:
     return one.begin("reset-failed", *map(one.unit, servers))
 
 
-def _nothing() -> None:
-    pass
-
-
 def start(servers: list[str], failures: Iterable[str] = ()) -> None:
     """Start servers and end what an operator's stop holds.
 
@@ -49,7 +45,7 @@ def start(servers: list[str], failures: Iterable[str] = ()) -> None:
 def start_again(
     servers: list[str],
     forgotten: subprocess.Popen[bytes] | None = None,
-    beside: Callable[[], None] = _nothing,
+    beside: Callable[[], None] = lambda: None,
 ) -> None:
     """Start servers that no stop holds; `forgotten` is a forgetting() that is under way, `beside` done meanwhile.
 
@@ -81,7 +77,7 @@ def _explain_start(servers: list[str], said: str) -> None:
     raise one.Failed("\n".join(lines))
 
 
-def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = _nothing) -> None:
+def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = lambda: None) -> None:
     """Stop servers, for good until `start` where `held`; `beside` is done meanwhile.
 
     Raises Failed that names who holds an overlay. A server that had to be killed, or crashed while it quit, is stopped
@@ -98,7 +94,7 @@ def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = _no
         raise one.Failed("\n".join(failures))
 
 
-def _stop(servers: list[str], beside: Callable[[], None] = _nothing) -> dict[str, str]:
+def _stop(servers: list[str], beside: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Stop servers and return, by server, what stands in the way of those that could not be stopped."""
     known = {server: holders.devices_now(server) for server in servers}
     with one.begin("stop", *map(one.unit, servers)):
