@@ -143,7 +143,10 @@ def test_a_server_with_a_holder_is_left_and_the_others_are_not(host: Box) -> Non
     [line] = remove(host, "3 4", code=1).splitlines()
     assert re.search(r"server 3 is not removed: .* held by pid \d+ \(sleep\) by its cwd", line), line
     assert set(left(host)) - {"/run/left4me/3.reset"} == set(before)
-    assert host.run(f"ls {RUNTIME}; ls /etc/left4me/servers").stdout.split() == ["3", "3"]
+    assert host.run(f"ls -d {RUNTIME}/[!_]* /etc/left4me/servers/[!_]*").stdout.split() == [
+        "/etc/left4me/servers/3",
+        f"{RUNTIME}/3",
+    ]
     host.run("systemctl stop shell")
     # The stop before, which failed by the holder, is told of once.
     assert "it is stopped and unmounted" in remove(host, "3")

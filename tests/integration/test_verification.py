@@ -126,7 +126,7 @@ DAMAGES = {
     ),
     "another release": (
         "ln -sfn releases/none /var/lib/left4me/installation",
-        "must lead to a release of source control",
+        "must lead to a build of source control",
     ),
     "the mode of a secret": (f"chmod 0444 {SECRET}", f"{SECRET} is file 0444 left4me-3 root, must be file 0400"),
     "a password in a unit": (
