@@ -125,6 +125,9 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
     }
     yield from _ports(name, data.get("port_range"), data.get("trial_port"), present)
     yield from _memory(name, data.get("memory_max"), present)
+    game = data.get("game")
+    if data.get("update_at") and isinstance(game, dict) and game.get("source") != "steamcmd":
+        yield Mistake(name, "update_at", repr(data["update_at"]), "is for a game from Steam alone: game.source")
     if isinstance(trial := data.get("trial_server"), str) and trial not in present:
         yield Mistake(name, "trial_server", repr(trial), f"is none of its servers: {', '.join(map(str, present))}")
     for server_id, server in present.items():

@@ -361,7 +361,8 @@ def test_two_updates_at_once(host: Box, steam: Steam, newer: Callable[..., str])
             steam.hold = False
             steam.go_on.set()
             out, _ = second.communicate(timeout=120)
-        first.communicate(timeout=120)
+        progress, _ = first.communicate(timeout=120)
+    assert re.search(r"^downloading: [0-9.]+ % \([0-9.]+ MB of [0-9.]+ MB\)$", progress, re.MULTILINE)
     assert (first.returncode, second.returncode) == (0, 0)
     assert "following it" in out
     assert (current(host), downloads(steam).count(f"{steams.APP}/linux.tar")) == (number, 1)

@@ -125,7 +125,7 @@ def test_bad_ids(name: str) -> None:
         {"trial_port": 27015},
         {"trial_server": "9"},
         {"steamcmd_url": "steamcmd.tar.gz"},
-        {"update_at": "24:00"},
+        {"update_at": "04:30"},
         {"builds_kept": -1},
         {"game": {"source": "steamcmd", "build": "../1"}},
         {"game": {"source": "archive", "url": "https://x/", "sha256": "0", "strip": 0}},

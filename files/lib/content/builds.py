@@ -119,6 +119,8 @@ def prove(build: str) -> None:
     """Try a build, bare and with the layers of the server that data names. Raises ValueError with the reason."""
     if not os.path.isdir(f"{RELEASES}/{build}"):
         raise ValueError(f"build {build} is not on this host")
+    if unused.verdict(build) == unused.GOOD:
+        return
     switch(CANDIDATE, f"{RELEASES}/{build}")
     modded = told()["trial_server"]
     for instance, how in ((BARE, "bare"), (MODDED, f"with the layers of server {modded}")):

@@ -295,6 +295,8 @@ def prepare() -> None:
 
 def update() -> None:
     """Bring Steam's build, try it, and make it current unless data hold another. Raises OSError or ValueError."""
+    if (source := builds.told()["source"]) != "steamcmd":
+        raise ValueError(f"the data have the game from {source}, not from Steam")
     with builds.alone():
         prepare()
         say("asking Steam which build is current")
@@ -309,9 +311,8 @@ def update() -> None:
             say(f"build {build} is left alone: {unused.verdict(build)}; `l4d2ctl game update` takes it up again")
             return
         else:
-            if unused.verdict(build) != unused.GOOD:
-                say(f"trying build {build}")
-                builds.prove(build)
+            say(f"trying build {build}")
+            builds.prove(build)
             if held and held != build:
                 say(f"build {build} is ready; the data hold this host at {held} (game.build)")
                 if not builds.current():

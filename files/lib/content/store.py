@@ -108,7 +108,8 @@ def build(stdin: IO[bytes]) -> int:
         try:
             make(wanted, sent)
             if wanted["what"] == "game":
-                builds.prove(wanted["name"])
+                with builds.alone():
+                    builds.prove(wanted["name"])
         except (OSError, ValueError) as error:
             print(f"{wanted['what']}: {' '.join(str(error).split())}", file=sys.stderr)
             failed = 1
