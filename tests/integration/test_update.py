@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -37,7 +38,7 @@ from tests.integration.harness import (
     write_inventory,
 )
 from tests.integration.layers import lowers, merged
-from tests.integration.steam import Steam
+from tests.integration.steam import Build, Steam
 from tests.integration.test_verification import must_pass
 from tests.integration.test_webhook import outside
 from tests.integration.trap import kill_both, outer_pid
@@ -47,13 +48,22 @@ GAME = "/var/lib/left4me/game"
 STEP = "Game | Put the game in place"
 NUMBERS = count(15_000_001)
 LOST = b"#!/bin/sh\nexit 3\n"
+PUBLISHED: dict[str, Build] = {}
+"""Every build that Steam had, by its number."""
 
 
 @pytest.fixture(scope="module")
 def steam(box: Box, game: Path) -> Iterator[Steam]:
     with steams.serving(outside(box)) as served:
-        served.publish(str(next(NUMBERS)), game)
+        publish(served, str(next(NUMBERS)), game)
         yield served
+
+
+def publish(steam: Steam, number: str, tree: Path, changes: Mapping[str, bytes | None] | None = None) -> None:
+    """Make a build Steam's current one, and remember it."""
+    steam.publish(number, tree, changes or {})
+    assert steam.build
+    PUBLISHED[number] = steam.build
 
 
 def declare(path: Path, box: Box, steam: Steam, **data: Any) -> Path:
@@ -84,14 +94,14 @@ def host(deployed: Box, steam: Steam) -> Iterator[Box]:
 def newer(steam: Steam, game: Path) -> Callable[..., str]:
     """Publish a newer build, with a file that names it, and return its number."""
 
-    def publish(changes: Mapping[str, bytes | None] | None = None) -> str:
+    def newest(changes: Mapping[str, bytes | None] | None = None) -> str:
         number = str(next(NUMBERS))
-        steam.publish(number, game, {"left4dead2/build.txt": number.encode(), **(changes or {})})
+        publish(steam, number, game, {"left4dead2/build.txt": number.encode(), **(changes or {})})
         steam.holding.clear()
         steam.go_on.clear()
         return number
 
-    return publish
+    return newest
 
 
 def current(box: Box) -> str:
@@ -120,11 +130,17 @@ def updating(box: Box) -> bool:
 
 
 def is_whole(box: Box) -> None:
-    """Assert that `installation` names a whole build that was tried, and that servers start on it."""
+    """Assert that `installation` names a build as it was published, that was tried, and that servers start on it."""
     build = current(box)
     assert box.run(f"cat {GAME}/verdicts/{build}").stdout == "good\n"
-    digests = "-type f ! -path '*/steamapps/*' ! -name steamclient.so -print0 | sort -z | xargs -0 sha256sum"
-    assert box.run(f"cd {RELEASES}/{build} && find . {digests} | grep -c .").stdout != "0\n"
+    there = box.run(f"cd {RELEASES}/{build} && find . -type f -print0 | xargs -0 sha256sum").stdout.splitlines()
+    found = {name.removeprefix("./"): digest for digest, name in map(str.split, there)}
+    expected = {
+        name: hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
+        for name, content in PUBLISHED[build].files("linux").items()
+    }
+    assert expected.items() <= found.items()
+    assert {name.split("/")[0] for name in found.keys() - expected.keys()} <= {".steam", "steamapps"}
     ctl(box, "restart 3")
     wait_for_server(box, 27015)
     assert build_of(box, "3") == build
@@ -480,6 +496,70 @@ def test_a_build_that_breaks_the_layers_of_a_server(
     ctl(host, "game update", timeout=120)
     assert current(host) == good
     deploy(inventory)
+
+
+def test_a_fresh_host_gets_its_layers_and_its_game_in_one_deploy(
+    host: Box, inventory: Path, steam: Steam, tmp_path: Path
+) -> None:
+    """Bringing the game removes no layer that the servers' files are still to name."""
+    (tmp_path / "mod/left4dead2/cfg").mkdir(parents=True)
+    (tmp_path / "mod/left4dead2/cfg/mod.cfg").write_text("of the layer")
+    ctl(host, "stop --all")
+    host.run(f"rm /var/lib/left4me/installation /var/lib/left4me/held/*; rm -r {RELEASES}/* {GAME}/verdicts/*")
+    servers = {**SERVERS, "3": {**SERVERS["3"], "layers": ["mod"]}}
+    layers = {"mod": {"source": "control", "path": str(tmp_path / "mod")}}
+    modded = declare(tmp_path / "inventory", host, steam, servers=servers, layers=layers)
+    deploy(modded)
+    wait_for_server(host, 27015)
+    assert merged(host, "cfg/mod.cfg").read_text() == "of the layer"
+    assert_idle(deploy(modded), [host])
+    deploy(inventory)
+
+
+def test_somebody_else_on_the_trial_port_is_no_proof(host: Box, newer: Callable[..., str]) -> None:
+    old, number = current(host), newer()
+    python = (
+        'import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(("0.0.0.0",27200))\n'
+        "while True:\n d,a=s.recvfrom(4096); u=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); u.settimeout(1)\n"
+        ' u.sendto(d,("127.0.0.1",27015)); s.sendto(u.recv(4096),a)\n'
+    )
+    host.run(f"systemd-run -q --unit=relay python3 -c '{python}'")
+    try:
+        done = ctl(host, "game update", code=1, timeout=120)
+    finally:
+        host.run("systemctl stop relay")
+    assert f"build {number} does not run bare: somebody else answers on trial_port, 27200" in done.stdout
+    assert current(host) == old
+    ctl(host, "game update", timeout=120)
+    is_whole(host)
+
+
+# -- what SteamCMD may do to the host
+
+
+def test_steamcmd_leads_root_nowhere(host: Box, newer: Callable[..., str]) -> None:
+    """What is SteamCMD's own may be anything: root reads and writes nothing through its links."""
+    old, number = current(host), newer()
+    secret = "/var/lib/left4me/secrets/3/rcon.cfg"
+    host.run(f"ln -sf {secret} {GAME}/steamcmd/linux32/steamclient.so")
+    ctl(host, "game update", code=1, timeout=120)
+    assert (current(host), host.run(f"grep -r rcon_password {RELEASES} {GAME}", check=False).stdout) == (old, "")
+    host.run(f"rm -r {GAME}/steamcmd; mkfifo {GAME}/stage/left4dead2/fifo")
+    done = ctl(host, "game update", code=1, timeout=120)
+    assert "fifo is neither a file nor a directory nor a link" in done.stdout
+    # What was no build is gone, and so the next one is made from what is there and Steam.
+    ctl(host, "game update", timeout=120)
+    assert current(host) == number
+    is_whole(host)
+
+
+def test_a_steamcmd_that_broke_itself_is_brought_anew(host: Box, steam: Steam, newer: Callable[..., str]) -> None:
+    number = newer()
+    host.run(f"rm -r {GAME}/steamcmd/linux32")
+    said = ctl(host, "game update", timeout=120).stdout
+    assert "SteamCMD did not start" in said
+    assert (current(host), downloads(steam)[0]) == (number, steams.STEAMCMD)
+    assert host.run("pgrep -u left4me", check=False).stdout == ""
 
 
 # -- the night

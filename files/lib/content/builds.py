@@ -10,6 +10,7 @@ import fcntl
 import glob
 import json
 import os
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator
@@ -94,6 +95,13 @@ def note(build: str, text: str) -> None:
     tree.sync(f"{GAME}/verdicts")
 
 
+def forget(build: str) -> None:
+    """Let a build that is brought anew be tried anew."""
+    if os.path.lexists(path := f"{GAME}/verdicts/{build}"):
+        os.unlink(path)
+        tree.sync(os.path.dirname(path))
+
+
 def finish(path: str) -> None:
     """Look whether a tree is an installation, and lead the game to Steam's client. Raises ValueError.
 
@@ -107,21 +115,34 @@ def finish(path: str) -> None:
         if not libraries:
             raise ValueError(f"it holds no libraries in {folder}: is it an L4D2 server for Linux?")
         for library in libraries:
-            with open(library, "rb") as file:
-                if file.read(4) != b"\x7fELF":
-                    raise ValueError(f"{library.removeprefix(path + '/')} is no library: the download is not whole")
-    if not os.path.lexists(f"{path}/{CLIENT}") and os.path.isfile(f"{path}/bin/steamclient.so"):
-        os.makedirs(os.path.dirname(f"{path}/{CLIENT}"), exist_ok=True)
+            if not _is_elf(library):
+                raise ValueError(f"{library.removeprefix(path + '/')} is no library: the download is not whole")
+    # An installation of another tool may have links in it that lead anywhere.
+    if not os.path.lexists(f"{path}/.steam") and os.path.isfile(f"{path}/bin/steamclient.so"):
+        os.makedirs(os.path.dirname(f"{path}/{CLIENT}"))
         os.symlink("../../bin/steamclient.so", f"{path}/{CLIENT}")
+
+
+def _is_elf(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def prove(build: str) -> None:
     """Try a build, bare and with the layers of the server that data names. Raises ValueError with the reason."""
     if not os.path.isdir(f"{RELEASES}/{build}"):
         raise ValueError(f"build {build} is not on this host")
-    if unused.verdict(build) == unused.GOOD:
-        return
-    switch(CANDIDATE, f"{RELEASES}/{build}")
+    if unused.verdict(build) != unused.GOOD:
+        switch(CANDIDATE, f"{RELEASES}/{build}")
+        _try_both(build)
+        note(build, unused.GOOD)
+    if os.path.islink(CANDIDATE):
+        os.unlink(CANDIDATE)
+
+
+def _try_both(build: str) -> None:
     modded = told()["trial_server"]
     for instance, how in ((BARE, "bare"), (MODDED, f"with the layers of server {modded}")):
         if instance == BARE or modded:
@@ -131,21 +152,26 @@ def prove(build: str) -> None:
                 reason = f"build {build} does not run {how}: {error}"
                 note(build, reason)
                 raise ValueError(reason) from None
-    note(build, unused.GOOD)
-    os.unlink(CANDIDATE)
 
 
 def _try(instance: str) -> None:
     """Start an instance, wait for its answer and stop it. Raises ValueError where it does not answer."""
     unit = one.unit(instance)
     one.systemctl("stop", unit)  # what a killed run left
-    upper = f"{one.runtime(instance)}/upper"
-    for name in os.listdir(upper):  # of the trial before; nobody has it mounted
-        tree.remove(f"{upper}/{name}")
+    try:
+        with one.unmounted(instance):  # of the trial before, as deep as it made it
+            for entry in os.scandir(f"{one.runtime(instance)}/upper"):
+                tree.run("rm", "--recursive", "--force", "--one-file-system", "--", entry.path)
+    except one.Failed as failed:
+        raise ValueError(str(failed)) from None
+    address = one.address_of(one.environment(instance))
+    assert address
+    if a2s.ask({instance: address}):
+        raise ValueError(f"somebody else answers on trial_port, {address[1]}: set another one in the data")
     one.systemctl("reset-failed", unit)
     try:
         started = one.systemctl("start", unit)
-        if started.returncode or not _answers(instance):
+        if started.returncode or not _answers(instance, address):
             state = one.properties([instance], "ActiveState", "Result")[instance]
             raise ValueError(f"{_why(state['Result'])}; {_log(unit)}")
     finally:
@@ -153,15 +179,14 @@ def _try(instance: str) -> None:
         one.systemctl("reset-failed", unit)
 
 
-def _answers(instance: str) -> bool:
-    address = one.address_of(one.environment(instance))
-    assert address
+def _answers(instance: str, address: tuple[str, int]) -> bool:
     end = time.monotonic() + ANSWER
     while time.monotonic() < end:
-        if a2s.ask({instance: address}):
-            return True
+        answered = a2s.ask({instance: address})
         if one.properties([instance], "ActiveState")[instance]["ActiveState"] != "active":
             return False
+        if answered:
+            return True
         time.sleep(0.1)  # nothing tells when a port begins to answer
     return False
 
@@ -176,6 +201,19 @@ def _log(unit: str) -> str:
     return f"its log ends with: {' / '.join(one.plain(line) for line in said.splitlines())}"
 
 
+def prune() -> None:
+    """Remove the builds that nothing uses; whoever calls this is alone. A deploy that is at work does it itself."""
+    with one.between_deploys() as free:
+        if not free:
+            return
+        with locked(RELEASES):  # none is mounted between the look and the renaming
+            gone = {path: f"{GAME}/.gone-{secrets.token_hex(8)}" for path in unused.builds(unused.mounted())}
+            for path, aside in gone.items():
+                os.rename(path, aside)
+        for aside in gone.values():
+            tree.remove(aside)
+
+
 def follow_restarts() -> None:
     """Have the servers restarted that an update waits for, each as its data say; nobody waits for it."""
-    one.systemctl("restart", "--no-block", "left4me-restart.service")
+    one.systemctl("start", "--no-block", "left4me-restart.service")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from content import archive, builds, store, tree, unused
+from content import archive, builds, tree, unused
 from content.builds import GAME, RELEASES
 
 APP = "222860"
@@ -37,6 +37,8 @@ _PROGRESS = re.compile(r"Update state \(0x[0-9a-f]+\) (.*), progress: ([0-9.]+) 
 _WRONG = re.compile(r"^(?:ERROR|Error)! |\.\.\.(?:ERROR|FAILED)|Please use force_install_dir")
 # State 0x202 is a disk that is full; the others do not pass by themselves either.
 _FINAL = re.compile(r"state is 0x202|No subscription|Please use force_install_dir")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LONGEST = 1 << 16
 T = TypeVar("T")
 
 
@@ -64,10 +66,11 @@ def _own_directory(path: str) -> None:
     os.chown(path, *tree.owner())
 
 
-def bring_program(url: str, sha256: str | None) -> None:
+def _bring_program() -> None:
     """Have SteamCMD on the host; it updates itself from then on. Raises OSError or ValueError."""
     if os.path.isfile(f"{PROGRAM}/steamcmd.sh"):
         return
+    url, sha256 = builds.told()["url"], builds.told()["sha256"]
     say(f"downloading SteamCMD from {archive.shown(url)}")
     with tree.beside(GAME) as new:
         os.mkdir(new, 0o755)
@@ -77,6 +80,8 @@ def bring_program(url: str, sha256: str | None) -> None:
         tree.confine(new)
         tree.own(new)
         os.sync()
+        if os.path.lexists(PROGRAM):
+            tree.remove(PROGRAM)
         os.rename(new, PROGRAM)
 
 
@@ -104,9 +109,9 @@ def _lines(words: tuple[str, ...]) -> Iterator[str]:
                 chunk = os.read(leader, 1 << 16)
             except OSError:  # EIO: the last one who had the terminal has closed it
                 chunk = b""
-            *whole, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            *whole, rest = (rest[-_LONGEST:] + chunk).replace(b"\r", b"\n").split(b"\n")
             for line in [*whole, *([] if chunk else [rest])]:
-                yield line.decode("utf-8", "replace").strip()
+                yield _COLOUR.sub("", line.decode("utf-8", "replace")).strip()
             if not chunk:
                 return
         raise Passing(f"SteamCMD said nothing for {SILENCE} s")
@@ -115,24 +120,31 @@ def _lines(words: tuple[str, ...]) -> Iterator[str]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        # Root goes through its files next: nothing of it may live on, in whatever session.
+        subprocess.run(["sh", "-c", "kill -KILL -1"], check=False, stderr=subprocess.DEVNULL, **_as_left4me())
 
 
 def _steamcmd(*words: str) -> list[str]:
     """Run SteamCMD, keep its log, and tell of its progress. Returns its lines; raises OSError where it says why not."""
     said, wrong, last = [], [], 0.0
+    _bring_program()
     with open(LOG, "a", encoding="utf-8") as log:
         log.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S %Z')} steamcmd.sh {' '.join(words)}\n")
         for line in filter(None, _lines(words)):
             log.write(f"{line}\n")
             log.flush()
-            said.append(line)
             found = _PROGRESS.search(line)
+            if not found:
+                said.append(line)
             if found and int(found[4]) and time.monotonic() - last >= EVERY:
                 last = time.monotonic()
                 done, whole = int(found[3]), int(found[4])
                 say(f"{found[1]}: {found[2]} % ({gigabytes(done)} of {gigabytes(whole)})")
             elif _WRONG.search(line):
                 wrong.append(line)
+    if not any("Loading Steam API" in line for line in said):
+        tree.remove(PROGRAM)  # killed while it updated itself, it does not mend that
+        raise Passing(f"SteamCMD did not start: {' / '.join(said[-3:])}; its log is {LOG}")
     if any(map(_FINAL.search, wrong)):
         raise OSError(f"SteamCMD: {wrong[0]}{_full(wrong[0])}; its log is {LOG}")
     if wrong:
@@ -184,6 +196,9 @@ def parsed(text: str) -> dict[str, Any]:
 
 def latest() -> tuple[str, int]:
     """Return Steam's current build and the bytes that it takes on Linux, 0 where Steam does not say. Raises OSError."""
+    # What it remembers of an earlier day it would print again.
+    cache = f"{HOME}/Steam/appcache/appinfo.vdf"
+    subprocess.run(["rm", "--force", cache, f"{PROGRAM}/appcache/appinfo.vdf"], check=True, **_as_left4me())
     said = _steamcmd("+login", "anonymous", "+app_info_update", "1", "+app_info_print", APP)
     depots = parsed("\n".join(said)).get(APP, {}).get("depots", {})
     build = depots.get("branches", {}).get("public", {}).get("buildid", "")
@@ -258,7 +273,22 @@ def fetch(size: int) -> str:
     What is there after a failure is where the next try goes on.
     """
     _lay_stage(size)
-    persistently(_install)
+    try:
+        persistently(_install)
+    except Passing:
+        if os.path.lexists(MANIFEST):  # the next try looks at every file, whatever Steam's own notes say
+            os.unlink(MANIFEST)
+        raise
+    try:
+        return _take_stage()
+    except ValueError:
+        tree.run("rm", "--recursive", "--force", "--one-file-system", STAGE)  # the next try begins anew
+        raise
+
+
+def _take_stage() -> str:
+    """Make a build of what SteamCMD left. Raises OSError or ValueError where it is none."""
+    tree.confine(STAGE)
     manifest = _manifest()
     build = manifest.get("buildid", "")
     # 4 is StateFullyInstalled.
@@ -267,14 +297,16 @@ def fetch(size: int) -> str:
     if os.path.isdir(f"{RELEASES}/{build}"):
         shutil.rmtree(STAGE)
         return build
-    # Beside the game, for of all that is on the host a server sees its overlay alone.
+    # Beside the game, for of all that is on the host a server sees its overlay alone. Not by root, who could read and
+    # write through links of SteamCMD's anything.
     client = f"{PROGRAM}/linux32/steamclient.so"
     if os.path.isfile(client):
-        os.makedirs(os.path.dirname(f"{STAGE}/{builds.CLIENT}"), exist_ok=True)
-        shutil.copyfile(client, f"{STAGE}/{builds.CLIENT}")
+        copy = ["install", "-D", "--mode=644", client, f"{STAGE}/{builds.CLIENT}"]
+        subprocess.run(copy, check=True, cwd="/", **_as_left4me())
     builds.finish(STAGE)
-    tree.confine(STAGE)
     tree.own(STAGE)
+    builds.forget(build)
+    builds.switch(builds.CANDIDATE, f"{RELEASES}/{build}")
     os.sync()
     os.rename(STAGE, f"{RELEASES}/{build}")
     tree.sync(RELEASES)
@@ -284,13 +316,12 @@ def fetch(size: int) -> str:
 def prepare() -> None:
     """Have SteamCMD and its directories on the host."""
     for name in os.listdir(GAME):
-        if name.startswith(".new-"):  # what a killed run left
+        if name.startswith((".new-", ".gone-", ".download-")):  # what a killed run left
             tree.remove(f"{GAME}/{name}")
     _own_directory(HOME)
     if os.path.exists(LOG):
         os.replace(LOG, f"{LOG}.1")
-    settings = builds.told()
-    bring_program(settings["url"], settings["sha256"])
+    _bring_program()
 
 
 def update() -> None:
@@ -301,26 +332,26 @@ def update() -> None:
         prepare()
         say("asking Steam which build is current")
         build, size = persistently(latest)
-        if build not in builds.names():
-            say(f"Steam has build {build}, {gigabytes(size)}; current here is {builds.current() or 'none'}")
-            build = fetch(size)
-        held = builds.told()["build"]
         if build == builds.current():
             say(f"build {build} is current, and Steam has no other")
         elif unused.verdict(build) not in ("", unused.GOOD):
             say(f"build {build} is left alone: {unused.verdict(build)}; `l4d2ctl game update` takes it up again")
-            return
         else:
+            if build not in builds.names():
+                say(f"Steam has build {build}, {gigabytes(size)}; current here is {builds.current() or 'none'}")
+                build = fetch(size)
             say(f"trying build {build}")
             builds.prove(build)
-            if held and held != build:
-                say(f"build {build} is ready; the data hold this host at {held} (game.build)")
-                if not builds.current():
-                    raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
-            else:
+            if builds.told()["build"] in (None, build):
                 builds.switch(builds.INSTALLATION, f"{RELEASES}/{build}")
                 say(f"build {build} is current; running servers keep theirs until they are restarted")
-                builds.follow_restarts()
+            else:
+                say(f"build {build} is ready; the data hold this host at {builds.told()['build']} (game.build)")
+        held = builds.told()["build"]
+        if held and held not in builds.names():
+            raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
+        builds.follow_restarts()
+        builds.prune()
 
 
 def check() -> tuple[str, str]:
@@ -340,9 +371,9 @@ def main(words: list[str]) -> int:
     try:
         if words == ["update"]:
             update()
-            return store.prune()
-        print(" ".join(each or "none" for each in check()))
-        return 0
-    except (OSError, ValueError) as error:
+        else:
+            print(" ".join(each or "none" for each in check()))
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    return 0

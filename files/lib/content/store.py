@@ -90,6 +90,7 @@ def make(wanted: dict[str, Any], sent: Sent | None) -> None:
             fill(wanted, new, sent)
             if wanted["what"] == "game":
                 builds.finish(new)
+                builds.forget(wanted["name"])
             tree.own(new)
             os.sync()
             os.rename(new, version)

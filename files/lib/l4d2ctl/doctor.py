@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import grp
 import os
 import pwd
@@ -15,7 +14,6 @@ from l4d2ctl import lifecycle
 from l4d2ctl import server as one
 
 _CONTENT = "/usr/local/libexec/left4me/left4me-content"
-_LOCK = "/run/left4me/deploy.lock"
 
 
 @dataclass(frozen=True)
@@ -89,16 +87,9 @@ def _unused() -> Iterator[Finding]:
 
 
 def _prune() -> str:
-    os.makedirs(os.path.dirname(_LOCK), 0o755, exist_ok=True)
-    with open(os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
-        try:
-            # The deploys' commands wait for this one. The deploy's own lock is looked at only: between two of its
-            # commands a layer may be current that no server's files name yet.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.lockf(file, fcntl.LOCK_UN)
-        except BlockingIOError:
-            raise one.Failed("a deploy is at work, which removes them itself") from None
+    with one.between_deploys() as free:
+        if not free:
+            raise one.Failed("a deploy is at work, which removes them itself")
         done = subprocess.run([_CONTENT, "prune"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise one.Failed(done.stderr.strip())

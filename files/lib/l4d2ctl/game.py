@@ -75,7 +75,7 @@ def check() -> tuple[str, str]:
     _from_steam()
     done = subprocess.run([_GAME, "check"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise one.Failed(done.stderr.strip())
+        raise one.Failed(one.plain(done.stderr.strip()))
     here, there = done.stdout.split()[-2:]
     return here, there
 
@@ -98,9 +98,11 @@ def update() -> None:
     if is_updating():
         print("an update is at work already; following it", flush=True)
     else:
-        for name in builds.names():
-            if unused.verdict(name) != unused.GOOD:
-                builds.note(name, unused.GOOD if unused.runs(name) else "")  # asked for by hand it gets another trial
+        for name in os.listdir(f"{builds.GAME}/verdicts"):  # what is asked for by hand gets another trial
+            if unused.verdict(name).startswith(unused.LEFT):
+                builds.note(name, unused.GOOD)
+            elif unused.verdict(name) != unused.GOOD:
+                builds.forget(name)
     seen, _lines = _journal(None)
     with subprocess.Popen(["systemctl", "start", UNIT], stderr=subprocess.DEVNULL) as start:
         running = True
@@ -127,6 +129,7 @@ def rollback(build: str | None) -> str:
             raise one.Failed("an update is at work; wait for it")
         before, there = builds.current(), builds.names()
         good = [name for name in there if name != before and unused.runs(name)]
+        good.sort(key=lambda name: unused.verdict(name) != unused.GOOD)  # what was left before comes last
         if build and build not in there:
             raise one.Failed(f"build {build} is not on this host, which has: {', '.join(there)}")
         if not build and not good:
@@ -141,6 +144,7 @@ def rollback(build: str | None) -> str:
             # Else the next night would bring it back.
             when = time.strftime("%Y-%m-%d %H:%M")
             builds.note(before, f"{unused.LEFT} to {wanted} on {when}")
+            builds.note(wanted, unused.GOOD)
             builds.switch(builds.INSTALLATION, f"{builds.RELEASES}/{wanted}")
             builds.follow_restarts()
     return wanted

@@ -55,28 +55,31 @@ def _restart(row: status.Status) -> None:
     if row.players != 0:
         try:
             rcon.rcon(row.id, f"say {WORD}")
-        except one.Failed as failed:
+        except (one.Failed, OSError) as failed:
             print(f"could not be told: {failed}", file=sys.stderr)
-    lifecycle.restart([row.id])
+    lifecycle.stop([row.id], held=False)
+    lifecycle.start_again([row.id])  # not where somebody stopped it for good at this moment
 
 
 def main() -> int:
     """Restart what waits, each at its time, and return the exit code."""
-    begun, begun_at = time.monotonic(), time.time()
     quiet: dict[str, Quiet] = {}
+    seen: dict[tuple[str, str], tuple[float, float]] = {}
     failed: set[str] = set()
     while rows := {server: row for server, row in waiting().items() if server not in failed}:
         now = time.monotonic()
         for server, row in rows.items():
             _at, _, clock = policy(server).partition(" ")
             if clock:
+                # An update that comes while this waits for another has a time of its own.
+                begun, begun_at = seen.setdefault((server, one.lowers(server)[-1]), (now, time.time()))
                 due = now - begun >= seconds_until(clock, begun_at)
             else:
                 due = quiet.setdefault(server, Quiet(QUIET)).seen(row.players, now)
             if due:
                 try:
                     _restart(row)
-                except one.Failed as error:
+                except (one.Failed, OSError) as error:
                     print(error, file=sys.stderr)
                     failed.add(server)
         time.sleep(POLL)  # players come and go, and nobody tells

@@ -152,7 +152,8 @@ def layers(server: str) -> list[str]:
 def lowers(server: str) -> list[str]:
     """Return the lower layers that a start would give a server, as the helper has them; "?" for one that is missing."""
     found = []
-    for link in [*(f"{VAR}/overlays/{name}/current" for name in layers(server)), f"{VAR}/installation"]:
+    game = "installation" if ID.fullmatch(server) else "candidate"
+    for link in [*(f"{VAR}/overlays/{name}/current" for name in layers(server)), f"{VAR}/{game}"]:
         try:
             found.append(os.path.join(os.path.dirname(link), os.readlink(link)))
         except OSError:
@@ -180,6 +181,24 @@ def unmounted(server: str) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextmanager
+def between_deploys() -> Iterator[bool]:
+    """Have the commands of deploys wait; tell whether no deploy is at work, which may be between two of its commands.
+
+    What is current then and what the servers' files name need not be the same yet.
+    """
+    os.makedirs(RUN, 0o755, exist_ok=True)
+    with open(os.open(f"{RUN}/deploy.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_UN)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def plain(text: str) -> str:

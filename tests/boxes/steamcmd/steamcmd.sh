@@ -30,6 +30,10 @@ UNREACHABLE = (urllib.error.URLError, http.client.HTTPException, ConnectionError
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+RESET = "\x1b[0m" if sys.stdout.isatty() else ""
+"""What the real one writes before words that it may have coloured."""
+
+
 class Failure(Exception):
     """What is printed last, and the exit code."""
 
@@ -268,7 +272,7 @@ def main(words: list[str]) -> int:
                 return 0
             steam.run(*command.split("\0"))
     except Failure as failure:
-        print(failure.args[0])
+        print(f"{RESET}{failure.args[0]}")
         return int(failure.args[1])
     print("\nSteam>", end="", flush=True)
     sys.stdin.read()
