@@ -272,15 +272,14 @@ def fetch(size: int) -> str:
 
     What is there after a failure is where the next try goes on.
     """
-    _lay_stage(size)
     try:
+        _lay_stage(size)
         persistently(_install)
+        return _take_stage()
     except Passing:
         if os.path.lexists(MANIFEST):  # the next try looks at every file, whatever Steam's own notes say
             os.unlink(MANIFEST)
         raise
-    try:
-        return _take_stage()
     except ValueError:
         tree.run("rm", "--recursive", "--force", "--one-file-system", STAGE)  # the next try begins anew
         raise
