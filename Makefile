@@ -50,14 +50,14 @@ types: .venv/installed
 unit: .venv/installed
 	@$(PYTEST)
 
-# Two boxes' worth of tests side by side: one worker for each Debian.
+# Three boxes' worth of tests side by side: most of them wait, for what a host does in its own time.
 integration: .venv/installed
-	@$(PYTEST) tests/integration -n 2 --dist loadgroup
+	@$(PYTEST) tests/integration -n 3 --dist loadgroup
 
 test: lint types unit integration
 
 soak: .venv/installed
-	@SOAK=1 $(PYTEST) tests/integration -n 2 --dist loadgroup -m soak -rA
+	@SOAK=1 $(PYTEST) tests/integration -n 3 --dist loadgroup -m soak -rA
 
 bench: .venv/installed
 	@$(PYTHON) -m bench.reset
