@@ -33,7 +33,7 @@ def mounted() -> set[str]:
 def _words(name: str, optional: bool = False) -> set[str]:
     """Return what the file of that name says for all servers together."""
     words: set[str] = set()
-    for server in os.listdir(f"{ETC}/servers"):
+    for server in filter(lambda name: name[0] != ".", os.listdir(f"{ETC}/servers")):
         path = f"{ETC}/servers/{server}/{name}"
         if not optional or os.path.exists(path):
             with open(path, encoding="ascii") as file:

@@ -48,7 +48,7 @@ def declared() -> list[str]:
 def instances() -> list[str]:
     """Return all that has files of a server's, in order: the servers, and what a build of the game is tried with."""
     try:
-        return sorted(os.listdir(ETC))
+        return sorted(name for name in os.listdir(ETC) if ID.fullmatch(name.removeprefix("_")))
     except FileNotFoundError:
         return []
 
