@@ -109,7 +109,7 @@ def test_each_overlay_has_the_declared_layers(host: Host, server: str) -> None:
         "workdir": f"{VAR}/runtime/{server}/work",
     }
     wrong += [
-        f"{point}: {key} is {options.get(key)}, must be {wanted[key]}"
+        f"{point}: {key} is {options.get(key)}, must be {wanted[key]}{': a restart is due' * (key == 'lowerdir')}"
         for key in wanted
         if options.get(key) != wanted[key]
     ]
