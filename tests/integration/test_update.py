@@ -444,6 +444,19 @@ def test_a_full_disk_while_a_build_is_brought(
     is_whole(host)
 
 
+def test_a_full_disk_while_steamcmd_is_brought(host: Box, small: Box, newer: Callable[..., str]) -> None:
+    old, number = current(host), newer()
+    host.run(f"rm -r {GAME}/steamcmd")
+    fill(host, 0)
+    done = ctl(host, "game update", code=1, timeout=120)
+    assert "No space left on device" in done.stdout
+    assert current(host) == old
+    host.run(f"rm {VAR}/filler")
+    ctl(host, "game update", timeout=120)
+    assert current(host) == number
+    is_whole(host)
+
+
 def test_a_full_disk_while_a_build_is_tried(host: Box, small: Box, newer: Callable[..., str]) -> None:
     old, number = current(host), newer()
     with started_update(host) as update:
