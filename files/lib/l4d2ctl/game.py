@@ -30,8 +30,7 @@ class Build:
 def status() -> list[Build]:
     """Return the builds on this host, the latest first."""
     current = builds.current()
-    servers = one.declared()
-    mounted = {server: lowers[-1] for server in servers if (lowers := one.mounted_lowers(server))}
+    servers, mounted = one.declared(), one.mounted_lowers()
     declared = {server: one.declared_build(server) for server in servers}
     return [
         Build(
@@ -39,7 +38,7 @@ def status() -> list[Build]:
             current=name == current,
             since=time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(f"{builds.RELEASES}/{name}").st_ctime)),
             trial=unused.verdict(name),
-            servers=[server for server, lower in mounted.items() if os.path.basename(lower) == name],
+            servers=[each for each in servers if each in mounted and os.path.basename(mounted[each][-1]) == name],
             declared_for=[server for server, build in declared.items() if build == name],
         )
         for name in builds.names()

@@ -124,10 +124,13 @@ def overlays() -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def mounted_lowers(server: str) -> list[str]:
-    """Return the lower layers of a server's overlay, the topmost first and the build last; none where it is down."""
-    several = overlays().get(merged(server))
-    return several[0].get("lowerdir", "").split(":") if several else []
+def mounted_lowers() -> dict[str, list[str]]:
+    """Return the lower layers of each mounted server's overlay, the topmost first and the build last, by its id."""
+    prefix, suffix = merged("\0").split("\0")
+    return {
+        mount.removeprefix(prefix).removesuffix(suffix): several[0].get("lowerdir", "").split(":")
+        for mount, several in overlays().items()
+    }
 
 
 def declared_lines(server: str, name: str) -> list[str]:

@@ -110,6 +110,7 @@ def status(servers: list[str]) -> list[Status]:
         if address and seen[server]["ActiveState"] == "active":
             addresses[server] = address
     answers = a2s.ask(addresses)
+    mounted = one.mounted_lowers()
     pending = _at_the_next_map(seen)
     deployed, _when = revision()
     rows = []
@@ -120,7 +121,7 @@ def status(servers: list[str]) -> list[Status]:
         since = unit["StateChangeTimestamp"] or _written(f"{one.HELD}/{server}")
         key = "LEFT4ME_GENERATION"
         runs, wanted = unit["MainPID"] != "0", one.lowers(server)
-        lowers = (one.mounted_lowers(server) if runs else []) or wanted
+        lowers = mounted.get(server, wanted) if runs else wanted
         due = runs and (started[server].get(key) != env.get(key) or lowers != wanted)
         rows.append(
             Status(
