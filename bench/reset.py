@@ -11,24 +11,29 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.boxes import boxes as machines
-from tests.boxes.boxes import Box
 from tests.boxes.game import build
 from tests.integration.harness import deploy, wait_for_server, write_inventory
 
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
 
 
-def measure(box: Box) -> dict[str, list[float]]:
-    """Deploy a box and return the seconds of its resets, by what they were."""
-    with tempfile.TemporaryDirectory() as folder:
-        deploy(write_inventory(Path(folder) / "inventory", [box]))
-    wait_for_server(box, 27015)
-    box.run("l4d2ctl start 3; cat >/root/on_host.py", input=Path(__file__).with_name("on_host.py").read_bytes())
-    seconds: dict[str, list[float]] = json.loads(
-        box.run(f"python3 /root/on_host.py resets {ROUNDS}", timeout=3600).stdout
-    )
+def measured(what: str, debian: int, **data: Any) -> dict[str, list[float]]:
+    """Have a box with these data and return the seconds of its resets or starts, by what they were."""
+    build()
+    name = f"bench-{debian}"
+    [box] = machines.up([name], debian)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            deploy(write_inventory(Path(folder) / "inventory", [box], **data))
+        wait_for_server(box, 27015)
+        box.run("cat >/root/on_host.py", input=Path(__file__).with_name("on_host.py").read_bytes())
+        said = box.run(f"python3 /root/on_host.py {what} {ROUNDS}", timeout=3600).stdout
+    finally:
+        machines.down([name])
+    seconds: dict[str, list[float]] = json.loads(said)
     return seconds
 
 
@@ -40,13 +45,7 @@ def line(name: str, values: list[float]) -> str:
 
 def main(debian: int) -> None:
     """Measure and print."""
-    build()
-    name = f"bench-{debian}"
-    [box] = machines.up([name], debian)
-    try:
-        seconds = measure(box)
-    finally:
-        machines.down([name])
+    seconds = measured("resets", debian)
     print(f"{'reset of a running server':28} {'times':>5} {'median/ms':>9} {'p95/ms':>9}")
     for what, values in seconds.items():
         print(line(what, values))

@@ -5,42 +5,18 @@ The 8 GB are 20,000 sparse files. A start is `systemctl start` to its end: the m
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
-import tempfile
-from pathlib import Path
 
-from bench.reset import ROUNDS, line
-from tests.boxes import boxes as machines
-from tests.boxes.boxes import Box
-from tests.boxes.game import build
-from tests.integration.harness import deploy, wait_for_server, write_inventory
+from bench.reset import line, measured
 
 SERVERS: dict[str, dict[str, object]] = {str(number): {} for number in range(3, 13)}
 LIMIT = 1.2
 
 
-def measure(box: Box) -> dict[str, list[float]]:
-    """Deploy a box and return the seconds of its starts, by what they were."""
-    with tempfile.TemporaryDirectory() as folder:
-        deploy(write_inventory(Path(folder) / "inventory", [box], servers=SERVERS))
-    wait_for_server(box, 27015)
-    box.run("cat >/root/on_host.py", input=Path(__file__).with_name("on_host.py").read_bytes())
-    said = box.run(f"python3 /root/on_host.py starts {ROUNDS}", timeout=3600).stdout
-    seconds: dict[str, list[float]] = json.loads(said)
-    return seconds
-
-
 def main(debian: int) -> None:
     """Measure and print."""
-    build()
-    name = f"bench-{debian}"
-    [box] = machines.up([name], debian)
-    try:
-        seconds = measure(box)
-    finally:
-        machines.down([name])
+    seconds = measured("starts", debian, servers=SERVERS)
     written = {what: values for what, values in seconds.items() if what.startswith("bytes")}
     print(f"{'start of a server':28} {'times':>5} {'median/ms':>9} {'p95/ms':>9}")
     for what, values in seconds.items():
