@@ -151,8 +151,10 @@ def is_whole(box: Box) -> None:
 def test_a_fresh_install(deployed: Box, inventory: Path, steam: Steam) -> None:
     wait_for_server(deployed, 27015)
     assert downloads(steam) == [steams.STEAMCMD, f"{steams.APP}/windows.tar", f"{steams.APP}/linux.tar"]
-    assert (current(deployed), build_of(deployed, "3")) == ("15000001", "15000001")
-    release = f"{RELEASES}/15000001"
+    assert steam.build
+    number = steam.build.number
+    assert (current(deployed), build_of(deployed, "3")) == (number, number)
+    release = f"{RELEASES}/{number}"
     owners = deployed.run(f"find {release} -printf '%u:%g %M\\n' | sort | uniq -c | sort -rn").stdout
     assert set(re.findall(r"\w+:\w+", owners)) == {"left4me:left4me"}
     # Where the game looks for Steam's client, in all that it can see of the host.
