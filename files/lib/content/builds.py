@@ -157,7 +157,7 @@ def _try_both(build: str) -> None:
 def _try(instance: str) -> None:
     """Start an instance, wait for its answer and stop it. Raises ValueError where it does not answer."""
     unit = one.unit(instance)
-    one.systemctl("stop", unit)  # what a killed run left
+    one.Systemctl("stop", unit).wait()  # what a killed run left
     try:
         with one.unmounted(instance):  # of the trial before, as deep as it made it
             for entry in os.scandir(f"{one.runtime(instance)}/upper"):
@@ -168,15 +168,15 @@ def _try(instance: str) -> None:
     assert address
     if a2s.ask({instance: address}):
         raise ValueError(f"somebody else answers on trial_port, {address[1]}: set another one in the data")
-    one.systemctl("reset-failed", unit)
+    one.Systemctl("reset-failed", unit).wait()
     try:
-        started = one.systemctl("start", unit)
-        if started.returncode or not _answers(instance, address):
+        code, _words = one.Systemctl("start", unit).wait()
+        if code or not _answers(instance, address):
             state = one.properties([instance], "ActiveState", "Result")[instance]
             raise ValueError(f"{_why(state['Result'])}; {_log(unit)}")
     finally:
-        one.systemctl("stop", unit)
-        one.systemctl("reset-failed", unit)
+        one.Systemctl("stop", unit).wait()
+        one.Systemctl("reset-failed", unit).wait()
 
 
 def _answers(instance: str, address: tuple[str, int]) -> bool:
@@ -216,4 +216,4 @@ def prune() -> None:
 
 def follow_restarts() -> None:
     """Have the servers restarted that an update waits for, each as its data say; nobody waits for it."""
-    one.systemctl("start", "--no-block", "left4me-restart.service")
+    one.Systemctl("start", "--no-block", "left4me-restart.service").wait()

@@ -144,9 +144,9 @@ def _systemd(declared: list[str]) -> Iterator[Finding]:
     from l4d2ctl import units
 
     def mend() -> str:
-        done = one.systemctl("daemon-reload")
-        if done.returncode:
-            raise one.Failed(done.stderr.strip())
+        failed, why = one.Systemctl("daemon-reload").wait()
+        if failed:
+            raise one.Failed(why)
         return "systemd has read its files again"
 
     if units.look([one.unit(server) for server in declared])["reload"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
@@ -16,9 +15,9 @@ _SIGSEGV, _BY_SIGNAL = "11", ("2", "3")  # CLD_KILLED and CLD_DUMPED of waitid(2
 _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 
 
-def forgetting(servers: list[str]) -> subprocess.Popen[bytes]:
+def forgetting(servers: list[str]) -> one.Systemctl:
     """Have systemd forget how often servers were started: one at its start limit would not start."""
-    return one.begin("reset-failed", *map(one.unit, servers))
+    return one.Systemctl("reset-failed", *map(one.unit, servers))
 
 
 def start(servers: list[str], failures: Iterable[str] = ()) -> None:
@@ -44,7 +43,7 @@ def start(servers: list[str], failures: Iterable[str] = ()) -> None:
 
 def start_again(
     servers: list[str],
-    forgotten: subprocess.Popen[bytes] | None = None,
+    forgotten: one.Systemctl | None = None,
     beside: Callable[[], None] = lambda: None,
 ) -> None:
     """Start servers that no stop holds; `forgotten` is a forgetting() that is under way, `beside` done meanwhile.
@@ -54,20 +53,21 @@ def start_again(
     if not servers:
         return
     (forgotten or forgetting(servers)).wait()
-    command = ["systemctl", "start", *map(one.unit, servers)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as starting:
-        beside()
-        said = starting.communicate()[1]
-    if starting.returncode:
+    starting = one.Systemctl("start", *map(one.unit, servers))
+    beside()
+    failed, said = starting.wait()
+    if failed:
         _explain_start(servers, said)
 
 
 def _explain_start(servers: list[str], said: str) -> None:
+    import subprocess  # here: who starts well does not wait for it
+
     states = one.properties(servers, "ActiveState", "Result")
     # One that systemd starts again by itself in a while is down as well.
     down = [server for server in servers if states[server]["ActiveState"] != "active"]
     if not down:
-        raise one.Failed(said.strip().splitlines()[0] if said.strip() else "systemctl start failed")
+        raise one.Failed(said.splitlines()[0] if said else "systemctl start failed")
     lines = []
     for server in down:
         command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", f"--unit={one.unit(server)}"]
@@ -97,8 +97,9 @@ def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = lam
 def _stop(servers: list[str], beside: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Stop servers and return, by server, what stands in the way of those that could not be stopped."""
     known = {server: holders.devices_now(server) for server in servers}
-    with one.begin("stop", *map(one.unit, servers)):
-        beside()
+    stopping = one.Systemctl("stop", *map(one.unit, servers))
+    beside()
+    stopping.wait()
     answer = one.asking(servers, *_AFTER)
     found = {server: holders.holders(server, known[server]) for server in servers}
     states = answer()
@@ -114,6 +115,8 @@ def _after_stop(
     why = ""
     if one.mounted(server) and not found:
         # Stopped before, with somebody in the way who has gone: its unit runs no ExecStopPost a second time.
+        import subprocess  # here: hardly any stop comes to it
+
         done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
         why = done.stderr.strip()
         found = holders.holders(server, known)
@@ -122,7 +125,7 @@ def _after_stop(
         return f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"
     if state["ActiveState"] == "failed":
         _tell_how_it_ended(server, state)
-        one.systemctl("reset-failed", one.unit(server))
+        forgetting([server]).wait()
     elif known and state["ExecMainStatus"] == _SIGSEGV and state["ExecMainCode"] in _BY_SIGNAL:
         print(f"server {server}: crashed by SIGSEGV while it quit; it is stopped and unmounted", file=sys.stderr)
     return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -53,26 +52,31 @@ def instances() -> list[str]:
         return []
 
 
-def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run systemctl; its exit code and its words are the caller's to judge."""
-    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+class Systemctl:
+    """systemctl, at work from here on. subprocess could do it as well, and is what a reset would first import."""
 
+    def __init__(self, *arguments: str) -> None:
+        self._words, end = os.pipe()
+        output = [(os.POSIX_SPAWN_DUP2, end, 1), (os.POSIX_SPAWN_DUP2, end, 2)]
+        files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *output]
+        self._pid = os.posix_spawnp("systemctl", ["systemctl", *arguments], os.environ, file_actions=files)
+        os.close(end)
 
-def begin(*arguments: str) -> subprocess.Popen[bytes]:
-    """Run systemctl, and wait neither for its end nor for its words."""
-    nowhere = subprocess.DEVNULL
-    return subprocess.Popen(["systemctl", *arguments], stdin=nowhere, stdout=nowhere, stderr=nowhere)
+    def wait(self) -> tuple[int, str]:
+        """Return its exit code and its words, which are the caller's to judge."""
+        with open(self._words, encoding="utf-8", errors="replace") as file:
+            words = file.read().strip()
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]), words
 
 
 def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
     """Ask systemd for properties of servers' units; what is returned waits for the answer, and has it by id."""
     if not servers:
         return dict
-    command = ["systemctl", "show", "--no-pager", f"--property=Id,{','.join(names)}", *map(unit, servers)]
-    show = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    show = Systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(unit, servers))
 
     def answer() -> dict[str, dict[str, str]]:
-        texts = show.communicate()[0].strip().split("\n\n")
+        texts = show.wait()[1].split("\n\n")
         blocks = [dict(line.split("=", 1) for line in text.splitlines()) for text in texts]
         return {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
 
