@@ -165,6 +165,7 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
     asked = one.asking([server], "ActiveState")  # before its answer is wanted
     user = _check(server)
     times: dict[str, float] = {}
+    forgotten = None
     plan = _read_plan(server)
     if plan and undo and not plan["back"]:
         raise one.Failed(f"server {server}: an earlier reset did not finish; l4d2ctl reset {server} first, then --undo")
@@ -176,6 +177,8 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
                 raise one.Failed(f"server {server}: nothing of it is in {ATTIC}; there is no reset to undo")
             back = kept[0]
         runs = asked()[server]["ActiveState"] in _RUNNING
+        if runs:  # beside the stop; not of one that has failed, since the stop tells how
+            forgotten = lifecycle.forgetting([server])
         plan = {"into": attic_name(server), "back": back, "start": "yes" if runs else ""}
         try:
             _write_plan(server, plan)
@@ -185,8 +188,6 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
         with _timed(times, "stop"):
             lifecycle.stop([server], held=False, beside=lambda: _sync_plan(server))
         with _timed(times, "reset"), one.unmounted(server):
-            # Not before: it would forget as well how the game ended, which the stop tells.
-            forgotten = lifecycle.forgetting([server]) if plan["start"] else None
             into = f"{ATTIC}/{plan['into']}"
             if plan["back"]:
                 _take_out(server, plan["back"])
