@@ -52,6 +52,7 @@ def files(count: int) -> None:
             os.makedirs(f"{UPPER}/files/{number // 1000}")
         with open(f"{UPPER}/files/{number // 1000}/{number}", "w", encoding="ascii"):
             pass
+    os.sync()  # a game writes them over an evening; what is timed would else wait for all of them at once
 
 
 def installation(name: str, megabytes: int, count: int) -> None:

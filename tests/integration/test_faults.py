@@ -31,10 +31,10 @@ LINES = {"mount": "ExecStartPre", "umount": "ExecStopPost"}
 # Calls that only look, or change nothing but the process itself; what is not here counts as a change.
 LOOKS = """
     access arch_prctl brk clock_gettime close connect dup dup2 epoll_create1 execve faccessat faccessat2 fcntl fstat
-    fstatfs futex getcwd getdents64 getegid geteuid getgid getpid getrandom gettid getuid ioctl lseek lstat madvise
-    mmap mprotect mremap munmap newfstatat open openat poll pread64 prlimit64 read readlink readlinkat rseq
-    rt_sigaction rt_sigprocmask sched_getaffinity set_robust_list set_tid_address sigaltstack socket stat statfs
-    sysinfo uname write
+    fstatfs futex getcwd getdents64 getegid geteuid getgid getpid getrandom gettid getuid inotify_add_watch
+    inotify_init1 ioctl lseek lstat madvise mmap mprotect mremap munmap newfstatat open openat poll pread64
+    prlimit64 read readlink readlinkat rseq rt_sigaction rt_sigprocmask sched_getaffinity set_robust_list
+    set_tid_address sigaltstack socket stat statfs sysinfo uname write
 """
 
 
@@ -135,7 +135,7 @@ def test_a_helper_killed_at_any_call_that_changes_something(running: Box, deploy
     changing = [
         (call, number) for call in sorted(set(calls) - set(LOOKS.split())) for number in range(1, calls[call] + 1)
     ]
-    wanted = {"mount": {"mount"}, "umount": {"umount2", "rmdir", "unlinkat"}}[action]
+    wanted = {"mount": {"mount", "symlink"}, "umount": {"umount2", "unlink", "rmdir", "unlinkat"}}[action]
     assert wanted | {"exit_group"} <= {call for call, _ in changing}
     for call, number in changing:
         prepared(deployed, action)
@@ -153,6 +153,16 @@ def test_the_helper_by_hand_twice_at_once(running: Box) -> None:
         assert overlays(running).count(MERGED) == 1
         running.run(f"{HELPER} umount 3 & first=$!; {HELPER} umount 3 && wait $first")
         assert MERGED not in overlays(running)
+    assert_sound(running)
+
+
+def test_a_host_with_no_inotify_left_stops_its_servers_all_the_same(running: Box, deployed: Box) -> None:
+    with strace(deployed, "umount", "-e", "inject=inotify_init1:error=EMFILE"):
+        done = deployed.run("l4d2ctl stop 3")
+        assert (done.stdout, done.stderr) == ("", "")
+        assert "= -1 EMFILE (Too many open files) (INJECTED)" in deployed.run("cat /run/trace").stdout
+        assert MERGED not in overlays(deployed)
+        assert deployed.run("find /run/left4me -name 3.overlay").stdout == ""
     assert_sound(running)
 
 

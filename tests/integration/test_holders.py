@@ -39,6 +39,11 @@ LEAVES = (
     "os.dup2(os.open('/proc/self/ns/mnt', os.O_RDONLY), 9);"
     " assert ctypes.CDLL(None).setns(os.open('/proc/1/ns/mnt', os.O_RDONLY), 0) == 0"
 )
+# It takes a file of the unit's own copy home, which no namespace has any more once the unit is stopped.
+TAKES = (
+    f"os.dup2(os.open({FILE!r}, os.O_RDONLY), 9);"
+    " assert ctypes.CDLL(None).setns(os.open('/proc/1/ns/mnt', os.O_RDONLY), 0) == 0"
+)
 KINDS = [
     Kind("cwd", "cwd", f"os.chdir({MERGED!r})"),
     Kind("root", "root", f"os.chroot({MERGED!r})"),
@@ -50,6 +55,7 @@ KINDS = [
     Kind("copy-cwd", "cwd", f"os.chdir({MERGED!r})", PRIVATE, unmounted=True),
     Kind("unit", "cwd", f"os.chdir({MERGED!r})", IN_UNIT, unmounted=True),
     Kind("unit-fd", "fd 9", f"os.dup2(os.open({FILE!r}, os.O_RDONLY), 9)", IN_UNIT, unmounted=True),
+    Kind("unit-fd-taken", "fd 9", TAKES, IN_UNIT, unmounted=True),
     Kind("unit-lives", "mount namespace", "pass", IN_UNIT, unmounted=True),
     Kind("moved", "mount namespace", f"os.system('mount --move {MERGED} /mnt')", PRIVATE, unmounted=True),
     Kind("namespace-fd", "fd 9", LEAVES, PRIVATE, unmounted=True),
@@ -167,6 +173,19 @@ def test_those_whose_reset_is_finished_are_started_and_the_one_that_waits_for_it
         running.run("rm /var/lib/left4me/runtime/3/reset")
     assert done.returncode == 1
     assert done.stderr == "l4d2ctl: server 3: a reset of it did not finish; l4d2ctl reset 3 does that\n"
+    assert_stops(running)
+
+
+def test_one_that_somebody_detached_by_hand_is_told_while_it_lives(running: Box) -> None:
+    with holding(running, KINDS[2]) as pid:
+        running.run(f"umount --lazy {MERGED}")
+        done = running.run("l4d2ctl stop 3", check=False)
+        assert done.returncode == 1
+        assert f"pid {pid} (python3) by its fd 9" in done.stderr
+        start = running.run("l4d2ctl start 3", check=False)
+        assert start.returncode == 1
+        assert f"is in use still by pid {pid}" in start.stderr
+        assert MERGED not in overlays(running)
     assert_stops(running)
 
 

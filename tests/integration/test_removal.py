@@ -83,7 +83,7 @@ def assert_gone(box: Box) -> None:
 
 
 def test_a_running_server(host: Box) -> None:
-    assert len(left(host)) == 6
+    assert len(left(host)) == 7
     pid = main_pid(host, "4")
     assert remove(host, "3") == ""
     assert_gone(host)

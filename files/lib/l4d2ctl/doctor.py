@@ -113,6 +113,10 @@ def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
         path = one.runtime(server)
         if server in running or one.mounted(server):
             continue
+        if one.noted(server):
+            yield Finding(
+                server, "its overlay may live on", f"l4d2ctl holders {server} names who has it", _umount(server)
+            )
         if os.path.lexists(f"{path}/work/work"):
             yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount(server))
         if server not in declared:

@@ -171,11 +171,10 @@ def _spaces() -> dict[str, list[str]]:
     return found
 
 
-def holders(server: str, known: frozenset[Device] = frozenset()) -> list[Holder]:
-    """Return every process that holds a server's overlay.
-
-    `known` are devices (major, minor) that the overlay had before it was unmounted.
-    """
+def holders(server: str) -> list[Holder]:
+    """Return every process that holds a server's overlay, also one that is unmounted and lives on."""
+    major, _, minor = one.noted(server).partition(":")
+    known = frozenset([(int(major), int(minor))] if minor else ())
     spaces = _spaces()
     # The first process of a namespace may end while we look: then the next one tells.
     mounts = {
@@ -222,21 +221,15 @@ def _held_by(task: str, server: str, now: frozenset[Device], gone: frozenset[Dev
     return [(kind, path) for kind, path, device in references if device is None or device in now | gone]
 
 
-def devices_now(server: str) -> frozenset[Device]:
-    """Return the devices of a server's overlay as it is mounted on the host."""
-    return frozenset(copy.device for copy in copies(server, _read("/proc/1/mountinfo")))
-
-
 def watch(server: str, interval: float = 0.02) -> Iterator[tuple[float, bool, list[Holder]]]:
     """Yield (seconds since the call, mounted, holders), first at once, until the overlay is gone and nobody holds it.
 
     `interval` in seconds is between two looks; /proc has nothing to wait on.
     """
-    known = devices_now(server)
     begin = time.monotonic()
     while True:
         mounted = one.mounted(server)
-        found = holders(server, known)
+        found = holders(server)
         yield time.monotonic() - begin, mounted, found
         if not mounted and not found:
             return

@@ -96,37 +96,33 @@ def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = lam
 
 def _stop(servers: list[str], beside: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Stop servers and return, by server, what stands in the way of those that could not be stopped."""
-    known = {server: holders.devices_now(server) for server in servers}
+    ran = set(filter(one.mounted, servers))
     stopping = one.Systemctl("stop", *map(one.unit, servers))
     beside()
     stopping.wait()
-    answer = one.asking(servers, *_AFTER)
-    found = {server: holders.holders(server, known[server]) for server in servers}
-    states = answer()
-    lines = {server: _after_stop(server, states[server], known[server], found[server]) for server in servers}
+    states = one.properties(servers, *_AFTER)
+    lines = {server: _after_stop(server, states[server], server in ran) for server in servers}
     return {server: line for server, line in lines.items() if line}
 
 
-def _after_stop(
-    server: str, state: dict[str, str], known: frozenset[holders.Device], found: list[holders.Holder]
-) -> str:
+def _after_stop(server: str, state: dict[str, str], ran: bool) -> str:
     if state["ActiveState"] not in ("inactive", "failed"):
         return f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"
-    why = ""
-    if one.mounted(server) and not found:
-        # Stopped before, with somebody in the way who has gone: its unit runs no ExecStopPost a second time.
-        import subprocess  # here: hardly any stop comes to it
+    if one.mounted(server) or one.noted(server):
+        found, why = holders.holders(server), ""
+        if not found:
+            import subprocess  # here: hardly any stop comes to it
 
-        done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
-        why = done.stderr.strip()
-        found = holders.holders(server, known)
-    if one.mounted(server) or found:
-        by = "; ".join(map(str, found)) or why or "nobody that /proc shows"
-        return f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"
+            # Stopped before, with somebody in the way who has gone: its unit runs no ExecStopPost a second time.
+            done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
+            why = done.stderr.strip()
+        if one.mounted(server) or one.noted(server):
+            by = "; ".join(map(str, found or holders.holders(server))) or why or "nobody that /proc shows"
+            return f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"
     if state["ActiveState"] == "failed":
         _tell_how_it_ended(server, state)
         forgetting([server]).wait()
-    elif known and state["ExecMainStatus"] == _SIGSEGV and state["ExecMainCode"] in _BY_SIGNAL:
+    elif ran and state["ExecMainStatus"] == _SIGSEGV and state["ExecMainCode"] in _BY_SIGNAL:
         print(f"server {server}: crashed by SIGSEGV while it quit; it is stopped and unmounted", file=sys.stderr)
     return ""
 

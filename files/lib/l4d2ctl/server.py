@@ -175,6 +175,14 @@ def mounted(server: str) -> bool:
     return merged(server) in overlays()
 
 
+def noted(server: str) -> str:
+    """Return major:minor of a server's overlay for as long as it may be in use, mounted or not; then nothing."""
+    try:
+        return os.readlink(f"{RUN}/{server}.overlay")
+    except FileNotFoundError:
+        return ""
+
+
 @contextmanager
 def unmounted(server: str) -> Iterator[None]:
     """Keep left4me-overlay out of a server's directories. Raises Failed where something is mounted in them."""
