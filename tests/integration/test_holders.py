@@ -52,6 +52,7 @@ KINDS = [
     Kind("map", "map", f"f = open({FILE!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()"),
     Kind("user", "cwd", f"os.chdir({MERGED!r}); os.setuid(65534)"),
     Kind("copy", "mount namespace", "pass", PRIVATE, unmounted=True),
+    Kind("copy-unseen", "mount namespace", "os.chroot('/srv')", PRIVATE, unmounted=True),
     Kind("copy-cwd", "cwd", f"os.chdir({MERGED!r})", PRIVATE, unmounted=True),
     Kind("unit", "cwd", f"os.chdir({MERGED!r})", IN_UNIT, unmounted=True),
     Kind("unit-fd", "fd 9", f"os.dup2(os.open({FILE!r}, os.O_RDONLY), 9)", IN_UNIT, unmounted=True),

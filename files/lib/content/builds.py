@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from content import tree, unused
-from l4d2ctl import a2s
+from l4d2ctl import a2s, lifecycle
 from l4d2ctl import server as one
 
 VAR = "/var/lib/left4me"
@@ -155,19 +155,22 @@ def _try_both(build: str) -> None:
 
 
 def _try(instance: str) -> None:
-    """Start an instance, wait for its answer and stop it. Raises ValueError where it does not answer."""
+    """Start an instance, wait for its answer and stop it.
+
+    Raises ValueError where it does not answer, OSError where that would not tell of the build.
+    """
     unit = one.unit(instance)
-    one.Systemctl("stop", unit).wait()  # what a killed run left
     try:
+        lifecycle.stop([instance])  # what a killed run left
         with one.unmounted(instance):  # of the trial before, as deep as it made it
             for entry in os.scandir(f"{one.runtime(instance)}/upper"):
                 tree.run("rm", "--recursive", "--force", "--one-file-system", "--", entry.path)
     except one.Failed as failed:
-        raise ValueError(str(failed)) from None
+        raise OSError(str(failed)) from None
     address = one.address_of(one.environment(instance))
     assert address
     if a2s.ask({instance: address}):
-        raise ValueError(f"somebody else answers on trial_port, {address[1]}: set another one in the data")
+        raise OSError(f"somebody else answers on trial_port, {address[1]}: set another one in the data")
     one.Systemctl("reset-failed", unit).wait()
     try:
         code, _words = one.Systemctl("start", unit).wait()

@@ -104,12 +104,14 @@ def _selected(arguments: argparse.Namespace) -> list[str]:
         return every
     if not arguments.ids:
         raise one.Usage(f"{arguments.command} which server? name ids, or --all. Declared: {', '.join(every) or 'none'}")
+    # One that is no longer declared can still be read, and where it is there still be stopped and looked at: like a
+    # trial of the game.
+    looks = arguments.command in ("stop", "logs", "holders")
     for server in arguments.ids:
-        if not one.ID.fullmatch(server):
+        if not one.ID.fullmatch(server) and not (looks and server in one.instances()):
             raise one.Usage(f"{server!r} is no server's id: {one.ID.pattern}")
-        # One that is no longer declared can still be read, and where it is there still be stopped and looked at.
         there = arguments.command == "logs" or os.path.isdir(one.runtime(server))
-        if server not in every and not (there and arguments.command in ("stop", "logs", "holders")):
+        if server not in every and not (there and looks):
             raise one.Usage(f"server {server} is not declared on this host; declared: {', '.join(every) or 'none'}")
     return list(dict.fromkeys(arguments.ids))
 

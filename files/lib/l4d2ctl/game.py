@@ -61,7 +61,7 @@ def table(rows: list[Build]) -> list[list[str]]:
 
 def is_updating() -> bool:
     """Tell whether an update is at work."""
-    return one.Systemctl("is-active", UNIT).wait()[1] == "activating"
+    return "activating" in one.Systemctl("is-active", UNIT).wait()[1].splitlines()
 
 
 def _from_steam() -> None:

@@ -122,7 +122,8 @@ def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[t
 def _mounts_in(space: str) -> str:
     """Return the text of the mountinfo of a mount namespace that a path below /proc leads to.
 
-    Nobody lives in it who could be read instead. No program of it may be executed: anybody can have made it.
+    Nobody lives in it who sees it whole, and could be read instead. No program of it may be executed: anybody can have
+    made it.
     """
     import ctypes  # here: hardly anybody keeps one
 
@@ -141,6 +142,15 @@ def _mounts_in(space: str) -> str:
         libc.setns(fds[1], newns)
         for fd in fds:
             os.close(fd)
+
+
+def _mounts_of(tasks: list[str]) -> str:
+    """Return the text of the mountinfo of the mount namespace that tasks live in."""
+    # What lies outside a task's root is not in it. The first task may end while we look: then the next one tells.
+    texts = (_read(f"/proc/{task}/mountinfo") for task in tasks if _link(f"/proc/{task}/root") == "/")
+    return next(filter(None, texts), "") or next(
+        filter(None, (_mounts_in(f"/proc/{task}/ns/mnt") for task in tasks)), ""
+    )
 
 
 def _kept(spaces: dict[str, list[str]], mounts: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
@@ -176,11 +186,7 @@ def holders(server: str) -> list[Holder]:
     major, _, minor = one.noted(server).partition(":")
     known = frozenset([(int(major), int(minor))] if minor else ())
     spaces = _spaces()
-    # The first process of a namespace may end while we look: then the next one tells.
-    mounts = {
-        space: next(filter(None, (_read(f"/proc/{task}/mountinfo") for task in tasks)), "")
-        for space, tasks in spaces.items()
-    }
+    mounts = {space: _mounts_of(tasks) for space, tasks in spaces.items()}
     kept = list(_kept(spaces, mounts))
     for _task, _kind, space, path in kept:
         if space not in mounts:  # nobody lives in it

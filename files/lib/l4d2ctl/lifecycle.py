@@ -54,8 +54,10 @@ def start_again(
         return
     (forgotten or forgetting(servers)).wait()
     starting = one.Systemctl("start", *map(one.unit, servers))
-    beside()
-    failed, said = starting.wait()
+    try:
+        beside()
+    finally:
+        failed, said = starting.wait()
     if failed:
         _explain_start(servers, said)
 
@@ -98,8 +100,10 @@ def _stop(servers: list[str], beside: Callable[[], None] = lambda: None) -> dict
     """Stop servers and return, by server, what stands in the way of those that could not be stopped."""
     ran = set(filter(one.mounted, servers))
     stopping = one.Systemctl("stop", *map(one.unit, servers))
-    beside()
-    stopping.wait()
+    try:
+        beside()
+    finally:
+        stopping.wait()
     states = one.properties(servers, *_AFTER)
     lines = {server: _after_stop(server, states[server], server in ran) for server in servers}
     return {server: line for server, line in lines.items() if line}

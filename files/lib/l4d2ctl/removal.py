@@ -11,9 +11,11 @@ from l4d2ctl import server as one
 
 
 def to_attic(server: str) -> str:
-    """Move a runtime directory that nothing is mounted in to the attic, and return where it is. Raises Failed."""
+    """Move a runtime directory that nobody uses to the attic, and return where it is. Raises Failed."""
     path, into = one.runtime(server), f"{reset.ATTIC}/{reset.attic_name(server)}"
     with one.unmounted(server):
+        if one.noted(server):
+            raise one.Failed(f"server {server}: its overlay may be in use still; l4d2ctl stop {server} tells by whom")
         os.rename(path, into)
     one.sync_directory(reset.ATTIC)
     one.sync_directory(os.path.dirname(path))

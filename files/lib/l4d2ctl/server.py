@@ -76,9 +76,12 @@ def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, 
     show = Systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(unit, servers))
 
     def answer() -> dict[str, dict[str, str]]:
-        texts = show.wait()[1].split("\n\n")
-        blocks = [dict(line.split("=", 1) for line in text.splitlines()) for text in texts]
-        return {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
+        words = show.wait()[1]
+        blocks = [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in words.split("\n\n")]
+        found = {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
+        if not found.keys() >= set(servers):
+            raise Failed(f"systemctl show tells nothing of {unit(next(iter(set(servers) - found.keys())))}: {words}")
+        return found
 
     return answer
 
@@ -176,11 +179,12 @@ def mounted(server: str) -> bool:
 
 
 def noted(server: str) -> str:
-    """Return major:minor of a server's overlay for as long as it may be in use, mounted or not; then nothing."""
+    """Return major:minor of a server's overlay while it may be in use, mounted or not, as left4me-overlay notes it."""
     try:
-        return os.readlink(f"{RUN}/{server}.overlay")
+        numbers = os.readlink(f"{RUN}/{server}.overlay")
     except FileNotFoundError:
         return ""
+    return "" if numbers == "gone" else numbers
 
 
 @contextmanager
