@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
@@ -30,47 +31,29 @@ _PROGRAMS = {path.stem: path for path in [*_HERE.glob("remote/*.py"), *_ASKED]}
 
 
 class Command(StringCommand):
-    """A command on the host, with its standard input.
+    """A command on the host, with its standard input; of one that is `told` the operator sees the progress.
 
     `_timeout` bounds all of it, standard input included: pyinfra's own bounds only the reading of what it prints.
     """
 
-    def __init__(self, *words: str, stdin: Any = None) -> None:
-        bits = [QuoteString(word) for word in words]
-        if stdin is None:
-            super().__init__(*bits)
-        else:
-            super().__init__(*bits, _stdin=stdin)
+    def __init__(self, *words: str, stdin: Any = None, told: bool = False) -> None:
+        super().__init__(*map(QuoteString, words), _stdin=stdin)
+        self.told = told
 
     def execute(
         self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
     ) -> tuple[bool, CommandOutput]:
         """Run it; raises TimeoutError, which pyinfra reports as this host's."""
+        connector_arguments.update(self.connector_arguments)
         with gevent.Timeout(connector_arguments.get("_timeout"), TimeoutError):
-            done: tuple[bool, CommandOutput] = super().execute(state, host, connector_arguments)
-        return done
+            return host.run_shell_command(
+                self, print_output=self.told or state.print_output, print_input=state.print_input, **connector_arguments
+            )
 
 
-class Program(Command):
-    """One of left4me/remote's programs, run on the host with Python's standard library."""
-
-    def __init__(self, name: str, *arguments: str, stdin: Any = None) -> None:
-        source = _PROGRAMS[name].read_text(encoding="utf-8")
-        super().__init__("python3", "-I", "-c", source, *arguments, stdin=stdin)
-
-
-class Told(Command):
-    """A command whose progress the operator sees as it comes: it takes minutes."""
-
-    def execute(
-        self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
-    ) -> tuple[bool, CommandOutput]:
-        """Run it."""
-        before, state.print_output = state.print_output, True
-        try:
-            return super().execute(state, host, connector_arguments)
-        finally:
-            state.print_output = before
+def program(name: str, *arguments: str, stdin: Any = None) -> Command:
+    """Return the command that runs one of _PROGRAMS on the host, with Python's standard library."""
+    return Command("python3", "-I", "-c", _PROGRAMS[name].read_text(encoding="utf-8"), *arguments, stdin=stdin)
 
 
 class Entry(TypedDict):
@@ -106,80 +89,26 @@ class HostState(TypedDict, total=False):
     held: list[str]
 
 
-class Look(FactBase[HostState]):
-    """Everything that a deploy compares with what is declared, in one command."""
+class Answer(FactBase[Any]):
+    """What one of _PROGRAMS answers on the host."""
 
-    def command(self, question: str) -> StringCommand:
-        """Return the command; `question` is what look.py reads."""
+    def command(self, asks: str, words: Sequence[str]) -> StringCommand:
+        """Return the command; without a Python the answer is a HostState that says so."""
         no_python = "command -v python3 >/dev/null || { echo '{\"python\": null}'; exit 0; };"
-        return StringCommand(no_python, "exec", Program("look", question))
+        return StringCommand(no_python, "exec", program(asks, *words))
 
-    def process(self, output: list[str]) -> HostState:
+    def process(self, output: list[str]) -> Any:
         """Return the answer."""
-        answer: HostState = json.loads(output[-1])
-        return answer
-
-
-class Units(FactBase[dict[str, Any]]):
-    """How systemd sees left4me's units (`units`, by name), and whether it needs a daemon-reload (`reload`)."""
-
-    def command(self, names: str) -> StringCommand:
-        """Return the command; `names` are units of declared servers, with blanks between."""
-        return Program("units", *names.split())
-
-    def process(self, output: list[str]) -> dict[str, Any]:
-        """Return the answer."""
-        answer: dict[str, Any] = json.loads(output[-1])
-        return answer
-
-
-class Listing(FactBase[dict[str, dict[str, str]]]):
-    """What is below directories of a host, by directory and name: see tree.py."""
-
-    def command(self, directories: str) -> StringCommand:
-        """Return the command; `directories` have blanks between."""
-        return Program("tree", *directories.split())
-
-    def process(self, output: list[str]) -> dict[str, dict[str, str]]:
-        """Return the answer."""
-        answer: dict[str, dict[str, str]] = json.loads(output[-1])
-        return answer
-
-
-class Unused(FactBase[list[str]]):
-    """The versions of layers and the builds of the game that nobody uses, by their paths: see unused.py."""
-
-    def command(self) -> StringCommand:
-        """Return the command."""
-        return Program("unused")
-
-    def process(self, output: list[str]) -> list[str]:
-        """Return the answer."""
-        answer: list[str] = json.loads(output[-1])
-        return answer
-
-
-class Workshop(FactBase[dict[str, Any]]):
-    """What Steam's workshop says of items, asked by the host: see workshop.py."""
-
-    def command(self, api: str, items: str) -> StringCommand:
-        """Return the command; `items` are numbers with blanks between."""
-        return Program("workshop", api, *items.split())
-
-    def process(self, output: list[str]) -> dict[str, Any]:
-        """Return the answer."""
-        answer: dict[str, Any] = json.loads(output[-1])
-        return answer
+        return json.loads(output[-1])
 
 
 class Players(FactBase[dict[str, Any]]):
     """The status of servers that nobody declares any more, by id, as the l4d2ctl of the host has it."""
 
-    def command(self, ids: str) -> StringCommand:
-        """Return the command; `ids` have blanks between."""
-        ctl = "/usr/local/sbin/l4d2ctl"
-        none = f"[ -x {ctl} ] || {{ echo '[]'; exit 0; }};"
-        return StringCommand(none, "exec", Command(ctl, "status", "--json", *ids.split()))
+    def command(self, words: Sequence[str]) -> StringCommand:
+        """Return the command; `words` are ids."""
+        none = f"[ -x {declared.CTL} ] || {{ echo '[]'; exit 0; }};"
+        return StringCommand(none, "exec", Command(declared.CTL, "status", "--json", *words))
 
     def process(self, output: list[str]) -> dict[str, Any]:
         """Return the answer."""
@@ -209,7 +138,7 @@ def _question(host: model.Host) -> str:
     return base64.b64encode(zlib.compress(json.dumps(question).encode())).decode("ascii")
 
 
-_seen: dict[tuple[str, type[FactBase[Any]], str, bool], Any] = {}
+_seen: dict[tuple[str, str, tuple[str, ...], bool], Any] = {}
 
 
 def refuse(host: PyinfraHost, reason: str) -> NoReturn:
@@ -219,21 +148,21 @@ def refuse(host: PyinfraHost, reason: str) -> NoReturn:
     raise gevent.GreenletExit
 
 
-def ask(host: PyinfraHost, fact: type[FactBase[Any]], **question: str) -> Any:
-    """Return a fact as it is now."""
-    found = host.get_fact(fact, **question)
+def ask(host: PyinfraHost, asks: str, *words: str) -> Any:
+    """Return what one of _PROGRAMS answers now, or l4d2ctl of `players`."""
+    found = host.get_fact(Players, words=words) if asks == "players" else host.get_fact(Answer, asks=asks, words=words)
     if found is None:  # pyinfra has said why, and would go on with nothing
-        refuse(host, f"its state ({fact.__name__}) could not be read, so nothing more is done there: deploy again")
+        refuse(host, f"its state ({asks}) could not be read, so nothing more is done there: deploy again")
     return found
 
 
-def once(host: PyinfraHost, fact: type[FactBase[Any]], **question: str) -> Any:
-    """Return a fact as it was before this run changed the host: read once, and once more after a question."""
+def once(host: PyinfraHost, asks: str, *words: str) -> Any:
+    """Return an answer as it was before this run changed the host: read once, and once more after a question."""
     # Between the plan and the operator's yes to it the host may have changed.
     again = host.state.is_executing and host.state.should_check_for_changes()
-    key = (host.name, fact, json.dumps(question), again)
+    key = (host.name, asks, words, again)
     if key not in _seen:
-        _seen[key] = ask(host, fact, **question)
+        _seen[key] = ask(host, asks, *words)
     return _seen[key]
 
 
@@ -244,7 +173,7 @@ def look(host: PyinfraHost, declares: model.Host) -> HostState:
     """Return the state of a host as it was before this run changed it."""
     if host.name not in _questions:  # every operation comes by here, and a question renders all files
         _questions[host.name] = _question(declares)
-    state: HostState = once(host, Look, question=_questions[host.name])
+    state: HostState = once(host, "look", _questions[host.name])
     return state
 
 
@@ -252,7 +181,5 @@ def workshop(host: PyinfraHost, declares: model.Host) -> dict[str, Any]:
     """Return what Steam says of the workshop items of a host's layers, by their numbers, or of itself (`error`)."""
     layers = [each for each in declared.layers(declares).values() if isinstance(each, model.LayerWorkshop)]
     items = sorted({item for layer in layers for item in layer.items})
-    if not items:
-        return {}
-    found: dict[str, Any] = once(host, Workshop, api=declares.workshop_api, items=" ".join(map(str, items)))
+    found: dict[str, Any] = once(host, "workshop", declares.workshop_api, *map(str, items)) if items else {}
     return found

@@ -41,9 +41,9 @@ class NoAnswer(Exception):
     """Why a host did not say whether its lock is taken, in one line."""
 
 
-def program() -> facts.Program:
+def program() -> facts.Command:
     """Return the command that holds the lock."""
-    return facts.Program("lock", fence.wish(TOKEN, given=bool(GIVEN)))
+    return facts.program("lock", fence.wish(TOKEN, given=bool(GIVEN)))
 
 
 def take(host: PyinfraHost) -> str:

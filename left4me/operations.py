@@ -52,7 +52,7 @@ def place(items: Sequence[Item], declares: model.Host) -> Commands:
     state = facts.look(host, declares)
     different = [item.as_json() for item in items if not _is_as_declared(item, state)]
     if different:
-        yield facts.Program("place", stdin=json.dumps(different))
+        yield facts.program("place", stdin=json.dumps(different))
     else:
         host.noop("all as declared")
 
@@ -66,7 +66,7 @@ def packages(names: Sequence[str], declares: model.Host) -> Commands:
     """
     missing = [name for name in names if name not in facts.look(host, declares)["packages"]]
     if missing:
-        yield facts.Program("packages", *missing)
+        yield facts.program("packages", *missing)
     else:
         host.noop("all installed")
 
@@ -117,7 +117,7 @@ def _built(due: Sequence[versions.Tree], state: facts.HostState) -> facts.Comman
         if tree.source["source"] == "control" and tree.link in entries and f"{tree.place}/{tree.name}" not in there
     }
     bases = {place: path for place, path in bases.items() if path in there}
-    known = facts.ask(host, facts.Listing, directories=" ".join(bases.values())) if bases else {}
+    known = facts.ask(host, "tree", *bases.values()) if bases else {}
     sent = versions.Sent(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
     return facts.Command(declared.CONTENT, "build", stdin=sent)
 
@@ -154,7 +154,7 @@ def game(declares: model.Host) -> Commands:
         return host.noop("the build is current")
     yield StringCommand("systemctl", "daemon-reload")  # a build is tried in a unit that may be as new as the host
     if isinstance(declares.game, model.GameFromSteam) and tree.name not in state["releases"]:
-        yield facts.Told(declared.CTL, "game", "update")
+        yield facts.Command(declared.CTL, "game", "update", told=True)
     else:
         yield _built([tree], state)
     return None
@@ -163,16 +163,16 @@ def game(declares: model.Host) -> Commands:
 @operation()
 def prune() -> Commands:
     """Remove the versions of layers and the builds of the game that nobody uses any more."""
-    if facts.ask(host, facts.Unused):
+    if facts.ask(host, "unused"):
         yield facts.Command(declared.CONTENT, "prune")
     else:
         host.noop("all are in use")
 
 
 def _systemd(declares: model.Host) -> dict[str, Any]:
-    """Return how systemd sees left4me's units now, and whether it needs a reload: see facts.Units."""
+    """Return how systemd sees left4me's units now, and whether it needs a reload: see l4d2ctl/units.py."""
     names = [*map(declared.unit_of, declares.present), *([declared.TIMER] if declares.update_at else [])]
-    units: dict[str, Any] = facts.ask(host, facts.Units, names=" ".join(names))
+    units: dict[str, Any] = facts.ask(host, "units", *names)
     return units
 
 
@@ -186,7 +186,7 @@ def undeclared(declares: model.Host) -> tuple[set[str], set[str]]:
     there -= set(declares.present)
     running = {each for each in there & set(state["running"]) if each not in declares.servers}  # absent does not wait
     asked = sorted(each for each in running if f"{declared.ETC}/servers/{each}" in state["entries"])
-    rows = facts.once(host, facts.Players, ids=" ".join(asked)) if asked else {}
+    rows = facts.once(host, "players", *asked) if asked else {}
     # Who does not answer, or cannot be asked, is not therefore empty.
     played = {each for each in running if each not in rows or rows[each]["players"] != 0}
     return there - played, played
@@ -235,7 +235,7 @@ def remove_undeclared(declares: model.Host) -> Commands:
     if f"{declared.UNITS}/{declared.TIMER}" in gone:
         yield StringCommand("systemctl", "stop", declared.TIMER)  # without its file systemd calls it failed
     if gone:
-        yield facts.Program("place", stdin=json.dumps([{"do": "remove", "path": path} for path in gone]))
+        yield facts.program("place", stdin=json.dumps([{"do": "remove", "path": path} for path in gone]))
     else:
         host.noop("nothing undeclared")
 

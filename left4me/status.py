@@ -15,10 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
-from left4me.declared import ROOT
-
-sys.path.insert(0, str(ROOT / "files/lib"))
-
 from l4d2ctl.cli import print_table
 from l4d2ctl.status import Status, table
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,11 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from left4me import declared, model
-
-sys.path.insert(0, str(declared.ROOT / "files/lib"))
-
 from content import tree
+from left4me import model
 
 _SSH = (
     "hostname port user password key key_password allow_agent look_for_keys forward_agent config_file known_hosts_file "

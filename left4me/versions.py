@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,11 +19,8 @@ import gevent
 from gevent.util import wrap_errors
 from pyinfra.context import host
 
-from left4me import declared, facts, model
-
-sys.path.insert(0, str(declared.ROOT / "files/lib"))
-
 from content import tree
+from left4me import declared, facts, model
 
 
 @cache

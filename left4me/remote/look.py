@@ -1,6 +1,6 @@
 """Read the state of a host in one go: look.py QUESTION, a JSON object packed by zlib and base64; changes nothing.
 
-Answers what a deploy compares with what is declared: see left4me.facts.Question and left4me.facts.Look.
+Answers what a deploy compares with what is declared: see left4me.facts.
 """
 
 from __future__ import annotations

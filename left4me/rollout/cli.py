@@ -84,7 +84,6 @@ class Rollout:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        self._policy = restarts.Policy(not arguments.no_restart, arguments.drain, arguments.quiet, arguments.grace)
         self._report = Report()
         self._locks = Locks()
         self._waves: list[list[Host]] = []
@@ -222,7 +221,7 @@ class Rollout:
         def settle(host: Host) -> list[Host]:
             verdict = Verdict()
             try:
-                settling = restarts.Settling(host, self._policy, self._locks, partial(self._report.note, host.name))
+                settling = restarts.Settling(host, self._arguments, self._locks, partial(self._report.note, host.name))
                 verdict.changed, due, down = settling.settle()
                 self._due[host.name], self._down[host.name] = due, down
                 verdict.changed += [f"not restarted: server {server}" for server in due]

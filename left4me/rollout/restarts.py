@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from l4d2ctl.restarts import WORD, Quiet
 from l4d2ctl.status import Status
@@ -22,16 +22,6 @@ LIMIT = 120
 
 class Failed(Exception):
     """Why a host stays as it is, line by line."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """When servers are restarted; times are seconds."""
-
-    restart: bool
-    drain: float
-    quiet: float
-    grace: float
 
 
 def ask(host: Host) -> list[Status] | status.NotAsked:
@@ -53,7 +43,7 @@ def _players(row: Status) -> str:
 class Settling:
     """A host between its deploy and its proof."""
 
-    def __init__(self, host: Host, policy: Policy, locks: Locks, note: Callable[[str], None]) -> None:
+    def __init__(self, host: Host, policy: Namespace, locks: Locks, note: Callable[[str], None]) -> None:
         self._host, self._policy, self._locks, self._note = host, policy, locks, note
         self._deadline = time.monotonic() + policy.drain
         self._quiet: dict[str, Quiet] = {}
@@ -82,7 +72,7 @@ class Settling:
                 ready = [row for row in due if self._is_ready(row, now)]
                 down = [row.id for row in declared_up if self._waits_for_a_port(row)]
                 waits = self._silent_servers([row for row in declared_up if row.id not in down], now)
-            stop = interrupted.is_set() or not self._policy.restart
+            stop = interrupted.is_set() or self._policy.no_restart
             if not waits and (stop or not (due or down)):
                 if done:  # what the servers ran on until now
                     self._change("versions that nobody runs were not removed", declared.CONTENT, "prune")
