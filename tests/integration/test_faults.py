@@ -168,6 +168,25 @@ def test_a_host_with_no_inotify_left_stops_its_servers_all_the_same(running: Box
     assert_sound(running)
 
 
+def test_an_unmount_that_is_busy_for_an_instant_with_nobody_there_gets_a_second_and_last(
+    running: Box, deployed: Box
+) -> None:
+    once = f'umount2("{MERGED}", 0) = '
+    for when, ends in (("1", "0"), ("1+", "-1 EBUSY (Device or resource busy) (INJECTED)")):
+        deployed.run("l4d2ctl start 3")
+        with strace(deployed, "umount", "-e", f"inject=umount2:error=EBUSY:when={when}"):
+            do(deployed, "umount")
+            trace = deployed.run("cat /run/trace").stdout
+        assert re.findall(r"umount2\(.*", trace) == [
+            f"{once}-1 EBUSY (Device or resource busy) (INJECTED)",
+            f"{once}{ends}",
+        ]
+        assert (MERGED in overlays(deployed)) is (ends != "0")
+        deployed.run("l4d2ctl stop 3")
+        assert MERGED not in overlays(deployed)
+    assert_sound(running)
+
+
 def test_a_held_mount_gets_one_plain_unmount_and_no_sleep(running: Box, deployed: Box) -> None:
     hold = f"sh -c 'cd {MERGED}; echo $$ >/run/holder; exec sleep infinity' >/dev/null 2>&1 </dev/null &"
     with strace(deployed, "umount", "-f"):

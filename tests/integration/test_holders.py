@@ -34,15 +34,15 @@ class Kind(NamedTuple):
 
 IN_UNIT = f"nsenter --mount=/proc/$(systemctl show {UNIT} -p MainPID --value)/ns/mnt --"
 PRIVATE = "unshare --mount --propagation private"
+HOME = "assert ctypes.CDLL(None).setns(os.open('/proc/1/ns/mnt', os.O_RDONLY), 0) == 0"
 # It has its namespace open, and goes home.
-LEAVES = (
-    "os.dup2(os.open('/proc/self/ns/mnt', os.O_RDONLY), 9);"
-    " assert ctypes.CDLL(None).setns(os.open('/proc/1/ns/mnt', os.O_RDONLY), 0) == 0"
-)
+LEAVES = f"os.dup2(os.open('/proc/self/ns/mnt', os.O_RDONLY), 9); {HOME}"
 # It takes a file of the unit's own copy home, which no namespace has any more once the unit is stopped.
-TAKES = (
-    f"os.dup2(os.open({FILE!r}, os.O_RDONLY), 9);"
-    " assert ctypes.CDLL(None).setns(os.open('/proc/1/ns/mnt', os.O_RDONLY), 0) == 0"
+TAKES = f"os.dup2(os.open({FILE!r}, os.O_RDONLY), 9); {HOME}"
+# The same file is in nobody's hands: a socket holds it, which nobody reads.
+SENDS = (
+    f"import socket; ends = socket.socketpair(); file = os.open({FILE!r}, os.O_RDONLY);"
+    f" socket.send_fds(ends[0], [b'x'], [file]); os.close(file); {HOME}"
 )
 KINDS = [
     Kind("cwd", "cwd", f"os.chdir({MERGED!r})"),
@@ -186,6 +186,15 @@ def test_one_that_somebody_detached_by_hand_is_told_while_it_lives(running: Box)
         start = running.run("l4d2ctl start 3", check=False)
         assert start.returncode == 1
         assert f"is in use still by pid {pid}" in start.stderr
+        assert MERGED not in overlays(running)
+    assert_stops(running)
+
+
+def test_a_file_on_its_way_to_another_process_is_told_by_the_kernel_alone(running: Box) -> None:
+    with holding(running, Kind("sent", "", SENDS, IN_UNIT)):
+        done = running.run("l4d2ctl stop 3", check=False)
+        assert done.returncode == 1
+        assert "its overlay is held by somebody whom /proc does not show" in done.stderr
         assert MERGED not in overlays(running)
     assert_stops(running)
 
