@@ -168,6 +168,21 @@ def test_a_host_with_no_inotify_left_stops_its_servers_all_the_same(running: Box
     assert_sound(running)
 
 
+def test_what_the_game_leaves_behind_and_is_killed_later_is_in_no_ones_way(running: Box, deployed: Box) -> None:
+    """systemd runs ExecStopPost when the game has ended, before it kills what else there is in the unit."""
+    deaf = "/bin/sh -c \"trap '' INT; sleep infinity >/dev/null 2>&1 &\""
+    with drop_in(deployed, f"[Service]\nTimeoutStopSec=2s\nExecStartPost={deaf}\n"):
+        deployed.run("l4d2ctl stop 3")
+        for action in ("restart", "stop"):
+            deployed.run("l4d2ctl start 3")
+            wait_for_server(deployed, 27015)
+            deployed.run(f"l4d2ctl {action} 3")
+            said = deployed.run(f"journalctl -q -u {UNIT} -n 50 -o cat").stdout
+            assert re.search(r"is in use still by pid \d+ \(sleep\)", said)
+            assert (MERGED in overlays(deployed)) is (action == "restart")
+    assert_sound(running)
+
+
 def test_an_unmount_that_is_busy_for_an_instant_with_nobody_there_gets_a_second_and_last(
     running: Box, deployed: Box
 ) -> None:

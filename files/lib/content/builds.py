@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from content import tree, unused
-from l4d2ctl import a2s, lifecycle
+from l4d2ctl import a2s
 from l4d2ctl import server as one
 
 VAR = "/var/lib/left4me"
@@ -160,8 +160,8 @@ def _try(instance: str) -> None:
     Raises ValueError where it does not answer, OSError where that would not tell of the build.
     """
     unit = one.unit(instance)
+    one.Systemctl("stop", unit).wait()  # what a killed run left
     try:
-        lifecycle.stop([instance])  # what a killed run left
         with one.unmounted(instance):  # of the trial before, as deep as it made it
             for entry in os.scandir(f"{one.runtime(instance)}/upper"):
                 tree.run("rm", "--recursive", "--force", "--one-file-system", "--", entry.path)
@@ -175,6 +175,10 @@ def _try(instance: str) -> None:
     try:
         code, _words = one.Systemctl("start", unit).wait()
         if code or not _answers(instance, address):
+            if one.noted(instance) and not one.mounted(instance):
+                raise OSError(
+                    f"the trial before is in use still: l4d2ctl holders {instance} names by whom; {_log(unit)}"
+                )
             state = one.properties([instance], "ActiveState", "Result")[instance]
             raise ValueError(f"{_why(state['Result'])}; {_log(unit)}")
     finally:

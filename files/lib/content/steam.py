@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from content import archive, builds, tree, unused
 from content.builds import GAME, RELEASES
+from l4d2ctl.server import Failed
 
 APP = "222860"
 PROGRAM = f"{GAME}/steamcmd"
@@ -372,7 +373,7 @@ def main(words: list[str]) -> int:
             update()
         else:
             print(" ".join(each or "none" for each in check()))
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError, Failed) as error:
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -70,8 +70,8 @@ def _everywhere() -> set[tuple[str, str]]:
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-                lines = [line.split() for line in file if f"{one.VAR}/" in line]
+            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace", newline="\n") as file:
+                lines = [line.rstrip("\n").split(" ") for line in file if f"{one.VAR}/" in line]
         except OSError:
             continue  # it has ended
         found |= {(fields[2], fields[-1]) for fields in lines}

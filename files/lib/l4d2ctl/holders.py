@@ -57,10 +57,15 @@ def _listed(path: str) -> list[str]:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        # Others choose the names in it, in which the kernel leaves all ends of lines but this one.
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             return file.read()
     except OSError:
         return ""
+
+
+def _lines(text: str) -> list[str]:
+    return text.split("\n")[:-1]
 
 
 def _command(task: str) -> str:
@@ -79,8 +84,8 @@ def copies(server: str, mounts: str) -> set[Copy]:
     """Return the copies of a server's overlay, wherever it is mounted, in the text of a mountinfo file."""
     upper = f"upperdir={one.runtime(server)}/upper"
     found = set()
-    for line in mounts.splitlines():
-        fields = line.split()
+    for line in _lines(mounts):
+        fields = line.split(" ")
         if upper in fields[-1].split(","):
             major, _, minor = fields[2].partition(":")
             peers = frozenset(field.partition(":")[2] for field in fields[6 : fields.index("-")])
@@ -91,7 +96,7 @@ def copies(server: str, mounts: str) -> set[Copy]:
 def _other_devices(server: str, mounts: str) -> set[Device]:
     """Return the devices of all that is not a server's overlay in the text of a mountinfo file."""
     upper = f"upperdir={one.runtime(server)}/upper"
-    pairs = [line.split()[2].split(":") for line in mounts.splitlines() if upper not in line]
+    pairs = [line.split(" ")[2].split(":") for line in _lines(mounts) if upper not in line]
     return {(int(major), int(minor)) for major, minor in pairs}
 
 
@@ -106,7 +111,7 @@ def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[t
     # A file is mapped in several pieces, of which one tells. The device is asked of map_files, and the path counts too:
     # the one in maps is that of the file in the layer below on older kernels.
     pieces = {}
-    for line in _read(f"{base}/maps").splitlines():
+    for line in _lines(_read(f"{base}/maps")):
         piece, _mode, _offset, *file = line.split(maxsplit=5)
         if len(file) == 3 and file[1] != "0":
             pieces[tuple(file)] = piece
@@ -130,16 +135,22 @@ def _mounts_in(space: str) -> str:
     libc, newns = ctypes.CDLL(None), 0x20000
     fds = [os.open(path, os.O_RDONLY) for path in ("/proc", "/proc/self/ns/mnt")]
     try:
-        fds.append(os.open(space, os.O_RDONLY | os.O_NONBLOCK))
-        if libc.setns(fds[2], newns):
+        fds.append(os.open(space, os.O_PATH))
+        if os.fstat(fds[2]).st_dev != os.fstat(fds[1]).st_dev:
+            return ""  # somebody leads us to what is no namespace, and may not be opened
+        fds.append(os.open(f"/proc/self/fd/{fds[2]}", os.O_RDONLY))
+        if libc.setns(fds[3], newns):
             return ""
-        fds.append(os.open("self/mountinfo", os.O_RDONLY, dir_fd=fds[0]))
-        with open(fds[3], encoding="utf-8", errors="replace", closefd=False) as file:
+        try:
+            fds.append(os.open("self/mountinfo", os.O_RDONLY, dir_fd=fds[0]))
+        finally:
+            if libc.setns(fds[1], newns):
+                os._exit(1)  # nothing may be done in there
+        with open(fds[4], encoding="utf-8", errors="replace", newline="\n", closefd=False) as file:
             return file.read()
     except OSError:
         return ""  # it is gone meanwhile
     finally:
-        libc.setns(fds[1], newns)
         for fd in fds:
             os.close(fd)
 
@@ -161,8 +172,8 @@ def _kept(spaces: dict[str, list[str]], mounts: dict[str, str]) -> Iterator[tupl
                 path = f"/proc/{task}/fd/{fd}"
                 if (name := _link(path)).startswith("mnt:["):
                     yield task, f"fd {fd}", name, path
-        for line in mounts[space].splitlines() if " mnt:[" in mounts[space] else ():
-            _id, _parent, _device, name, point, *_rest = line.split()
+        for line in _lines(mounts[space]) if " mnt:[" in mounts[space] else ():
+            _id, _parent, _device, name, point, *_rest = line.split(" ")
             if name.startswith("mnt:["):
                 yield tasks[0], f"mount {point}", name, f"/proc/{tasks[0]}/root{point}"
 
@@ -199,7 +210,7 @@ def holders(server: str) -> list[Holder]:
     peers = {peer for copy in there[init] for peer in copy.peers}
     in_the_way = {space for space, each in there.items() if any(not copy.peers & peers for copy in each)} - {init}
     points = {copy.point for copy in there[init]} - {merged}
-    points |= {line.split()[4] for line in mounts[init].splitlines() if f" {merged}/" in line}
+    points |= {line.split(" ")[4] for line in _lines(mounts[init]) if f" {merged}/" in line}
     found = [Holder(1, _command("1"), "mount", point) for point in points]
     for space, tasks in spaces.items():
         # The name before the references: a process that becomes another program may let go of some.

@@ -114,14 +114,14 @@ def _after_stop(server: str, state: dict[str, str], ran: bool) -> str:
         return f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"
     if one.mounted(server) or one.noted(server):
         found, why = holders.holders(server), ""
-        if not found and (one.mounted(server) or not ran):
+        if not found:
             import subprocess  # here: hardly any stop comes to it
 
-            # Stopped before, with somebody in the way who has gone: its unit runs no ExecStopPost a second time.
+            # Who was in the way has gone, and no unit runs its ExecStopPost a second time.
             done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
             why = done.stderr.strip()
         if one.mounted(server) or one.noted(server):
-            by = "; ".join(map(str, found or holders.holders(server))) or why or "somebody whom /proc does not show"
+            by = "; ".join(map(str, found or holders.holders(server))) or why
             return f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"
     if state["ActiveState"] == "failed":
         _tell_how_it_ended(server, state)

@@ -122,9 +122,10 @@ def address_of(env: dict[str, str]) -> tuple[str, int] | None:
 def overlays() -> dict[str, list[dict[str, str]]]:
     """Return the options of every overlay below runtime/, by mount point, as PID 1 has them (proc_pid_mountinfo(5))."""
     found: dict[str, list[dict[str, str]]] = {}
-    with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    # Of the white space in a name, which others choose, the kernel escapes only these two and the tab.
+    with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
-            fields = line.split()
+            fields = line.rstrip("\n").split(" ")
             if fields[4].startswith(f"{VAR}/runtime/"):
                 options = dict(option.partition("=")[::2] for option in fields[fields.index("-") + 3].split(","))
                 found.setdefault(fields[4], []).append({**options, "device": fields[2]})
