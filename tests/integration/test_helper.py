@@ -50,6 +50,7 @@ def box3(stopped: Box) -> Iterator[Box]:
     stopped.run(f"""
         while umount -q {MERGED}; do :; done
         while umount -q {RUNTIME}; do :; done
+        rm -f /run/left4me/3.overlay
         rm -rf {" ".join(CHANGED)}
         tar -C / --extract --preserve-permissions --file /root/kept
     """)

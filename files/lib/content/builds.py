@@ -175,12 +175,12 @@ def _try(instance: str) -> None:
     try:
         code, _words = one.Systemctl("start", unit).wait()
         if code or not _answers(instance, address):
-            if one.noted(instance) and not one.mounted(instance):
-                raise OSError(
-                    f"the trial before is in use still: l4d2ctl holders {instance} names by whom; {_log(unit)}"
-                )
             state = one.properties([instance], "ActiveState", "Result")[instance]
-            raise ValueError(f"{_why(state['Result'])}; {_log(unit)}")
+            why = f"{_why(state['Result'])}; {_log(unit)}"
+            one.Systemctl("stop", unit).wait()
+            if one.noted(instance):
+                raise OSError(f"the trial before is in use still, l4d2ctl holders {instance} tells by whom: {why}")
+            raise ValueError(why)
     finally:
         one.Systemctl("stop", unit).wait()
         one.Systemctl("reset-failed", unit).wait()
