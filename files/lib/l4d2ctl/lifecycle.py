@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-from l4d2ctl import holders
 from l4d2ctl import server as one
 
 # In PID 1's mount namespace, as the unit's own Exec lines have it.
@@ -113,9 +112,11 @@ def _after_stop(server: str, state: dict[str, str], ran: bool) -> str:
     if state["ActiveState"] not in ("inactive", "failed"):
         return f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"
     if one.mounted(server) or one.noted(server):
+        from l4d2ctl import holders  # here: hardly any stop comes to it
+
         found, why = holders.holders(server), ""
         if not found:
-            import subprocess  # here: hardly any stop comes to it
+            import subprocess
 
             # Who was in the way has gone, and no unit runs its ExecStopPost a second time.
             done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
