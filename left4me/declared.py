@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,23 +73,17 @@ class Item:
     shared: bool = False
     """The system's own directory: made where it is missing, left as it is where it is there."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what place.py reads."""
-        return asdict(self)
 
-
-@cache
-def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ROOT / "templates"),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-    )
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(ROOT / "templates"),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+)
 
 
 def _render(template: str, **values: Any) -> str:
-    return _templates().get_template(template).render(**values)
+    return _TEMPLATES.get_template(template).render(**values)
 
 
 def unit_of(server: str) -> str:

@@ -79,13 +79,13 @@ class HostState(TypedDict, total=False):
     entries: dict[str, Entry]
     users: dict[str, tuple[int, str, str]]
     groups: dict[str, int]
-    installation: dict[str, Any] | None
+    installation: str
     releases: list[str]
     overlays: dict[str, list[str]]
     runtime: list[str]
     running: dict[str, int]
     ports: dict[str, int]
-    mounts: dict[str, list[str]]
+    mounts: list[str]
     held: list[str]
 
 
@@ -175,6 +175,11 @@ def look(host: PyinfraHost, declares: model.Host) -> HostState:
         _questions[host.name] = _question(declares)
     state: HostState = once(host, "look", _questions[host.name])
     return state
+
+
+def lacks_packages(host: PyinfraHost, declares: model.Host) -> bool:
+    """Tell whether a deploy has packages to install first: what asking Steam takes may be among them."""
+    return not set(declared.packages(declares)) <= set(look(host, declares)["packages"])
 
 
 def workshop(host: PyinfraHost, declares: model.Host) -> dict[str, Any]:

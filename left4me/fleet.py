@@ -9,8 +9,10 @@ deploy would refuse is refused: one line for each mistake, exit 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +63,16 @@ def main() -> None:
     state.cwd = str(Path.cwd())
     ctx_state.set(state)
     ctx_config.set(Config())
-    inventory = startup.load_inventory(
-        cli.make_inventory,  # type: ignore[attr-defined]
-        arguments.inventory,
-        cwd=state.cwd,
-    )
-    ctx_inventory.set(inventory)
-    limit = cli._apply_inventory_limit(inventory, arguments.limit)
-    limit = cli._apply_inventory_exclude(inventory, limit, arguments.exclude)
-    startup.check_hosts(inventory, limit)
+    with contextlib.redirect_stdout(sys.stderr):  # an inventory and its data may print
+        inventory = startup.load_inventory(
+            cli.make_inventory,  # type: ignore[attr-defined]
+            arguments.inventory,
+            cwd=state.cwd,
+        )
+        ctx_inventory.set(inventory)
+        limit = cli._apply_inventory_limit(inventory, arguments.limit)
+        limit = cli._apply_inventory_exclude(inventory, limit, arguments.exclude)
+        startup.check_hosts(inventory, limit)
     patterns = [("--limit", each) for each in arguments.limit] + [("--exclude", each) for each in arguments.exclude]
     # To pyinfra one that matches nothing is a warning.
     if unknown := [each for each in patterns if not cli._get_inventory_pattern_matches(inventory, each[1:], each[0])]:

@@ -41,11 +41,6 @@ class NoAnswer(Exception):
     """Why a host did not say whether its lock is taken, in one line."""
 
 
-def program() -> facts.Command:
-    """Return the command that holds the lock."""
-    return facts.program("lock", fence.wish(TOKEN, given=bool(GIVEN)))
-
-
 def take(host: PyinfraHost) -> str:
     """Take a host's lock until this process ends; return why not, or nothing. Raises NoAnswer."""
     if isinstance(host.connector, FakeConnector):
@@ -56,10 +51,11 @@ def take(host: PyinfraHost) -> str:
         if key in CONNECTOR_ARGUMENT_KEYS
     }
     limit = extract_control_arguments(arguments).get("_timeout")
+    program = facts.program("lock", fence.wish(TOKEN, given=bool(GIVEN)))
     try:
         with gevent.Timeout(limit, TimeoutError(f"no answer in {limit} s")):
             stdin, stdout, stderr = _start(
-                host, make_unix_command_for_host(host.state, host, program(), **arguments).get_raw_value()
+                host, make_unix_command_for_host(host.state, host, program, **arguments).get_raw_value()
             )
             answer = stdout.readline().decode().strip()
             if not answer:
@@ -116,16 +112,13 @@ def _beat(connector: BaseConnector, prefix: str, stdin: IO[bytes], stdout: IO[by
             return
 
 
-def operation() -> Callable[[Callable[P, Generator[StringCommand, None, None]]], PyinfraOperation[P]]:
+def operation(function: Callable[P, Generator[StringCommand, None, None]]) -> PyinfraOperation[P]:
     """Make pyinfra's operation of a function, whose commands run only while the lock is not another's."""
 
-    def decorator(function: Callable[P, Generator[StringCommand, None, None]]) -> PyinfraOperation[P]:
-        @wraps(function)
-        def fenced(*args: P.args, **kwargs: P.kwargs) -> Generator[StringCommand, None, None]:
-            for command in function(*args, **kwargs):
-                command.bits = (fence.fence(TOKEN), *command.bits)
-                yield command
+    @wraps(function)
+    def fenced(*args: P.args, **kwargs: P.kwargs) -> Generator[StringCommand, None, None]:
+        for command in function(*args, **kwargs):
+            command.bits = (fence.fence(TOKEN), *command.bits)
+            yield command
 
-        return pyinfra_operation()(fenced)
-
-    return decorator
+    return pyinfra_operation()(fenced)

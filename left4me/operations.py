@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,11 @@ def _is_as_declared(item: Item, state: facts.HostState) -> bool:
     if item.do == "symlink":
         return found["content"] == item.target
     text = {"file": hashlib.sha256(item.text.encode()).hexdigest(), "directory": ""}.get(item.do, found["content"])
-    return (found["mode"], found["owner"], found["group"], found["content"]) == (
-        item.mode,
-        item.owner,
-        item.group,
-        text,
-    )
+    wanted = (item.mode, item.owner, item.group, text)
+    return (found["mode"], found["owner"], found["group"], found["content"]) == wanted
 
 
-@operation()
+@operation
 def place(items: Sequence[Item], declares: model.Host) -> Commands:
     """Put files, directories and symlinks in place: only those that differ, all in one command, each atomically.
 
@@ -50,14 +47,14 @@ def place(items: Sequence[Item], declares: model.Host) -> Commands:
     A file is never half-written, never anyone's but root's to write, and on disk before the operation ends.
     """
     state = facts.look(host, declares)
-    different = [item.as_json() for item in items if not _is_as_declared(item, state)]
+    different = [asdict(item) for item in items if not _is_as_declared(item, state)]
     if different:
         yield facts.program("place", stdin=json.dumps(different))
     else:
         host.noop("all as declared")
 
 
-@operation()
+@operation
 def packages(names: Sequence[str], declares: model.Host) -> Commands:
     """Install Debian packages, named with their architecture; judged by what is installed.
 
@@ -71,7 +68,7 @@ def packages(names: Sequence[str], declares: model.Host) -> Commands:
         host.noop("all installed")
 
 
-@operation()
+@operation
 def accounts(declares: model.Host) -> Commands:
     """Make the group and user left4me, which own the game, and a user in that group for each server, which runs it.
 
@@ -122,7 +119,7 @@ def _built(due: Sequence[versions.Tree], state: facts.HostState) -> facts.Comman
     return facts.Command(declared.CONTENT, "build", stdin=sent)
 
 
-@operation()
+@operation
 def layers(declares: model.Host) -> Commands:
     """Have the layers that servers have on the host, each version whole and made current by one rename.
 
@@ -131,8 +128,8 @@ def layers(declares: model.Host) -> Commands:
     The versions that servers run on stay as they are.
     """
     state = facts.look(host, declares)
-    if not host.state.is_executing and set(declared.packages(declares)) - set(state["packages"]):
-        yield StringCommand("true")  # what asking Steam takes may be among what this deploy installs first
+    if not host.state.is_executing and facts.lacks_packages(host, declares):
+        yield StringCommand("true")
         return
     if host.state.is_executing:
         for line in versions.missing_items(declares):
@@ -143,7 +140,7 @@ def layers(declares: model.Host) -> Commands:
         host.noop("all are current")
 
 
-@operation()
+@operation
 def game(declares: model.Host) -> Commands:
     """Have the declared build of the game current, once it has been tried; what Steam updates stays as it is.
 
@@ -160,7 +157,7 @@ def game(declares: model.Host) -> Commands:
     return None
 
 
-@operation()
+@operation
 def prune() -> Commands:
     """Remove the versions of layers and the builds of the game that nobody uses any more."""
     if facts.ask(host, "unused"):
@@ -192,7 +189,7 @@ def undeclared(declares: model.Host) -> tuple[set[str], set[str]]:
     return there - played, played
 
 
-@operation()
+@operation
 def remove_servers(declares: model.Host) -> Commands:
     """Stop the servers that are not declared any more and put what they wrote into the attic, but none with players.
 
@@ -210,7 +207,7 @@ def remove_servers(declares: model.Host) -> Commands:
         host.noop("no server to remove")
 
 
-@operation()
+@operation
 def remove_undeclared(declares: model.Host) -> Commands:
     """Remove what nobody declared from the managed places, but nothing of a server that is left alone.
 
@@ -240,7 +237,7 @@ def remove_undeclared(declares: model.Host) -> Commands:
         host.noop("nothing undeclared")
 
 
-@operation()
+@operation
 def reload_systemd(declares: model.Host) -> Commands:
     """daemon-reload exactly when what systemd holds is not what the disk says, whichever run changed the disk.
 
@@ -259,14 +256,14 @@ def _explained(command: str, units: Sequence[str]) -> StringCommand:
     return StringCommand(f"{command.format(names)} || {why}")
 
 
-@operation()
+@operation
 def stop_servers(declares: model.Host) -> Commands:
     """Stop the servers that are declared as stopped.
 
     + declares: what the host declares
     """
-    units = _systemd(declares)["units"] if any(each.state == "stopped" for each in declares.present.values()) else {}
     stopped = [declared.unit_of(name) for name, each in declares.present.items() if each.state == "stopped"]
+    units = _systemd(declares)["units"] if stopped else {}
     up = [unit for unit in stopped if units[unit]["ActiveState"] not in ("inactive", "failed")]
     if up:
         yield _explained("systemctl stop {}", up)
@@ -274,7 +271,7 @@ def stop_servers(declares: model.Host) -> Commands:
         host.noop("none to stop")
 
 
-@operation()
+@operation
 def start_servers(declares: model.Host) -> Commands:
     """Start the timer and the servers that do not run; touches none that does, was stopped by hand or is in a reset.
 
@@ -289,7 +286,8 @@ def start_servers(declares: model.Host) -> Commands:
         for unit in map(declared.unit_of, running)
         if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
     ]
-    taken = {port: each for each, port in facts.look(host, declares)["running"].items() if each not in gone}
+    ended = gone | {name for name, each in declares.present.items() if each.state == "stopped"}
+    taken = {port: each for each, port in facts.look(host, declares)["running"].items() if each not in ended}
     for name, each in versions.resolved(declares).present.items():
         if declared.unit_of(name) in down and each.port in taken and taken[each.port] != name:
             other = taken[each.port]
@@ -317,10 +315,8 @@ def restarts(items: Sequence[Item], declares: model.Host) -> list[str]:
     def differs(path: str, content: str) -> bool:
         return path not in entries or entries[path]["content"] != content
 
-    def is_new(tree: versions.Tree) -> bool:
-        return differs(tree.link, tree.target)
-
-    new = {tree.link for tree in [versions.game(declares), *versions.layers(declares)] if is_new(tree)}
+    trees = [versions.game(declares), *([] if facts.lacks_packages(host, declares) else versions.layers(declares))]
+    new = {tree.link for tree in trees if differs(tree.link, tree.target)}
     new |= {item.path for item in items if differs(item.path, hashlib.sha256(item.text.encode()).hexdigest())}
     read = {
         name: {*(f"{declared.ETC}/servers/{name}/{file}" for file in ("server.env", "layers", "build"))}

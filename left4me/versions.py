@@ -71,9 +71,7 @@ def game(declares: model.Host) -> Tree:
     elif isinstance(declares.game, model.GameArchive):
         name = f"archive-{_digest(source['sha256'], source['strip'], length=12)}"
     else:
-        installation = facts.look(host, declares)["installation"]
-        assert installation
-        name = f"host-{installation['digest'][:12]}"
+        name = f"host-{facts.look(host, declares)['installation'][:12]}"
     return Tree("game", declared.RELEASES, declared.INSTALLATION, name, source)
 
 
@@ -114,8 +112,7 @@ def missing_items(declares: model.Host) -> Iterator[str]:
 
 def resolved(declares: model.Host) -> model.Host:
     """Return what a host declares with a port for each of its servers."""
-    state = facts.look(host, declares)
-    return declares.with_ports(state["ports"])
+    return declares.with_ports(facts.look(host, declares)["ports"])
 
 
 class Sent(list[str]):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import gevent
-from pyinfra import logger
 from pyinfra.api.deploy import deploy
-from pyinfra.context import host, state
+from pyinfra.context import host
 
 from left4me import declared, facts, lock, model, startup
 from left4me.deploys import declared_here
@@ -30,25 +28,21 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
         yield f"PID 1 is {seen['init']}, not systemd"
     if not seen["overlay"]:
         yield "its kernel has no overlayfs: check /lib/modules, or the provider of a container"
-    if isinstance(declares.game, model.GameOnHost) and not (seen["installation"] or {}).get("srcds_run"):
+    if isinstance(declares.game, model.GameOnHost) and not seen["installation"]:
         yield f"game.path: {declares.game.path} holds no srcds_run: it must be an installed L4D2 server on the host"
-    # "" is for what this deploy brings
-    there = set(seen["releases"])
     builds = {"game.build": declares.game.build}
     builds |= {f"servers.{name}.build": server.build for name, server in declares.present.items()}
     for key, build in builds.items():
-        if build and build not in there and not (key == "game.build" and declares.game.source == "steamcmd"):
-            yield f"{key}: {build} is not on this host, which has {', '.join(sorted(there)) or 'no build yet'}"
-    # What asking takes may be among the packages that this very deploy installs.
-    can_ask = set(declared.packages(declares)) <= set(seen["packages"])
-    if can_ask and (error := facts.workshop(host, declares).get("error")):
+        if build and build not in seen["releases"] and not (key == "game.build" and declares.game.source == "steamcmd"):
+            yield f"{key}: {build} is not on this host, which has {', '.join(seen['releases']) or 'no build yet'}"
+    if not facts.lacks_packages(host, declares) and (error := facts.workshop(host, declares).get("error")):
         yield f"Steam's workshop cannot be asked: {error}"
     yield from _accounts(seen, declares)
 
 
 def _accounts(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     for user, (uid, _group, _shell) in seen["users"].items():
-        if (user == "left4me") != (uid == declares.uid) and (user == "left4me" or uid == declares.uid):
+        if (user == "left4me") != (uid == declares.uid):
             yield f"uid: user {user} has uid {uid}, the data says {declares.uid} for left4me: set uid in its data"
     for group, gid in seen["groups"].items():
         if (group == declared.GROUP) != (gid == declares.gid):
@@ -70,8 +64,5 @@ def refusals() -> list[str]:
 @deploy("Preflight")
 def preflight() -> None:
     """Lock the host and look at it; stop here with one line where it cannot be deployed."""
-    found = refusals()
-    if found:
-        logger.error(f"{host.print_prefix}refused, nothing changed: {'; '.join(found)}")
-        state.fail_hosts({host})
-        raise gevent.GreenletExit
+    if found := refusals():
+        facts.refuse(host, f"refused, nothing changed: {'; '.join(found)}")

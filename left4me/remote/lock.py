@@ -5,7 +5,7 @@ each time: end of file, or `silence` seconds without anything, frees it. A `give
 must hold it still. With `waits` it does not begin before it hears something.
 
 Two locks lie on one file: POSIX's is the deploy's own, flock's is shared by each command that changes the host, to its
-end. So a deploy is told from what a killed one left at work. The token in the file is the fence: see left4me.lock.
+end. So a deploy is told from what a killed one left at work. The token in the file is the fence: see left4me.fence.
 """
 
 from __future__ import annotations

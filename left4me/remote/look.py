@@ -72,16 +72,10 @@ def below(patterns: list[str]) -> list[str]:
 
 def packages(names: list[str]) -> list[str]:
     """Return which of these packages, named with their architecture, are installed and configured."""
-    query = ["dpkg-query", "-W", "-f", "${binary:Package}:${Architecture} ${db:Status-Status}\n"]
+    query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n"]
     bare = [name.partition(":")[0] for name in names]
-    out = subprocess.run([*query, *bare], capture_output=True, text=True, check=False).stdout
-    installed = set()
-    for line in out.splitlines():
-        name, _, status = line.partition(" ")
-        parts = name.split(":")  # binary:Package names the architecture itself where there are several
-        if status == "installed":
-            installed.add(f"{parts[0]}:{parts[-1]}")
-    return [name for name in names if name in installed]
+    told = subprocess.run([*query, *bare], capture_output=True, text=True, check=False).stdout.splitlines()
+    return [name for name in names if f"{name} installed" in told]
 
 
 def has_overlay() -> bool:
@@ -93,20 +87,20 @@ def has_overlay() -> bool:
     return bool(glob.glob(f"{modules}/kernel/fs/overlayfs/overlay.ko*"))
 
 
-def installation(path: str) -> dict[str, Any]:
-    """Return what is known of an installation on the host: whether it is one, and a digest that an update changes.
+def installation(path: str) -> str:
+    """Return a digest of an installation on the host that an update changes; nothing where there is none.
 
     Steam writes the manifest at each update. Where it is not there, names, sizes and times of all files stand for it:
     then an installation in which servers still run, and write, is a new one at each deploy.
     """
     if not os.path.isfile(os.path.join(path, "srcds_run")):
-        return {"srcds_run": False, "digest": ""}
+        return ""
     try:
         with open(os.path.join(path, "steamapps/appmanifest_222860.acf"), "rb") as file:
             what = file.read()
     except FileNotFoundError:
         what = listing(path)
-    return {"srcds_run": True, "digest": hashlib.sha256(path.encode() + b"\0" + what).hexdigest()}
+    return hashlib.sha256(path.encode() + b"\0" + what).hexdigest()
 
 
 def listing(path: str) -> bytes:
@@ -122,17 +116,11 @@ def listing(path: str) -> bytes:
     return "".join(sorted(lines)).encode("utf-8", "surrogateescape")
 
 
-def mounts() -> dict[str, list[str]]:
-    """Return the lower layers of the host's overlays by mount point, as PID 1 sees them (proc_pid_mountinfo(5))."""
-    found = {}
-    with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            fields = line.split()
-            end = fields.index("-")
-            if fields[end + 1] == "overlay":
-                options = dict(option.partition("=")[::2] for option in fields[end + 3].split(","))
-                found[fields[4]] = options.get("lowerdir", "").split(":")
-    return found
+def mounts() -> list[str]:
+    """Return where the host's overlays are mounted, as PID 1 sees them (proc_pid_mountinfo(5))."""
+    with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        lines = [line.split(" ") for line in file]
+    return [fields[4] for fields in lines if fields[fields.index("-") + 1] == "overlay"]
 
 
 def ports() -> dict[str, int]:
@@ -200,7 +188,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             for each in grp.getgrall()
             if each.gr_name == "left4me" or each.gr_gid == question["gid"]
         },
-        "installation": installation(question["installation"]) if question["installation"] else None,
+        "installation": installation(question["installation"]) if question["installation"] else "",
         "releases": names_in(question["releases"]),
         "overlays": {name: names_in(f"{question['overlays']}/{name}") for name in names_in(question["overlays"])},
         "runtime": names_in(question["runtime"]),

@@ -119,7 +119,7 @@ class Rollout:
         if told.returncode:
             lines = [line for line in told.stderr.splitlines() if line.startswith("refused: ")]
             raise Refused(*(line.removeprefix("refused: ") for line in lines or last_lines(told.stderr)))
-        fleet = json.loads(told.stdout.splitlines()[-1])  # an inventory may print
+        fleet = json.loads(told.stdout)
         # pyinfra takes a name for a group's before it takes it for a host's, and would deploy the whole group.
         if both := [each["name"] for each in fleet if each["called_as_a_group"]]:
             raise Refused(f"{', '.join(both)}: a host and a group of one name cannot be told apart: rename one")

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from subprocess import PIPE, STDOUT, Popen
-from types import TracebackType
 
 from left4me import fence, status
 from left4me.rollout.children import last_lines
@@ -30,9 +29,7 @@ class Locks:
         threading.Thread(target=self._beat, daemon=True).start()
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._released.set()
         for holder in self._holders.values():
             with suppress(OSError):

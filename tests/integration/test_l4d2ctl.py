@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_sudo_never_gets_a_file_that_it_cannot_read(deployed: Box) -> None:
     before = deployed.run(f"cat {path}; stat -c '%i' {path}").stdout
     item = Item("file", path, 0o440, text="%gamers ALL=(root NOPASSWD\n", check=("/usr/sbin/visudo", "-c", "-q", "-f"))
     place = (ROOT / "left4me/remote/place.py").read_text(encoding="utf-8")
-    asked = json.dumps([item.as_json()]).encode()
+    asked = json.dumps([asdict(item)]).encode()
     deployed.run("cat >/run/place.py", input=place.encode())
     done = deployed.run("python3 -I /run/place.py; code=$?; rm /run/place.py; exit $code", input=asked, check=False)
     assert done.returncode == 1
