@@ -182,6 +182,17 @@ def test_ports_are_given_out_and_stay(both: Fleet) -> None:
     assert ports(both) == {"3": 27015, "4": 27016}
 
 
+def test_the_port_of_a_server_that_is_to_be_down_is_another_ones_in_the_same_deploy(both: Fleet) -> None:
+    both.deploy({"3": {**THREE, "port": None, "state": "stopped"}, "4": FOUR, "5": {"port": 27015}})
+    both.up("5")
+    assert ports(both) == {"4": 27016, "5": 27015}
+    assert state(both.box, "3") == "inactive"
+    # Likewise that of one that goes.
+    both.deploy({"3": {**THREE, "port": 27015}, "4": FOUR})
+    both.up("3")
+    assert ports(both) == {"3": 27015, "4": 27016}
+
+
 def test_a_server_whose_port_another_runs_on_still_waits_for_it(both: Fleet) -> None:
     pid = main_pid(both.box, "3")
     servers = {"3": {**THREE, "port": 27018}, "4": FOUR, "5": {"hostname": "five", "port": 27015}}

@@ -57,6 +57,13 @@ def test_a_limit_is_a_name_a_group_or_a_pattern(inventory: Path, limits: list[st
     assert [host["name"] for host in hosts(inventory, *(f"--limit={limit}" for limit in limits))] == names
 
 
+def test_an_inventory_and_its_data_may_print(inventory: Path) -> None:
+    for path in (inventory, inventory.parent / "group_data/all.py"):
+        path.write_text(f"{path.read_text()}print('hello from', __name__)\n")
+    assert [host["name"] for host in hosts(inventory)] == ["w1", "w2", "e1"]
+    assert fleet(inventory).stderr.count("hello from") == 2
+
+
 def test_no_host_is_refused(inventory: Path) -> None:
     done = fleet(inventory, "--limit=nobody")
     assert done.returncode == 2
