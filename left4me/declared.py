@@ -131,7 +131,7 @@ def directories(host: model.Host) -> list[Item]:
         Item("directory", f"{VAR}/attic", 0o700),
         Item("directory", HELD, 0o755),
         Item("directory", GAME, 0o755),
-        Item("directory", f"{GAME}/verdicts", 0o755),
+        Item("directory", f"{GAME}/verdicts", 0o700),
         Item("directory", f"{VAR}/runtime", 0o755),
     ]
     for server in host.instances:

@@ -47,6 +47,7 @@ LAYOUT = {
     f"{VAR}/secrets": ("directory", "0700", "root", "root"),
     f"{VAR}/attic": ("directory", "0700", "root", "root"),
     f"{VAR}/game": ("directory", "0755", "root", "root"),
+    f"{VAR}/game/verdicts": ("directory", "0700", "root", "root"),
     f"{VAR}/held": ("directory", "0755", "root", "root"),
     f"{VAR}/runtime": ("directory", "0755", "root", "root"),
     f"{VAR}/installation": ("symlink", "0777", "root", "root"),

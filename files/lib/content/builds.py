@@ -6,15 +6,11 @@ and the stop that try it are those that servers will have.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
 import secrets
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from content import tree, unused
@@ -28,6 +24,7 @@ INSTALLATION = f"{VAR}/installation"
 CANDIDATE = f"{VAR}/candidate"
 BARE, MODDED = "_bare", "_modded"
 ANSWER = 180  # seconds for a build to answer; the real game takes half a minute on a slow disk
+LOCK = f"{GAME}/verdicts"  # whoever holds it is the only one who brings, tries or removes builds
 CLIENT = ".steam/sdk32/steamclient.so"
 
 
@@ -36,32 +33,6 @@ def told() -> dict[str, Any]:
     with open("/etc/left4me/game", encoding="utf-8") as file:
         found: dict[str, Any] = json.load(file)
     return found
-
-
-@contextmanager
-def locked(directory: str) -> Iterator[None]:
-    """Hold a directory's lock, which nobody but root can have."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def alone(waits: bool = True) -> Iterator[bool]:
-    """Be the only one who brings, tries or removes builds; without `waits`, tell whether that is so."""
-    fd = os.open(GAME, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        free = True
-    except BlockingIOError:
-        free = False
-    try:
-        yield free
-    finally:
-        os.close(fd)
 
 
 def current() -> str:
@@ -79,9 +50,9 @@ def switch(link: str, version: str) -> None:
     """Make a version current: have a symlink name it, by one rename."""
     with tree.beside(os.path.dirname(link)) as new:
         os.symlink(os.path.relpath(version, os.path.dirname(link)), new)
-        with locked(RELEASES):  # left4me-overlay shares it from reading the symlink to the mount
+        with one.locked(RELEASES):  # left4me-overlay shares it from reading the symlink to the mount
             os.rename(new, link)
-    tree.sync(os.path.dirname(link))
+    one.sync_directory(os.path.dirname(link))
 
 
 def note(build: str, text: str) -> None:
@@ -92,14 +63,14 @@ def note(build: str, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.rename(new, f"{GAME}/verdicts/{build}")
-    tree.sync(f"{GAME}/verdicts")
+    one.sync_directory(f"{GAME}/verdicts")
 
 
 def forget(build: str) -> None:
     """Let a build that is brought anew be tried anew."""
     if os.path.lexists(path := f"{GAME}/verdicts/{build}"):
         os.unlink(path)
-        tree.sync(os.path.dirname(path))
+        one.sync_directory(os.path.dirname(path))
 
 
 def finish(path: str) -> None:
@@ -175,8 +146,9 @@ def _try(instance: str) -> None:
     try:
         code, _words = one.Systemctl("start", unit).wait()
         if code or not _answers(instance, address):
-            state = one.properties([instance], "ActiveState", "Result")[instance]
-            why = f"{_why(state['Result'])}; {_log(unit)}"
+            result = one.properties([instance], "Result")[instance]["Result"]
+            how = f"it gave no answer within {ANSWER} s" if result == "success" else f"it ended with {result}"
+            why = f"{how}; its log ends with: {' / '.join(one.journal(unit, 4))}"
             one.Systemctl("stop", unit).wait()
             if one.noted(instance):
                 raise OSError(f"the trial before is in use still, l4d2ctl holders {instance} tells by whom: {why}")
@@ -198,22 +170,12 @@ def _answers(instance: str, address: tuple[str, int]) -> bool:
     return False
 
 
-def _why(result: str) -> str:
-    return f"it gave no answer within {ANSWER} s" if result == "success" else f"it ended with {result}"
-
-
-def _log(unit: str) -> str:
-    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=4", f"--unit={unit}"]
-    said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
-    return f"its log ends with: {' / '.join(one.plain(line) for line in said.splitlines())}"
-
-
 def prune() -> None:
     """Remove the builds that nothing uses; whoever calls this is alone. A deploy that is at work does it itself."""
     with one.between_deploys() as free:
         if not free:
             return
-        with locked(RELEASES):  # none is mounted between the look and the renaming
+        with one.locked(RELEASES):  # none is mounted between the look and the renaming
             gone = {path: f"{GAME}/.gone-{secrets.token_hex(8)}" for path in unused.builds(unused.mounted())}
             for path, aside in gone.items():
                 os.rename(path, aside)

@@ -16,11 +16,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from content import archive, builds, tree, unused
 from content.builds import GAME, RELEASES
-from l4d2ctl.server import Failed
+from l4d2ctl import server as one
 
 APP = "222860"
 PROGRAM = f"{GAME}/steamcmd"
@@ -47,9 +48,7 @@ class Passing(OSError):
     """What may go well at another try."""
 
 
-def say(line: str) -> None:
-    """Tell whoever follows this update."""
-    print(line, flush=True)
+say = partial(print, flush=True)  # to whoever follows this update
 
 
 def gigabytes(size: float) -> str:
@@ -147,19 +146,11 @@ def _steamcmd(*words: str) -> list[str]:
         tree.remove(PROGRAM)  # killed while it updated itself, it does not mend that
         raise Passing(f"SteamCMD did not start: {' / '.join(said[-3:])}; its log is {LOG}")
     if any(map(_FINAL.search, wrong)):
-        raise OSError(f"SteamCMD: {wrong[0]}{_full(wrong[0])}; its log is {LOG}")
+        full = f" (the disk is full: {gigabytes(shutil.disk_usage(GAME).free)} are free in {GAME})"
+        raise OSError(f"SteamCMD: {wrong[0]}{full if '0x202' in wrong[0] else ''}; its log is {LOG}")
     if wrong:
         raise Passing(f"SteamCMD: {wrong[0]}; its log is {LOG}")
     return said
-
-
-def _full(line: str) -> str:
-    return f" (the disk is full: {gigabytes(_free())} are free in {GAME})" if "0x202" in line else ""
-
-
-def _free() -> int:
-    about = os.statvfs(GAME)
-    return about.f_bavail * about.f_frsize
 
 
 def persistently(step: Callable[[], T]) -> T:
@@ -223,7 +214,7 @@ def _size(path: str) -> int:
 
 def _room(size: int) -> None:
     """Raise OSError where what is still missing of a build of that size has no place."""
-    needed, free = size - _size(STAGE), _free()
+    needed, free = size - _size(STAGE), shutil.disk_usage(GAME).free
     if free < needed:
         raise OSError(f"the disk is too full: {gigabytes(needed)} are needed in {GAME}, {gigabytes(free)} are free")
 
@@ -262,12 +253,6 @@ def _install() -> None:
             raise Passing(f"SteamCMD ended without a word of success; its log is {LOG}")
 
 
-def _manifest() -> dict[str, str]:
-    with open(MANIFEST, encoding="utf-8", errors="replace") as file:
-        found: dict[str, str] = parsed(file.read()).get("AppState", {})
-    return found
-
-
 def fetch(size: int) -> str:
     """Bring Steam's current build into releases/, and return its name. Raises OSError or ValueError.
 
@@ -289,7 +274,8 @@ def fetch(size: int) -> str:
 def _take_stage() -> str:
     """Make a build of what SteamCMD left. Raises OSError or ValueError where it is none."""
     tree.confine(STAGE)
-    manifest = _manifest()
+    with open(MANIFEST, encoding="utf-8", errors="replace") as file:
+        manifest: dict[str, str] = parsed(file.read()).get("AppState", {})
     build = manifest.get("buildid", "")
     # 4 is StateFullyInstalled.
     if manifest.get("StateFlags") != "4" or not re.fullmatch(r"[0-9]{1,20}", build):
@@ -309,7 +295,7 @@ def _take_stage() -> str:
     builds.switch(builds.CANDIDATE, f"{RELEASES}/{build}")
     os.sync()
     os.rename(STAGE, f"{RELEASES}/{build}")
-    tree.sync(RELEASES)
+    one.sync_directory(RELEASES)
     return build
 
 
@@ -328,7 +314,7 @@ def update() -> None:
     """Bring Steam's build, try it, and make it current unless data hold another. Raises OSError or ValueError."""
     if (source := builds.told()["source"]) != "steamcmd":
         raise ValueError(f"the data have the game from {source}, not from Steam")
-    with builds.alone():
+    with one.locked(builds.LOCK):
         prepare()
         say("asking Steam which build is current")
         build, size = persistently(latest)
@@ -347,16 +333,15 @@ def update() -> None:
                 say(f"build {build} is current; running servers keep theirs until they are restarted")
             else:
                 say(f"build {build} is ready; the data hold this host at {builds.told()['build']} (game.build)")
-        held = builds.told()["build"]
-        if held and held not in builds.names():
-            raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
         builds.follow_restarts()
         builds.prune()
+        if (held := builds.told()["build"]) and held not in builds.names():
+            raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
 
 
 def check() -> tuple[str, str]:
     """Return the current build here and Steam's; brings nothing but SteamCMD. Raises OSError or ValueError."""
-    with builds.alone(waits=False) as free:
+    with one.locked(builds.LOCK, waits=False) as free:
         if not free:
             raise OSError("an update is at work: l4d2ctl game update follows it")
         prepare()
@@ -373,7 +358,7 @@ def main(words: list[str]) -> int:
             update()
         else:
             print(" ".join(each or "none" for each in check()))
-    except (OSError, ValueError, subprocess.CalledProcessError, Failed) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError, one.Failed) as error:
         print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import IO, Any
 
 from content import archive, builds, git, tree, unused, workshop
-from content.builds import locked, switch
+from content.builds import switch
+from l4d2ctl import server as one
 
 
 class Sent:
@@ -67,7 +68,9 @@ def fill(wanted: dict[str, Any], new: str, sent: Sent | None) -> None:
     else:
         if source["base"]:
             tree.copy([f"{place}/{source['base']}/."], new)
-            tree.remove_all_but(new, source["files"])
+            for name, full, _ in reversed(list(tree.walk(new))):  # what is in a directory before the directory
+                if name not in source["files"]:
+                    tree.remove(full)
         if sent:
             sent.unpack(new)
         there = tree.listing(new)
@@ -83,7 +86,7 @@ def make(wanted: dict[str, Any], sent: Sent | None) -> None:
     version = f"{place}/{wanted['name']}"
     if not os.path.isdir(place):
         os.mkdir(place, 0o700)
-        tree.sync(os.path.dirname(place))
+        one.sync_directory(os.path.dirname(place))
     if not os.path.isdir(version):
         with tree.beside(place) as new:
             os.mkdir(new, 0o700)
@@ -94,7 +97,7 @@ def make(wanted: dict[str, Any], sent: Sent | None) -> None:
             tree.own(new)
             os.sync()
             os.rename(new, version)
-        tree.sync(place)
+        one.sync_directory(place)
 
 
 def build(stdin: IO[bytes]) -> int:
@@ -109,7 +112,7 @@ def build(stdin: IO[bytes]) -> int:
         try:
             make(wanted, sent)
             if wanted["what"] == "game":
-                with builds.alone():
+                with one.locked(builds.LOCK):
                     builds.prove(wanted["name"])
         except (OSError, ValueError) as error:
             print(f"{wanted['what']}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -123,11 +126,10 @@ def build(stdin: IO[bytes]) -> int:
 
 def prune() -> int:
     """Remove what no server uses any more, and what killed runs left; of the game nothing while it is updated."""
-    with builds.alone(waits=False) as free:
+    with one.locked(builds.LOCK, waits=False) as free:
         # None is mounted between the look and the renaming.
-        with locked(f"{builds.VAR}/releases"):
-            used = unused.mounted()
-            for path in unused.unused() if free else unused.layers(used):
+        with one.locked(builds.RELEASES):
+            for path in unused.unused() if free else unused.layers(unused.mounted()):
                 os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
         for path in unused.leftovers() if free else ():
             tree.remove(path)

@@ -19,7 +19,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 LONGEST = 6600  # seconds of one step: less than a deploy waits
@@ -102,13 +102,6 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def remove_all_but(path: str, names: Container[str]) -> None:
-    """Remove from a tree what has none of these names, what is in a directory before the directory."""
-    for name, full, _ in reversed(list(walk(path))):
-        if name not in names:
-            remove(full)
-
-
 @contextmanager
 def beside(directory: str, kind: str = "new") -> Iterator[str]:
     """Give a name in a directory that nobody can guess; what is still there in the end is removed."""
@@ -140,13 +133,6 @@ def own(path: str) -> None:
         os.chown(full, uid, gid, follow_symlinks=False)
         if not stat.S_ISLNK(mode):
             os.chmod(full, 0o775 if stat.S_ISDIR(mode) or mode & 0o100 else 0o664)
-
-
-def sync(path: str) -> None:
-    """Put a directory's names on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(fd)
-    os.close(fd)
 
 
 if __name__ == "__main__":

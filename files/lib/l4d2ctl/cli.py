@@ -31,10 +31,14 @@ exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted
 """
 
 
+Run = Callable[[argparse.Namespace], None]
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         # argparse makes one for each argument, and to learn the width it would import shutil.
-        super().__init__(prog, width=int(os.environ.get("COLUMNS") or 100))
+        columns = os.environ.get("COLUMNS", "")
+        super().__init__(prog, width=int(columns) if columns.isdecimal() else 100)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,32 +56,33 @@ def _parser() -> argparse.ArgumentParser:
     # With prog argparse needs no formatter, which costs more imports than all of the rest.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
-    def add(name: str, text: str, ids: str | None = "+") -> argparse.ArgumentParser:
+    def add(name: str, run: Run, text: str, ids: bool = True) -> argparse.ArgumentParser:
         about = text[0].upper() + text[1:] + "."
         command = commands.add_parser(name, help=text, description=about, formatter_class=_Help)
+        command.set_defaults(run=run)
         if ids:
             command.add_argument("ids", metavar="ID", nargs="*", help="a server's id: what follows the @ of its unit")
             command.add_argument("--all", action="store_true", help="every declared server")
         return command
 
-    status = add("status", "show each server: state, players, memory, what a change waits for")
+    status = add("status", _status, "show each server: state, players, memory, what a change waits for")
     status.add_argument("--json", action="store_true", help="for programs")
-    add("start", "start servers, also those that were stopped by hand")
-    add("stop", "stop servers for good: neither a deploy nor a reboot starts them, only `l4d2ctl start` does")
-    add("restart", "stop servers and start them again")
-    reset = add("reset", "make servers as new: put what they wrote into the attic, and start again those that ran")
+    add("start", _run, "start servers, also those that were stopped by hand")
+    add("stop", _run, "stop servers for good: neither a deploy nor a reboot starts them, only `l4d2ctl start` does")
+    add("restart", _run, "stop servers and start them again")
+    reset = add("reset", _reset, "make servers as new: put what they wrote into the attic; start again those that ran")
     reset.add_argument("--undo", action="store_true", help="bring back what the latest reset put aside")
-    holders = add("holders", "show every process that holds a server's overlay, and how")
+    holders = add("holders", _holders, "show every process that holds a server's overlay, and how")
     holders.add_argument("--json", action="store_true", help="for programs")
     holders.add_argument("--watch", action="store_true", help="follow it until the overlay is gone (Ctrl-C ends it)")
-    rcon = add("rcon", "execute a command on a server's console and show what it says", ids=None)
+    rcon = add("rcon", _rcon, "execute a command on a server's console and show what it says", ids=False)
     rcon.add_argument("ids", metavar="ID", nargs=1, help="a server's id")
     rcon.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="the command, whatever it begins with")
     rcon.set_defaults(all=False)
-    logs = add("logs", "show a server's journal, without a pager")
+    logs = add("logs", _logs, "show a server's journal, without a pager")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it is written")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default 50)")
-    game = add("game", "show the builds of the game, bring a new one from Steam, go back to another", ids=None)
+    game = add("game", _game, "show the builds of the game, bring a new one from Steam, go back to another", ids=False)
     acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True, prog=f"{parser.prog} game")
     builds = acts.add_parser("status", help="the builds on this host, and who runs on which", formatter_class=_Help)
     builds.add_argument("--json", action="store_true", help="for programs")
@@ -89,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "rollback", help="make another build current: the latest good one, or BUILD", formatter_class=_Help
     )
     back.add_argument("build", metavar="BUILD", nargs="?", help="as game status names it")
-    doctor = add("doctor", "find what is wrong on this host: mounts, layers, leftovers, units, owners", ids=None)
+    doctor = add("doctor", _doctor, "find what is wrong here: mounts, layers, leftovers, units, owners", ids=False)
     doctor.add_argument("--fix", action="store_true", help="mend what is safe to mend with no running server touched")
     doctor.add_argument("--json", action="store_true", help="for programs")
     return parser
@@ -117,10 +122,10 @@ def _selected(arguments: argparse.Namespace) -> list[str]:
 
 
 def print_json(value: object) -> None:
-    """Print what --json asks for."""
+    """Print what --json asks for, dataclasses too."""
     import json
 
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2, default=vars))
 
 
 def print_table(lines: list[list[str]]) -> None:
@@ -140,29 +145,17 @@ def _status(arguments: argparse.Namespace) -> None:
 
     rows = status.status(_selected(arguments))
     if arguments.json:
-        print_json(status.as_json(rows))
+        print_json(rows)
     else:
         print_table(status.table(rows))
         if sys.stdout.isatty():
             print("revision {}, deployed {}".format(*status.revision()))
 
 
-def _start(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> None:
     from l4d2ctl import lifecycle
 
-    lifecycle.start(_selected(arguments))
-
-
-def _stop(arguments: argparse.Namespace) -> None:
-    from l4d2ctl import lifecycle
-
-    lifecycle.stop(_selected(arguments))
-
-
-def _restart(arguments: argparse.Namespace) -> None:
-    from l4d2ctl import lifecycle
-
-    lifecycle.restart(_selected(arguments))
+    getattr(lifecycle, arguments.command)(_selected(arguments))
 
 
 def _reset(arguments: argparse.Namespace) -> None:
@@ -192,28 +185,31 @@ def _holders(arguments: argparse.Namespace) -> None:
         return
     found = {server: holders.holders(server) for server in servers}
     if arguments.json:
-        print_json({server: holders.as_json(each) for server, each in found.items()})
+        print_json({server: [each._asdict() for each in held] for server, held in found.items()})
         return
     lines = [[server, str(h.pid), h.command, h.kind, h.path] for server, each in found.items() for h in each]
     print_table([["ID", "PID", "COMMAND", "BY", "PATH"], *lines])
 
 
 def _watch(server: str) -> None:
+    import time
+
     from l4d2ctl import holders
 
-    seen: dict[holders.Holder, None] = {}
-    before = None
+    seen: set[holders.Holder] = set()
+    before, now = None, (True, [(0, "")])
+    begin = time.monotonic()
     try:
-        for seconds, mounted, found in holders.watch(server):
-            seen |= dict.fromkeys(found)
+        while now != (False, []):
+            mounted, found = one.mounted(server), holders.holders(server)
+            seen.update(found)
             now = (mounted, [(each.pid, each.kind) for each in found])
             if now != before:
-                names = sorted({f"{each.pid}({each.command})" for each in found})
-                print(
-                    f"[t={seconds:6.2f}] mounted={'Y' if mounted else 'N'} holders=[{one.plain(', '.join(names))}]",
-                    flush=True,
-                )
+                names = one.plain(", ".join(sorted({f"{each.pid}({each.command})" for each in found})))
+                at = f"[t={time.monotonic() - begin:6.2f}]"
+                print(f"{at} mounted={'Y' if mounted else 'N'} holders=[{names}]", flush=True)
                 before = now
+            time.sleep(0.02)  # /proc has nothing to wait on
     except KeyboardInterrupt:
         print()
     print(f"seen in total: {len({each.pid for each in seen})} processes")
@@ -232,10 +228,9 @@ def _rcon(arguments: argparse.Namespace) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> None:
-    from l4d2ctl import lifecycle
-
-    servers = _selected(arguments)
-    lifecycle.logs(servers, arguments.lines, arguments.follow)
+    units = [f"--unit={one.unit(server)}" for server in _selected(arguments)]
+    follow = ["--follow"] if arguments.follow else []
+    os.execvp("journalctl", ["journalctl", "--no-pager", *units, f"--lines={arguments.lines}", *follow])
 
 
 def _game(arguments: argparse.Namespace) -> None:
@@ -244,7 +239,7 @@ def _game(arguments: argparse.Namespace) -> None:
     if arguments.act == "status":
         rows = game.status()
         if arguments.json:
-            print_json(game.as_json(rows))
+            print_json(rows)
         else:
             print_table(game.table(rows))
             if game.is_updating():
@@ -282,24 +277,12 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 def main(words: list[str]) -> int:
     """Do what the command line says and return the exit code."""
-    commands: dict[str, Callable[[argparse.Namespace], None]] = {
-        "status": _status,
-        "start": _start,
-        "stop": _stop,
-        "restart": _restart,
-        "reset": _reset,
-        "holders": _holders,
-        "rcon": _rcon,
-        "logs": _logs,
-        "game": _game,
-        "doctor": _doctor,
-    }
     try:
         arguments = _parser().parse_args(words)
         if os.geteuid() != 0:
             raise one.Failed("needs root: sudo l4d2ctl, as a member of the operators' group")
         try:
-            commands[arguments.command](arguments)
+            arguments.run(arguments)
         finally:
             sys.stdout.flush()  # here, where a pipe that nobody reads any more is an error like another
     except one.Usage as error:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from l4d2ctl import lifecycle
+from content import unused
+from l4d2ctl import holders, lifecycle, removal, reset, units
 from l4d2ctl import server as one
 
 _CONTENT = "/usr/local/libexec/left4me/left4me-content"
@@ -18,25 +19,22 @@ _CONTENT = "/usr/local/libexec/left4me/left4me-content"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong; `mend` does what is safe and says what it did, or is None where nothing is."""
+    """Something that is wrong; `mend` does what is safe for a server and says what it did; None where nothing is."""
 
     server: str
     what: str
     do: str
-    mend: Callable[[], str] | None = None
+    mend: Callable[[str], str] | None = None
 
 
-def _umount(server: str) -> Callable[[], str]:
-    def mend() -> str:
-        # It was looked at a while ago: the helper would take the mount from beneath a server that has started since.
-        if one.properties([server], "ActiveState")[server]["ActiveState"] not in ("inactive", "failed"):
-            raise one.Failed(f"server {server} runs by now")
-        done = subprocess.run([*lifecycle.HELPER, "umount", server], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise one.Failed(done.stderr.strip())
-        return "unmounted, and work/work removed"
-
-    return mend
+def _umount(server: str) -> str:
+    # It was looked at a while ago: the helper would take the mount from beneath a server that has started since.
+    if one.properties([server], "ActiveState")[server]["ActiveState"] not in ("inactive", "failed"):
+        raise one.Failed(f"server {server} runs by now")
+    done = subprocess.run([*lifecycle.HELPER, "umount", server], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise one.Failed(done.stderr.strip())
+    return "unmounted, and work/work removed"
 
 
 def _difference(mounted: list[str], current: list[str]) -> str:
@@ -58,35 +56,20 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
         if mount != one.merged(server):
             yield Finding(server, f"{mount} is mounted, and nothing of left4me does that", f"umount {mount}")
         elif server not in running:
-            yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount(server))
-        elif server in servers and (lowers := several[0].get("lowerdir", "").split(":")) != (now := one.lowers(server)):
-            yield Finding(server, _difference(lowers, now), f"l4d2ctl restart {server} applies it, when it suits")
+            yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount)
+        elif server in servers and several[0] != (now := one.lowers(server)):
+            yield Finding(server, _difference(several[0], now), f"l4d2ctl restart {server} applies it, when it suits")
         if len(several) > 1 and server in running:
             yield Finding(server, f"{mount} is mounted {len(several)} times", f"l4d2ctl stop {server}, then start")
 
 
-def _everywhere() -> set[tuple[str, str]]:
-    """Return the device and the options of every overlay that has to do with us, in every process's mount namespace."""
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace", newline="\n") as file:
-                lines = [line.rstrip("\n").split(" ") for line in file if f"{one.VAR}/" in line]
-        except OSError:
-            continue  # it has ended
-        found |= {(fields[2], fields[-1]) for fields in lines}
-    return found
-
-
 def _unused() -> Iterator[Finding]:
     """Find the versions that are left of layers and releases after nobody has them mounted."""
-    from content import unused
-
     if paths := sorted(unused.unused()):
         yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _prune)
 
 
-def _prune() -> str:
+def _prune(_server: str) -> str:
     with one.between_deploys() as free:
         if not free:
             raise one.Failed("a deploy is at work, which removes them itself")
@@ -96,16 +79,12 @@ def _prune() -> str:
     return "removed"
 
 
-def _shared_uppers() -> Iterator[Finding]:
-    uppers: dict[str, set[str]] = {}
-    for device, options in _everywhere():
-        for part in options.split(","):
-            if part.startswith(f"upperdir={one.VAR}/runtime/"):
-                uppers.setdefault(part.split("/")[-2], set()).add(device)
-    for server, devices in sorted(uppers.items()):
-        if len(devices) > 1:
+def _shared_uppers(servers: list[str]) -> Iterator[Finding]:
+    texts = [holders.mounts_of(tasks) for tasks in holders.spaces().values()]
+    for server in servers:
+        if (several := len({copy.device for text in texts for copy in holders.copies(server, text)})) > 1:
             do = f"l4d2ctl stop {server}; l4d2ctl holders {server} names who has the other"
-            yield Finding(server, f"{len(devices)} overlays are mounted over its upper", do)
+            yield Finding(server, f"{several} overlays are mounted over its upper", do)
 
 
 def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
@@ -114,47 +93,38 @@ def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
         if server in running or one.mounted(server):
             continue
         if one.noted(server):
-            yield Finding(
-                server, "its overlay may live on", f"l4d2ctl holders {server} names who has it", _umount(server)
-            )
+            yield Finding(server, "its overlay may live on", f"l4d2ctl holders {server} names who has it", _umount)
         if os.path.lexists(f"{path}/work/work"):
-            yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount(server))
+            yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount)
         if server not in declared:
-            yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic(server))
+            yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic)
         elif os.path.lexists(f"{path}/reset"):
-            yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset(server))
+            yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset)
 
 
-def _to_attic(server: str) -> Callable[[], str]:
-    def mend() -> str:
-        from l4d2ctl import removal
-
-        return f"moved to {removal.to_attic(server)}"
-
-    return mend
+def _to_attic(server: str) -> str:
+    return f"moved to {removal.to_attic(server)}"
 
 
-def _finish_reset(server: str) -> Callable[[], str]:
-    def mend() -> str:
-        from l4d2ctl import reset
+def _finish_reset(server: str) -> str:
+    reset.reset(server)
+    return "finished"
 
-        reset.reset(server)
-        return "finished"
 
-    return mend
+def _reload(_server: str) -> str:
+    failed, why = one.Systemctl("daemon-reload").wait()
+    if failed:
+        raise one.Failed(why)
+    return "systemd has read its files again"
 
 
 def _systemd(declared: list[str]) -> Iterator[Finding]:
-    from l4d2ctl import units
-
-    def mend() -> str:
-        failed, why = one.Systemctl("daemon-reload").wait()
-        if failed:
-            raise one.Failed(why)
-        return "systemd has read its files again"
-
-    if units.look([one.unit(server) for server in declared])["reload"]:
-        yield Finding("", "systemd has not read what is on disk", "systemctl daemon-reload", mend)
+    try:
+        due = units.look([one.unit(server) for server in declared])["reload"]
+    except subprocess.CalledProcessError as error:
+        raise one.Failed(f"{error}: {error.stderr.strip()}") from None
+    if due:
+        yield Finding("", "systemd has not read what is on disk", "systemctl daemon-reload", _reload)
 
 
 def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
@@ -178,8 +148,8 @@ def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
                     yield Finding(server, what, "give it back", _give_back(path, uid, gid, mode))
 
 
-def _give_back(path: str, uid: int, gid: int, mode: int) -> Callable[[], str]:
-    def mend() -> str:
+def _give_back(path: str, uid: int, gid: int, mode: int) -> Callable[[str], str]:
+    def mend(_server: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         os.fchown(fd, uid, gid)
         os.fchmod(fd, mode)
@@ -194,7 +164,7 @@ def mended(finding: Finding) -> str | None:
     if finding.mend is None:
         return None
     try:
-        return finding.mend()
+        return finding.mend(finding.server)
     except (one.Failed, OSError) as error:
         print(f"l4d2ctl: {finding.what}: {error}", file=sys.stderr)
         return None
@@ -203,10 +173,10 @@ def mended(finding: Finding) -> str | None:
 def examine() -> list[Finding]:
     """Return everything that is wrong on this host; changes nothing."""
     declared = one.instances()
-    known = sorted({*declared, *os.listdir(f"{one.VAR}/runtime")} if os.path.isdir(f"{one.VAR}/runtime") else declared)
+    known = sorted({*declared, *os.listdir(f"{one.VAR}/runtime")})
     states = one.properties([name for name in known if one.ID.fullmatch(name.removeprefix("_"))], "ActiveState")
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
-    findings = [*_mounts(declared, running), *_shared_uppers(), *_leftovers(running, declared)]
+    findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
     findings += _unused()
     # What an unfinished reset has not made yet is part of that finding.
     whole = [server for server in declared if not os.path.lexists(f"{one.runtime(server)}/reset")]

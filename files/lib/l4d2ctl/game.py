@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 
 from content import builds, unused
 from l4d2ctl import server as one
@@ -30,7 +31,8 @@ class Build:
 def status() -> list[Build]:
     """Return the builds on this host, the latest first."""
     current = builds.current()
-    servers, mounted = one.declared(), one.mounted_lowers()
+    servers, mounted = one.declared(), one.overlays()
+    runs = {each: os.path.basename(mounted[at][0][-1]) for each in servers if (at := one.merged(each)) in mounted}
     declared = {server: one.declared_build(server) for server in servers}
     return [
         Build(
@@ -38,16 +40,11 @@ def status() -> list[Build]:
             current=name == current,
             since=time.strftime("%Y-%m-%d %H:%M", time.localtime(os.stat(f"{builds.RELEASES}/{name}").st_ctime)),
             trial=unused.verdict(name),
-            servers=[each for each in servers if each in mounted and os.path.basename(mounted[each][-1]) == name],
+            servers=[each for each, build in runs.items() if build == name],
             declared_for=[server for server, build in declared.items() if build == name],
         )
         for name in builds.names()
     ]
-
-
-def as_json(rows: list[Build]) -> list[dict[str, object]]:
-    """Return rows as JSON has them."""
-    return [asdict(row) for row in rows]
 
 
 def table(rows: list[Build]) -> list[list[str]]:
@@ -104,18 +101,15 @@ def update() -> None:
                 builds.forget(name)
     seen, _lines = _journal(None)
     with subprocess.Popen(["systemctl", "start", UNIT], stderr=subprocess.DEVNULL) as start:
-        running = True
-        while running:
-            try:
-                start.wait(1)
-                running = False
+        ended = None
+        while ended is None:
+            with suppress(subprocess.TimeoutExpired):
+                ended = start.wait(1)
                 subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
-            except subprocess.TimeoutExpired:
-                pass
             seen, lines = _journal(seen)
             for line in lines:
                 print(one.plain(line), flush=True)
-    if start.returncode:
+    if ended:
         raise one.Failed(f"the update failed; journalctl -u {UNIT}, and {builds.GAME}/steamcmd.log, have all of it")
 
 
@@ -123,7 +117,7 @@ def rollback(build: str | None) -> str:
     """Make another build on this host current and return its name: the latest good one unless said. Raises Failed."""
     if held := builds.told()["build"]:
         raise one.Failed(f"the data hold this host at build {held}: change game.build there, then deploy")
-    with builds.alone(waits=False) as free:
+    with one.locked(builds.LOCK, waits=False) as free:
         if not free:
             raise one.Failed("an update is at work; wait for it")
         before, there = builds.current(), builds.names()
@@ -142,7 +136,8 @@ def rollback(build: str | None) -> str:
         if wanted != before:
             # Else the next night would bring it back.
             when = time.strftime("%Y-%m-%d %H:%M")
-            builds.note(before, f"{unused.LEFT} to {wanted} on {when}")
+            if before:
+                builds.note(before, f"{unused.LEFT} to {wanted} on {when}")
             builds.note(wanted, unused.GOOD)
             builds.switch(builds.INSTALLATION, f"{builds.RELEASES}/{wanted}")
             builds.follow_restarts()

@@ -9,17 +9,12 @@ used again. So each process's own mountinfo is read, and everything it refers to
 from __future__ import annotations
 
 import os
-import time
 from collections import namedtuple
 from collections.abc import Iterator
 
 from l4d2ctl import server as one
 
-Device = tuple[int, int]
-"""Major and minor number."""
 
-
-# Not typing's: a reset waits for the import of it.
 class Holder(namedtuple("Holder", ("pid", "command", "kind", "path"))):
     """A process, and what of it holds the overlay: cwd, root, exe, fd, map, mount namespace, a mount of it or in it."""
 
@@ -33,12 +28,13 @@ class Holder(namedtuple("Holder", ("pid", "command", "kind", "path"))):
         return one.plain(f"pid {self.pid} ({self.command}) by its {self.kind}: {self.path}")
 
 
-def _device(path: str) -> Device | None:
+def _device(path: str) -> str:
+    """Return major:minor, as mountinfo has it."""
     try:
-        about = os.stat(path)
+        number = os.stat(path).st_dev
     except OSError:
-        return None  # the process has ended, or the reference leads nowhere
-    return os.major(about.st_dev), os.minor(about.st_dev)
+        return ""  # the process has ended, or the reference leads nowhere
+    return f"{os.major(number)}:{os.minor(number)}"
 
 
 def _link(path: str) -> str:
@@ -75,7 +71,7 @@ def _command(task: str) -> str:
 class Copy(namedtuple("Copy", ("device", "peers", "point"))):
     """A server's overlay as one mount namespace has it: device, the peer groups it gets unmounts from, place."""
 
-    device: Device
+    device: str
     peers: frozenset[str]
     point: str
 
@@ -87,20 +83,12 @@ def copies(server: str, mounts: str) -> set[Copy]:
     for line in _lines(mounts):
         fields = line.split(" ")
         if upper in fields[-1].split(","):
-            major, _, minor = fields[2].partition(":")
             peers = frozenset(field.partition(":")[2] for field in fields[6 : fields.index("-")])
-            found.add(Copy((int(major), int(minor)), peers, fields[4]))
+            found.add(Copy(fields[2], peers, fields[4]))
     return found
 
 
-def _other_devices(server: str, mounts: str) -> set[Device]:
-    """Return the devices of all that is not a server's overlay in the text of a mountinfo file."""
-    upper = f"upperdir={one.runtime(server)}/upper"
-    pairs = [line.split(" ")[2].split(":") for line in _lines(mounts) if upper not in line]
-    return {(int(major), int(minor)) for major, minor in pairs}
-
-
-def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[tuple[str, str, Device | None]]:
+def _references(task: str, wanted: frozenset[str], merged: str) -> Iterator[tuple[str, str, str]]:
     base = f"/proc/{task}"
     links = [("cwd", f"{base}/cwd"), ("root", f"{base}/root"), ("exe", f"{base}/exe")]
     for kind, link in [*links, *((f"fd {name}", f"{base}/fd/{name}") for name in _listed(f"{base}/fd"))]:
@@ -119,7 +107,7 @@ def _references(task: str, wanted: frozenset[Device], merged: str) -> Iterator[t
         begin, _, end = piece.partition("-")
         link = f"{base}/map_files/{int(begin, 16):x}-{int(end, 16):x}"
         if path.startswith(f"{merged}/"):
-            yield "map", path, None
+            yield "map", path, ""
         elif (device := _device(link)) in wanted:
             yield "map", _link(link), device
 
@@ -155,7 +143,7 @@ def _mounts_in(space: str) -> str:
             os.close(fd)
 
 
-def _mounts_of(tasks: list[str]) -> str:
+def mounts_of(tasks: list[str]) -> str:
     """Return the text of the mountinfo of the mount namespace that tasks live in."""
     # What lies outside a task's root is not in it. The first task may end while we look: then the next one tells.
     texts = (_read(f"/proc/{task}/mountinfo") for task in tasks if _link(f"/proc/{task}/root") == "/")
@@ -178,7 +166,7 @@ def _kept(spaces: dict[str, list[str]], mounts: dict[str, str]) -> Iterator[tupl
                 yield tasks[0], f"mount {point}", name, f"/proc/{tasks[0]}/root{point}"
 
 
-def _spaces() -> dict[str, list[str]]:
+def spaces() -> dict[str, list[str]]:
     """Return the tasks of each mount namespace, as names below /proc, but this process; PID 1 comes first in its own.
 
     A thread may have a working directory, files, and a namespace that are not its process's.
@@ -194,11 +182,10 @@ def _spaces() -> dict[str, list[str]]:
 
 def holders(server: str) -> list[Holder]:
     """Return every process that holds a server's overlay, also one that is unmounted and lives on."""
-    major, _, minor = one.noted(server).partition(":")
-    known = frozenset([(int(major), int(minor))] if minor else ())
-    spaces = _spaces()
-    mounts = {space: _mounts_of(tasks) for space, tasks in spaces.items()}
-    kept = list(_kept(spaces, mounts))
+    known = frozenset(filter(None, [one.noted(server)]))
+    tasks_of = spaces()
+    mounts = {space: mounts_of(tasks) for space, tasks in tasks_of.items()}
+    kept = list(_kept(tasks_of, mounts))
     for _task, _kind, space, path in kept:
         if space not in mounts:  # nobody lives in it
             mounts[space] = _mounts_in(path)
@@ -212,7 +199,7 @@ def holders(server: str) -> list[Holder]:
     points = {copy.point for copy in there[init]} - {merged}
     points |= {line.split(" ")[4] for line in _lines(mounts[init]) if f" {merged}/" in line}
     found = [Holder(1, _command("1"), "mount", point) for point in points]
-    for space, tasks in spaces.items():
+    for space, tasks in tasks_of.items():
         # The name before the references: a process that becomes another program may let go of some.
         named = {task: _command(task) for task in tasks}
         referring = {task: _held_by(task, server, now, known - now) for task in tasks} if now or known else {}
@@ -229,30 +216,11 @@ def holders(server: str) -> list[Holder]:
     return sorted(set(found))
 
 
-def _held_by(task: str, server: str, now: frozenset[Device], gone: frozenset[Device]) -> list[tuple[str, str]]:
+def _held_by(task: str, server: str, now: frozenset[str], gone: frozenset[str]) -> list[tuple[str, str]]:
     """Return what of a process refers to the overlay: its devices `now`, and those `gone` from every namespace."""
     references = list(_references(task, now | gone, one.merged(server)))
     if any(device in gone for _kind, _path, device in references):
         # The kernel uses a number again as soon as it is free: then it is another mount that the process sees.
-        gone -= _other_devices(server, _read(f"/proc/{task}/mountinfo"))
-    return [(kind, path) for kind, path, device in references if device is None or device in now | gone]
-
-
-def watch(server: str, interval: float = 0.02) -> Iterator[tuple[float, bool, list[Holder]]]:
-    """Yield (seconds since the call, mounted, holders), first at once, until the overlay is gone and nobody holds it.
-
-    `interval` in seconds is between two looks; /proc has nothing to wait on.
-    """
-    begin = time.monotonic()
-    while True:
-        mounted = one.mounted(server)
-        found = holders(server)
-        yield time.monotonic() - begin, mounted, found
-        if not mounted and not found:
-            return
-        time.sleep(interval)
-
-
-def as_json(found: list[Holder]) -> list[dict[str, object]]:
-    """Return holders as JSON has them."""
-    return [holder._asdict() for holder in found]
+        upper = f"upperdir={one.runtime(server)}/upper"
+        gone -= {line.split(" ")[2] for line in _lines(_read(f"/proc/{task}/mountinfo")) if upper not in line}
+    return [(kind, path) for kind, path, device in references if not device or device in now | gone]

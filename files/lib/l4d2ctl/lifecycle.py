@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable
 
 from l4d2ctl import server as one
 
 # In PID 1's mount namespace, as the unit's own Exec lines have it.
-HELPER = ["/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", one.HELPER]
+HELPER = ["/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", "/usr/local/libexec/left4me/left4me-overlay"]
 _SIGSEGV, _BY_SIGNAL = "11", ("2", "3")  # CLD_KILLED and CLD_DUMPED of waitid(2)
 _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 
@@ -62,8 +61,6 @@ def start_again(
 
 
 def _explain_start(servers: list[str], said: str) -> None:
-    import subprocess  # here: who starts well does not wait for it
-
     states = one.properties(servers, "ActiveState", "Result")
     # One that systemd starts again by itself in a while is down as well.
     down = [server for server in servers if states[server]["ActiveState"] != "active"]
@@ -71,10 +68,8 @@ def _explain_start(servers: list[str], said: str) -> None:
         raise one.Failed(said.splitlines()[0] if said else "systemctl start failed")
     lines = []
     for server in down:
-        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=10", f"--unit={one.unit(server)}"]
-        # A game writes what it likes.
-        log = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
-        lines += [f"server {server} did not start ({states[server]['Result']}):", *map(one.plain, log.splitlines())]
+        lines.append(f"server {server} did not start ({states[server]['Result']}):")
+        lines += one.journal(one.unit(server), 10)
     raise one.Failed("\n".join(lines))
 
 
@@ -125,28 +120,17 @@ def _after_stop(server: str, state: dict[str, str], ran: bool) -> str:
             by = "; ".join(map(str, found or holders.holders(server))) or why
             return f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"
     if state["ActiveState"] == "failed":
-        _tell_how_it_ended(server, state)
+        how = "did not quit when asked and was killed"
+        if state["Result"] != "timeout":
+            how = f"had ended before with {state['Result']} (status {state['ExecMainStatus']})"
+        print(f"server {server}: {how}; it is stopped and unmounted", file=sys.stderr)
         forgetting([server]).wait()
     elif ran and state["ExecMainStatus"] == _SIGSEGV and state["ExecMainCode"] in _BY_SIGNAL:
         print(f"server {server}: crashed by SIGSEGV while it quit; it is stopped and unmounted", file=sys.stderr)
     return ""
 
 
-def _tell_how_it_ended(server: str, state: dict[str, str]) -> None:
-    if state["Result"] == "timeout":
-        how = "did not quit when asked and was killed"
-    else:
-        how = f"had ended before with {state['Result']} (status {state['ExecMainStatus']})"
-    print(f"server {server}: {how}; it is stopped and unmounted", file=sys.stderr)
-
-
 def restart(servers: list[str]) -> None:
     """Stop servers and start those that stopped. Raises Failed."""
     failed = _stop(servers)
     start([server for server in servers if server not in failed], failed.values())
-
-
-def logs(servers: list[str], lines: int, follow: bool) -> None:
-    """Become journalctl with servers' journal, without a pager; does not return."""
-    units = [f"--unit={one.unit(server)}" for server in servers]
-    os.execvp("journalctl", ["journalctl", "--no-pager", *units, f"--lines={lines}", *(["--follow"] if follow else [])])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-import shutil
 
+from content import tree
 from l4d2ctl import lifecycle, reset, units
 from l4d2ctl import server as one
 
@@ -22,24 +22,12 @@ def to_attic(server: str) -> str:
     return into
 
 
-def _remove(path: str) -> None:
-    """Remove what is at a path that root alone can write, and put that on disk."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
-    else:
-        return
-    one.sync_directory(os.path.dirname(path))
-
-
 def remove(server: str) -> None:
     """Stop a server and take away all of it but its user. Raises Failed, or OSError.
 
     Any of it may be gone already. What declares it to l4d2ctl goes last: until then there is something to find again.
     """
-    alone = reset._alone(server)
-    try:
+    with reset.alone(server):
         lifecycle.stop([server], held=False)
         if os.path.lexists(one.runtime(server)):
             to_attic(server)
@@ -52,6 +40,6 @@ def remove(server: str) -> None:
             f"{units.DIRECTORIES[0]}/{unit}.d",
             f"{one.ETC}/{server}",
         ):
-            _remove(path)
-    finally:
-        os.close(alone)
+            if os.path.lexists(path):
+                tree.remove(path)
+                one.sync_directory(os.path.dirname(path))

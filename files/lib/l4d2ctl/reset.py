@@ -7,7 +7,6 @@ left4me-attic.service removes the oldest when nobody waits.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import time
@@ -52,11 +51,6 @@ def attic_name(server: str) -> str:
     """Return a new name for something of a server in the attic: they sort by time."""
     now = time.time_ns()
     return f"{server}@{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}"
-
-
-def in_attic(server: str) -> list[str]:
-    """Return what resets of a server put aside, the latest first: names in the attic, ID@TIME."""
-    return sorted((name for name in os.listdir(ATTIC) if name.partition("@")[0] == server), reverse=True)
 
 
 def _aside(server: str, into: str) -> None:
@@ -137,16 +131,14 @@ def _check(server: str) -> pwd.struct_passwd:
         raise one.Failed(f"server {server}: there is no user left4me-{server}: deploy this host") from None
 
 
-def _alone(server: str) -> int:
-    """Return what keeps other resets of a server out until it is closed. Raises Failed where one is at work."""
+@contextmanager
+def alone(server: str) -> Iterator[None]:
+    """Keep other resets of a server out. Raises Failed where one is at work."""
     os.makedirs(one.RUN, exist_ok=True)
-    fd = os.open(f"{one.RUN}/{server}.reset", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise one.Failed(f"server {server}: another reset of it is at work") from None
-    return fd
+    with one.locked(f"{one.RUN}/{server}.reset", waits=False, flags=os.O_CREAT) as free:
+        if not free:
+            raise one.Failed(f"server {server}: another reset of it is at work")
+        yield
 
 
 def reset(server: str, undo: bool = False) -> dict[str, float]:
@@ -154,11 +146,8 @@ def reset(server: str, undo: bool = False) -> dict[str, float]:
 
     Raises Failed; the server is then stopped, and a second reset finishes this one.
     """
-    alone = _alone(server)
-    try:
+    with alone(server):
         return _reset(server, undo)
-    finally:
-        os.close(alone)
 
 
 def _reset(server: str, undo: bool) -> dict[str, float]:
@@ -172,10 +161,10 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
     if plan is None:
         back = ""
         if undo:
-            kept = in_attic(server)
+            kept = sorted(name for name in os.listdir(ATTIC) if name.partition("@")[0] == server)
             if not kept:
                 raise one.Failed(f"server {server}: nothing of it is in {ATTIC}; there is no reset to undo")
-            back = kept[0]
+            back = kept[-1]
         runs = asked()[server]["ActiveState"] in _RUNNING
         if runs:  # beside the stop; not of one that has failed, since the stop tells how
             forgotten = lifecycle.forgetting([server])
@@ -214,19 +203,15 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
     return times
 
 
-def _taken(server: str) -> str:
-    return f"{one.runtime(server)}/undo"
-
-
 def _take_out(server: str, back: str) -> None:
     """Take what is to be brought back out of the attic, where it is about to be no longer the latest."""
     if os.path.lexists(f"{ATTIC}/{back}"):
-        os.rename(f"{ATTIC}/{back}", _taken(server))
+        os.rename(f"{ATTIC}/{back}", f"{one.runtime(server)}/undo")
     one.sync_directory(one.runtime(server))
 
 
 def _bring_back(server: str, back: str) -> None:
-    taken = _taken(server)
+    taken = f"{one.runtime(server)}/undo"
     for name in ("upper", "work"):
         if os.path.lexists(f"{taken}/{name}"):
             # A deploy in between may have made an empty one: that gives way.

@@ -12,7 +12,6 @@ ETC = "/etc/left4me/servers"
 VAR = "/var/lib/left4me"
 HELD = f"{VAR}/held"
 RUN = "/run/left4me"
-HELPER = "/usr/local/libexec/left4me/left4me-overlay"
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
 
 
@@ -119,26 +118,20 @@ def address_of(env: dict[str, str]) -> tuple[str, int] | None:
     return "127.0.0.1" if address == "0.0.0.0" else address, int(port)
 
 
-def overlays() -> dict[str, list[dict[str, str]]]:
-    """Return the options of every overlay below runtime/, by mount point, as PID 1 has them (proc_pid_mountinfo(5))."""
-    found: dict[str, list[dict[str, str]]] = {}
+def overlays() -> dict[str, list[list[str]]]:
+    """Return the lower layers of every overlay below runtime/, the topmost first and the build last, by mount point.
+
+    As PID 1 has them (proc_pid_mountinfo(5)); one point may have several.
+    """
+    found: dict[str, list[list[str]]] = {}
     # Of the white space in a name, which others choose, the kernel escapes only these two and the tab.
     with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
             fields = line.rstrip("\n").split(" ")
             if fields[4].startswith(f"{VAR}/runtime/"):
-                options = dict(option.partition("=")[::2] for option in fields[fields.index("-") + 3].split(","))
-                found.setdefault(fields[4], []).append({**options, "device": fields[2]})
+                options = dict(option.partition("=")[::2] for option in fields[-1].split(","))
+                found.setdefault(fields[4], []).append(options.get("lowerdir", "").split(":"))
     return found
-
-
-def mounted_lowers() -> dict[str, list[str]]:
-    """Return the lower layers of each mounted server's overlay, the topmost first and the build last, by its id."""
-    prefix, suffix = merged("\0").split("\0")
-    return {
-        mount.removeprefix(prefix).removesuffix(suffix): several[0].get("lowerdir", "").split(":")
-        for mount, several in overlays().items()
-    }
 
 
 def declared_lines(server: str, name: str) -> list[str]:
@@ -155,16 +148,11 @@ def declared_build(server: str) -> str:
     return "".join(declared_lines(server, "build"))
 
 
-def layers(server: str) -> list[str]:
-    """Return the names of a server's declared layers, the topmost first."""
-    return declared_lines(server, "layers")
-
-
 def lowers(server: str) -> list[str]:
     """Return the lower layers that a start would give a server, as the helper has them; "?" for one that is missing."""
     found = []
     game = "installation" if ID.fullmatch(server) else "candidate"
-    for link in [*(f"{VAR}/overlays/{name}/current" for name in layers(server)), f"{VAR}/{game}"]:
+    for link in [*(f"{VAR}/overlays/{name}/current" for name in declared_lines(server, "layers")), f"{VAR}/{game}"]:
         try:
             found.append(os.path.join(os.path.dirname(link), os.readlink(link)))
         except OSError:
@@ -189,18 +177,32 @@ def noted(server: str) -> str:
 
 
 @contextmanager
+def locked(path: str, waits: bool = True, flags: int = os.O_DIRECTORY) -> Iterator[bool]:
+    """Hold the lock of a path that only root can open; without `waits`, tell whether it was free.
+
+    `flags` are open(2)'s.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        free = True
+    except BlockingIOError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def unmounted(server: str) -> Iterator[None]:
     """Keep left4me-overlay out of a server's directories. Raises Failed where something is mounted in them."""
-    lock = os.open(runtime(server), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(runtime(server)):
         for path in overlays():
             if path.startswith(f"{runtime(server)}/"):
                 do = f"l4d2ctl stop {server}" if path == merged(server) else f"umount {path}"
                 raise Failed(f"server {server}: {path} is mounted; {do}")
         yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager
@@ -224,6 +226,16 @@ def between_deploys() -> Iterator[bool]:
 def plain(text: str) -> str:
     """Return text that a game may have chosen, fit for a terminal: no escape, no newline, nothing that is no text."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def journal(name: str, lines: int) -> list[str]:
+    """Return the last lines of a unit's journal, fit for a terminal."""
+    import subprocess  # here: hardly any command needs it
+
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={name}"]
+    # A game writes what it likes.
+    said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    return list(map(plain, said.splitlines()))
 
 
 def sync_directory(path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from l4d2ctl import a2s
 from l4d2ctl import server as one
@@ -104,13 +104,13 @@ def status(servers: list[str]) -> list[Status]:
     declared = {server: one.environment(server) for server in servers}
     # What runs has the port that it was started with, whatever has been declared since.
     started = {server: one.started_with(unit["MainPID"]) for server, unit in seen.items() if unit["MainPID"] != "0"}
-    addresses = {}
-    for server, env in started.items():
-        address = one.address_of(env)
-        if address and seen[server]["ActiveState"] == "active":
-            addresses[server] = address
+    addresses = {
+        server: address
+        for server, env in started.items()
+        if (address := one.address_of(env)) and seen[server]["ActiveState"] == "active"
+    }
     answers = a2s.ask(addresses)
-    mounted = one.mounted_lowers()
+    mounted = one.overlays()
     pending = _at_the_next_map(seen)
     deployed, _when = revision()
     rows = []
@@ -121,7 +121,7 @@ def status(servers: list[str]) -> list[Status]:
         since = unit["StateChangeTimestamp"] or _written(f"{one.HELD}/{server}")
         key = "LEFT4ME_GENERATION"
         runs, wanted = unit["MainPID"] != "0", one.lowers(server)
-        lowers = mounted.get(server, wanted) if runs else wanted
+        lowers = mounted.get(one.merged(server), [wanted])[0] if runs else wanted
         due = runs and (started[server].get(key) != env.get(key) or lowers != wanted)
         rows.append(
             Status(
@@ -134,7 +134,7 @@ def status(servers: list[str]) -> list[Status]:
                 players=info.players if info else None,
                 slots=info.slots if info else None,
                 unanswered_since=_unanswered_since(server, info is not None, unit) if server in addresses else None,
-                layers=one.layers(server),
+                layers=one.declared_lines(server, "layers"),
                 memory=int(memory) if memory.isdigit() else None,
                 restart_due=due,
                 next_map=server in pending,
@@ -144,11 +144,6 @@ def status(servers: list[str]) -> list[Status]:
             )
         )
     return rows
-
-
-def as_json(rows: list[Status]) -> list[dict[str, object]]:
-    """Return rows as JSON has them."""
-    return [asdict(row) for row in rows]
 
 
 def _players(row: Status) -> str:
