@@ -231,6 +231,14 @@ def test_a_rollback_takes_seconds_and_no_download(
     assert "no name of a build" in ctl(host, "game rollback ../x", code=2).stderr
 
 
+def test_where_no_build_is_current_a_rollback_makes_one_so(host: Box) -> None:
+    good, pid = current(host), main_pid(host, "3")
+    host.run(f"rm {VAR}/installation")
+    ctl(host, f"game rollback {good}", timeout=60)
+    assert (current(host), main_pid(host, "3")) == (good, pid)
+    is_whole(host)
+
+
 def journal(box: Box) -> str:
     """Return what updates said."""
     return said_by(box, "left4me-game.service")
@@ -269,6 +277,11 @@ def test_data_hold_a_server_back_and_send_one_ahead(
     done = pyinfra(nowhere, "deploy.py", "-y")
     assert done.returncode == 1
     assert "refused, nothing changed: servers.3.build: 99 is not on this host, which has " in done.stdout + done.stderr
+    withdrawn = declare(tmp_path / "withdrawn", host, steam, game={"source": "steamcmd", "build": "99"})
+    done = pyinfra(withdrawn, "deploy.py", "-y")
+    assert done.returncode == 1
+    assert f"game.build: 99 is not to be had from Steam any more, which has {number}" in done.stdout + done.stderr
+    assert current(host) == number
     deploy(inventory)
 
 
