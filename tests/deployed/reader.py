@@ -105,7 +105,7 @@ def paths() -> Iterator[str]:
     yield from (path for path in children("/etc/sudoers.d") if re.search(r"/\.?left4me", path))
     yield from ("/usr/local/sbin", "/usr/local/sbin/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl")
     yield from ("/usr", "/usr/local", "/usr/local/libexec", "/usr/local/lib", "/usr/local/lib/systemd", "/etc")
-    yield from (VAR, *children(VAR), *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))
+    yield from (VAR, *children(VAR), f"{VAR}/game/verdicts", *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))
     for name in children(f"{VAR}/overlays"):
         yield from children(name)
     yield from walk(f"{VAR}/secrets")
