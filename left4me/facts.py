@@ -112,7 +112,8 @@ class Players(FactBase[dict[str, Any]]):
 
     def process(self, output: list[str]) -> dict[str, Any]:
         """Return the answer."""
-        return {row["id"]: row for row in json.loads("\n".join(output))}
+        said = "\n".join(["", *output])  # its shell may print something when it starts
+        return {row["id"]: row for row in json.loads(said[said.rindex("\n[") :])}
 
 
 def _question(host: model.Host) -> str:
@@ -144,7 +145,8 @@ _seen: dict[tuple[str, str, tuple[str, ...], bool], Any] = {}
 def refuse(host: PyinfraHost, reason: str) -> NoReturn:
     """Say why a host is not deployed any further, and leave it; the others go on."""
     logger.error(f"{host.print_prefix}{reason}")
-    host.state.fail_hosts({host})
+    # By its name: pyinfra's own `host` is another one in each greenlet, and none when the result is put together.
+    host.state.fail_hosts({host.state.inventory.get_host(host.name)})
     raise gevent.GreenletExit
 
 

@@ -127,7 +127,7 @@ def _across_servers(name: str, data: Mapping[str, Any]) -> Iterator[Mistake]:
     if isinstance(trial := data.get("trial_server"), str) and trial not in present:
         yield Mistake(name, "trial_server", repr(trial), f"is none of its servers: {', '.join(map(str, present))}")
     for server_id, server in present.items():
-        keep = [str(path) for path in server["keep"]] if isinstance(server.get("keep"), tuple) else []
+        keep = [os.path.normpath(str(each)) for each in server["keep"]] if isinstance(server.get("keep"), tuple) else []
         for path in keep:
             if any(path.startswith(f"{other}/") for other in keep) or keep.count(path) > 1:
                 yield Mistake(name, f"servers.{server_id}.keep", repr(path), "is kept already by another line")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,15 @@ def test_preflight_refuses_a_host_that_then_is_as_it_was(box: Box, good: Box, tm
     finally:
         box.run(reason.right)
     assert said == f"[{box.name}] refused, nothing changed: {reason.said}"
+
+
+def test_a_program_is_told_which_host_was_refused(box: Box, good: Box, tmp_path: Path) -> None:
+    inventory = write_inventory(tmp_path / "inventory", [box, good], hosts={box.name: {"ssh_user": "admin"}})
+    done = pyinfra(inventory, "deploy.py", "-y", "--json")
+    assert done.returncode == 1
+    results = json.loads(done.stdout)["results"]
+    assert results["failed_hosts"] == [box.name]
+    assert {name for each in results["operations"] for name in each["success"] + each["no_change"]} == {good.name}
 
 
 def test_a_host_that_is_down(box: Box, good: Box, tmp_path: Path) -> None:

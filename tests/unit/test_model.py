@@ -214,8 +214,9 @@ def test_a_misspelt_key_of_pyinfras_and_an_endless_timeout_are_mistakes(key: str
     assert key in line
 
 
-def test_paths_to_keep_that_lie_in_each_other_are_a_mistake() -> None:
-    server = {"port": 27015, "keep": ["left4dead2/cfg/banned_user.cfg", "left4dead2/cfg"]}
+@pytest.mark.parametrize("other", ["left4dead2/cfg", "left4dead2/./cfg/"])
+def test_paths_to_keep_that_lie_in_each_other_are_a_mistake(other: str) -> None:
+    server = {"port": 27015, "keep": ["left4dead2/cfg/banned_user.cfg", other]}
     [line] = mistakes(servers={"3": server})
     assert "servers.3.keep" in line
 
