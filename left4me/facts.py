@@ -6,6 +6,7 @@ import base64
 import json
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
@@ -13,12 +14,14 @@ import gevent
 from pyinfra import logger
 from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.api.command import QuoteString, StringCommand
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
+from pyinfra.context import host
 
-from left4me import declared, model
+from left4me import declared, model, startup
 
 SYSTEMS = ("debian 12", "debian 13")
 _HERE = Path(__file__).parent
@@ -116,19 +119,28 @@ class Players(FactBase[dict[str, Any]]):
         return {row["id"]: row for row in json.loads(said[said.rindex("\n[") :])}
 
 
-def _question(host: model.Host) -> str:
+def declared_here() -> model.Host:
+    """Return what the host at hand declares; raises PyinfraError where config.py has not been read."""
+    if host.name not in startup.MODELS:
+        raise PyinfraError("config.py was not read: start pyinfra in the repository's root")
+    return startup.MODELS[host.name]
+
+
+@cache
+def _question(name: str) -> str:
+    declares = startup.MODELS[name]
     question = {
         "systems": SYSTEMS,
         "paths": [
-            *(item.path for item in declared.everything(host)),
-            *map(declared.link_of, declared.layers(host)),
+            *(item.path for item in declared.everything(declares)),
+            *map(declared.link_of, declared.layers(declares)),
             declared.INSTALLATION,
         ],
         "managed": declared.MANAGED,
-        "packages": declared.packages(host),
-        "uid": host.uid,
-        "gid": host.gid,
-        "installation": host.game.path if isinstance(host.game, model.GameOnHost) else None,
+        "packages": declared.packages(declares),
+        "uid": declares.uid,
+        "gid": declares.gid,
+        "installation": declares.game.path if isinstance(declares.game, model.GameOnHost) else None,
         "releases": declared.RELEASES,
         "overlays": declared.OVERLAYS,
         "runtime": f"{declared.VAR}/runtime",
@@ -142,51 +154,47 @@ def _question(host: model.Host) -> str:
 _seen: dict[tuple[str, str, tuple[str, ...], bool], Any] = {}
 
 
-def refuse(host: PyinfraHost, reason: str) -> NoReturn:
-    """Say why a host is not deployed any further, and leave it; the others go on."""
+def refuse(reason: str) -> NoReturn:
+    """Say why the host at hand is not deployed any further, and leave it; the others go on."""
     logger.error(f"{host.print_prefix}{reason}")
     # By its name: pyinfra's own `host` is another one in each greenlet, and none when the result is put together.
     host.state.fail_hosts({host.state.inventory.get_host(host.name)})
     raise gevent.GreenletExit
 
 
-def ask(host: PyinfraHost, asks: str, *words: str) -> Any:
+def ask(asks: str, *words: str) -> Any:
     """Return what one of _PROGRAMS answers now, or l4d2ctl of `players`."""
     found = host.get_fact(Players, words=words) if asks == "players" else host.get_fact(Answer, asks=asks, words=words)
     if found is None:  # pyinfra has said why, and would go on with nothing
-        refuse(host, f"its state ({asks}) could not be read, so nothing more is done there: deploy again")
+        refuse(f"its state ({asks}) could not be read, so nothing more is done there: deploy again")
     return found
 
 
-def once(host: PyinfraHost, asks: str, *words: str) -> Any:
+def once(asks: str, *words: str) -> Any:
     """Return an answer as it was before this run changed the host: read once, and once more after a question."""
     # Between the plan and the operator's yes to it the host may have changed.
     again = host.state.is_executing and host.state.should_check_for_changes()
     key = (host.name, asks, words, again)
     if key not in _seen:
-        _seen[key] = ask(host, asks, *words)
+        _seen[key] = ask(asks, *words)
     return _seen[key]
 
 
-_questions: dict[str, str] = {}
-
-
-def look(host: PyinfraHost, declares: model.Host) -> HostState:
-    """Return the state of a host as it was before this run changed it."""
-    if host.name not in _questions:  # every operation comes by here, and a question renders all files
-        _questions[host.name] = _question(declares)
-    state: HostState = once(host, "look", _questions[host.name])
+def look() -> HostState:
+    """Return the state of the host at hand as it was before this run changed it."""
+    state: HostState = once("look", _question(host.name))
     return state
 
 
-def lacks_packages(host: PyinfraHost, declares: model.Host) -> bool:
+def lacks_packages() -> bool:
     """Tell whether a deploy has packages to install first: what asking Steam takes may be among them."""
-    return not set(declared.packages(declares)) <= set(look(host, declares)["packages"])
+    return not set(declared.packages(declared_here())) <= set(look()["packages"])
 
 
-def workshop(host: PyinfraHost, declares: model.Host) -> dict[str, Any]:
-    """Return what Steam says of the workshop items of a host's layers, by their numbers, or of itself (`error`)."""
+def workshop() -> dict[str, Any]:
+    """Return what Steam says of the workshop items of the layers, by their numbers, or of itself (`error`)."""
+    declares = declared_here()
     layers = [each for each in declared.layers(declares).values() if isinstance(each, model.LayerWorkshop)]
     items = sorted({item for layer in layers for item in layer.items})
-    found: dict[str, Any] = once(host, "workshop", declares.workshop_api, *map(str, items)) if items else {}
+    found: dict[str, Any] = once("workshop", declares.workshop_api, *map(str, items)) if items else {}
     return found

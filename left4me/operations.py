@@ -38,15 +38,14 @@ def _is_as_declared(item: Item, state: facts.HostState) -> bool:
 
 
 @operation
-def place(items: Sequence[Item], declares: model.Host) -> Commands:
+def place(items: Sequence[Item]) -> Commands:
     """Put files, directories and symlinks in place: only those that differ, all in one command, each atomically.
 
     + items: what has to be there, parents before what is in them
-    + declares: what the host declares
 
     A file is never half-written, never anyone's but root's to write, and on disk before the operation ends.
     """
-    state = facts.look(host, declares)
+    state = facts.look()
     different = [asdict(item) for item in items if not _is_as_declared(item, state)]
     if different:
         yield facts.program("place", stdin=json.dumps(different))
@@ -55,26 +54,20 @@ def place(items: Sequence[Item], declares: model.Host) -> Commands:
 
 
 @operation
-def packages(names: Sequence[str], declares: model.Host) -> Commands:
-    """Install Debian packages, named with their architecture; judged by what is installed.
-
-    + names: such as libc6:i386
-    + declares: what the host declares
-    """
-    missing = [name for name in names if name not in facts.look(host, declares)["packages"]]
-    if missing:
+def packages() -> Commands:
+    """Install the Debian packages that the game needs; judged by what is installed."""
+    there = facts.look()["packages"]
+    if missing := [name for name in declared.packages(facts.declared_here()) if name not in there]:
         yield facts.program("packages", *missing)
     else:
         host.noop("all installed")
 
 
 @operation
-def accounts(declares: model.Host) -> Commands:
-    """Make the group and user left4me, which own the game, and a user in that group for each server, which runs it.
-
-    + declares: what the host declares
-    """
-    state = facts.look(host, declares)
+def accounts() -> Commands:
+    """Make the group and user left4me, which own the game, and a user in that group for each server, which runs it."""
+    declares = facts.declared_here()
+    state = facts.look()
     shell = "/usr/sbin/nologin"
     lines = [f"g {declared.GROUP} {declares.gid}", f'u left4me {declares.uid}:{declares.gid} "left4me" / {shell}']
     users = {"left4me": lines[1]}
@@ -114,21 +107,21 @@ def _built(due: Sequence[versions.Tree], state: facts.HostState) -> facts.Comman
         if tree.source["source"] == "control" and tree.link in entries and f"{tree.place}/{tree.name}" not in there
     }
     bases = {place: path for place, path in bases.items() if path in there}
-    known = facts.ask(host, "tree", *bases.values()) if bases else {}
+    known = facts.ask("tree", *bases.values()) if bases else {}
     sent = versions.Sent(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
     return facts.Command(declared.CONTENT, "build", stdin=sent)
 
 
 @operation
-def layers(declares: model.Host) -> Commands:
+def layers() -> Commands:
     """Have the layers that servers have on the host, each version whole and made current by one rename.
 
-    + declares: what the host declares
 
     The versions that servers run on stay as they are.
     """
-    state = facts.look(host, declares)
-    if not host.state.is_executing and facts.lacks_packages(host, declares):
+    declares = facts.declared_here()
+    state = facts.look()
+    if not host.state.is_executing and facts.lacks_packages():
         yield StringCommand("true")
         return
     if host.state.is_executing:
@@ -141,12 +134,10 @@ def layers(declares: model.Host) -> Commands:
 
 
 @operation
-def game(declares: model.Host) -> Commands:
-    """Have the declared build of the game current, once it has been tried; what Steam updates stays as it is.
-
-    + declares: what the host declares
-    """
-    state, tree = facts.look(host, declares), versions.game(declares)
+def game() -> Commands:
+    """Have the declared build of the game current, once it has been tried; what Steam updates stays as it is."""
+    declares = facts.declared_here()
+    state, tree = facts.look(), versions.game(declares)
     if not _due([tree], state):
         return host.noop("the build is current")
     yield StringCommand("systemctl", "daemon-reload")  # a build is tried in a unit that may be as new as the host
@@ -160,22 +151,24 @@ def game(declares: model.Host) -> Commands:
 @operation
 def prune() -> Commands:
     """Remove the versions of layers and the builds of the game that nobody uses any more."""
-    if facts.ask(host, "unused"):
+    if facts.ask("unused"):
         yield facts.Command(declared.CONTENT, "prune")
     else:
         host.noop("all are in use")
 
 
-def _systemd(declares: model.Host) -> dict[str, Any]:
+def _systemd() -> dict[str, Any]:
     """Return how systemd sees left4me's units now, and whether it needs a reload: see l4d2ctl/units.py."""
+    declares = facts.declared_here()
     names = [*map(declared.unit_of, declares.present), *([declared.TIMER] if declares.update_at else [])]
-    units: dict[str, Any] = facts.ask(host, "units", *names)
+    units: dict[str, Any] = facts.ask("units", *names)
     return units
 
 
-def undeclared(declares: model.Host) -> tuple[set[str], set[str]]:
+def undeclared() -> tuple[set[str], set[str]]:
     """Return which servers on the host are not to be there: those to remove, and those that somebody plays on."""
-    state = facts.look(host, declares)
+    declares = facts.declared_here()
+    state = facts.look()
     unit = re.escape(declared.unit_of("#")).replace("\\#", "([^/]+)")
     places = rf"{declared.ETC}/servers/([^/]+)|{declared.SECRETS}/([^/]+)|{declared.OWN_UNITS}/(?:.*/)?{unit}(?:\.d)?"
     there = {next(filter(None, found.groups())) for path in state["entries"] if (found := re.fullmatch(places, path))}
@@ -183,19 +176,16 @@ def undeclared(declares: model.Host) -> tuple[set[str], set[str]]:
     there -= set(declares.present)
     running = {each for each in there & set(state["running"]) if each not in declares.servers}  # absent does not wait
     asked = sorted(each for each in running if f"{declared.ETC}/servers/{each}" in state["entries"])
-    rows = facts.once(host, "players", *asked) if asked else {}
+    rows = facts.once("players", *asked) if asked else {}
     # Who does not answer, or cannot be asked, is not therefore empty.
     played = {each for each in running if each not in rows or rows[each]["players"] != 0}
     return there - played, played
 
 
 @operation
-def remove_servers(declares: model.Host) -> Commands:
-    """Stop the servers that are not declared any more and put what they wrote into the attic, but none with players.
-
-    + declares: what the host declares
-    """
-    gone, played = undeclared(declares)
+def remove_servers() -> Commands:
+    """Stop the servers that are not declared any more and put what they wrote into the attic, but none with players."""
+    gone, played = undeclared()
     for server in sorted(played):
         logger.warning(
             f"{host.print_prefix}server {server} is not declared any more, and somebody plays there, or it does not "
@@ -208,14 +198,12 @@ def remove_servers(declares: model.Host) -> Commands:
 
 
 @operation
-def remove_undeclared(declares: model.Host) -> Commands:
-    """Remove what nobody declared from the managed places, but nothing of a server that is left alone.
-
-    + declares: what the host declares
-    """
-    state = facts.look(host, declares)
+def remove_undeclared() -> Commands:
+    """Remove what nobody declared from the managed places, but nothing of a server that is left alone."""
+    declares = facts.declared_here()
+    state = facts.look()
     wanted = {item.path for item in declared.everything(declares)}
-    _gone, played = undeclared(declares)
+    _gone, played = undeclared()
     kept = tuple(
         place
         for server in played
@@ -238,12 +226,9 @@ def remove_undeclared(declares: model.Host) -> Commands:
 
 
 @operation
-def reload_systemd(declares: model.Host) -> Commands:
-    """daemon-reload exactly when what systemd holds is not what the disk says, whichever run changed the disk.
-
-    + declares: what the host declares
-    """
-    if _systemd(declares)["reload"]:
+def reload_systemd() -> Commands:
+    """daemon-reload exactly when what systemd holds is not what the disk says, whichever run changed the disk."""
+    if _systemd()["reload"]:
         yield StringCommand("systemctl", "daemon-reload")
     else:
         host.noop("systemd has read what is on disk")
@@ -257,13 +242,11 @@ def _explained(command: str, units: Sequence[str]) -> StringCommand:
 
 
 @operation
-def stop_servers(declares: model.Host) -> Commands:
-    """Stop the servers that are declared as stopped.
-
-    + declares: what the host declares
-    """
+def stop_servers() -> Commands:
+    """Stop the servers that are declared as stopped."""
+    declares = facts.declared_here()
     stopped = [declared.unit_of(name) for name, each in declares.present.items() if each.state == "stopped"]
-    units = _systemd(declares)["units"] if stopped else {}
+    units = _systemd()["units"] if stopped else {}
     up = [unit for unit in stopped if units[unit]["ActiveState"] not in ("inactive", "failed")]
     if up:
         yield _explained("systemctl stop {}", up)
@@ -272,14 +255,12 @@ def stop_servers(declares: model.Host) -> Commands:
 
 
 @operation
-def start_servers(declares: model.Host) -> Commands:
-    """Start the timer and the servers that do not run; touches none that does, was stopped by hand or is in a reset.
-
-    + declares: what the host declares
-    """
-    units = _systemd(declares)["units"]
-    held = facts.look(host, declares)["held"]
-    gone, _played = undeclared(declares)
+def start_servers() -> Commands:
+    """Start the timer and the servers that do not run; touches none that does, was stopped by hand or is in a reset."""
+    declares = facts.declared_here()
+    units = _systemd()["units"]
+    held = facts.look()["held"]
+    gone, _played = undeclared()
     running = [name for name, each in declares.present.items() if each.state == "running" and name not in held]
     down = [
         unit
@@ -287,7 +268,7 @@ def start_servers(declares: model.Host) -> Commands:
         if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
     ]
     ended = gone | {name for name, each in declares.present.items() if each.state == "stopped"}
-    taken = {port: each for each, port in facts.look(host, declares)["running"].items() if each not in ended}
+    taken = {port: each for each, port in facts.look()["running"].items() if each not in ended}
     for name, each in versions.resolved(declares).present.items():
         if declared.unit_of(name) in down and each.port in taken and taken[each.port] != name:
             other = taken[each.port]
@@ -306,16 +287,17 @@ def start_servers(declares: model.Host) -> Commands:
         yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
 
 
-def restarts(items: Sequence[Item], declares: model.Host) -> list[str]:
+def restarts(items: Sequence[Item]) -> list[str]:
     """Return the servers that would be started with something else once `items` and the versions are in place."""
-    entries = facts.look(host, declares)["entries"]
-    if not facts.look(host, declares)["running"]:
+    declares = facts.declared_here()
+    entries = facts.look()["entries"]
+    if not facts.look()["running"]:
         return []
 
     def differs(path: str, content: str) -> bool:
         return path not in entries or entries[path]["content"] != content
 
-    trees = [versions.game(declares), *([] if facts.lacks_packages(host, declares) else versions.layers(declares))]
+    trees = [versions.game(declares), *([] if facts.lacks_packages() else versions.layers(declares))]
     new = {tree.link for tree in trees if differs(tree.link, tree.target)}
     new |= {item.path for item in items if differs(item.path, hashlib.sha256(item.text.encode()).hexdigest())}
     read = {

@@ -17,7 +17,6 @@ from typing import Any
 
 import gevent
 from gevent.util import wrap_errors
-from pyinfra.context import host
 
 from content import tree
 from left4me import declared, facts, model
@@ -64,28 +63,28 @@ def game(declares: model.Host) -> Tree:
         name = declares.game.build
     elif isinstance(declares.game, model.GameFromSteam):
         # What is current stays so: an update is asked for on the host.
-        link = facts.look(host, declares)["entries"].get(declared.INSTALLATION)
+        link = facts.look()["entries"].get(declared.INSTALLATION)
         name = link["content"].removeprefix("releases/") if link else ""
     elif isinstance(declares.game, model.GameOnControl):
         name = f"control-{_digest(listing(declares.game.path), length=12)}"
     elif isinstance(declares.game, model.GameArchive):
         name = f"archive-{_digest(source['sha256'], source['strip'], length=12)}"
     else:
-        name = f"host-{facts.look(host, declares)['installation'][:12]}"
+        name = f"host-{facts.look()['installation'][:12]}"
     return Tree("game", declared.RELEASES, declared.INSTALLATION, name, source)
 
 
 def layers(declares: model.Host) -> list[Tree]:
     """Return the declared version of each layer that a server has."""
-    return [_layer(name, layer, declares) for name, layer in declared.layers(declares).items()]
+    return [_layer(name, layer) for name, layer in declared.layers(declares).items()]
 
 
-def _layer(name: str, layer: model.Layer, declares: model.Host) -> Tree:
+def _layer(name: str, layer: model.Layer) -> Tree:
     source = layer.model_dump()
     if isinstance(layer, model.LayerOnControl):
         version = _digest(listing(layer.path))
     elif isinstance(layer, model.LayerWorkshop):
-        found = _workshop(declares)
+        found = _workshop()
         source["items"] = {str(item): found[str(item)] for item in layer.items if found[str(item)]}
         version = _digest({item: about["time"] for item, about in source["items"].items()})
     else:
@@ -93,10 +92,10 @@ def _layer(name: str, layer: model.Layer, declares: model.Host) -> Tree:
     return Tree(f"layer {name}", f"{declared.OVERLAYS}/{name}", declared.link_of(name), version, source)
 
 
-def _workshop(declares: model.Host) -> dict[str, Any]:
-    found = facts.workshop(host, declares)
+def _workshop() -> dict[str, Any]:
+    found = facts.workshop()
     if "error" in found:
-        facts.refuse(host, f"Steam's workshop cannot be asked: {found['error']}. Layers are as they were: deploy again")
+        facts.refuse(f"Steam's workshop cannot be asked: {found['error']}. Layers are as they were: deploy again")
     return found
 
 
@@ -104,7 +103,7 @@ def missing_items(declares: model.Host) -> Iterator[str]:
     """Yield a line for each workshop item that Steam does not give."""
     for name, layer in declared.layers(declares).items():
         for item in layer.items if isinstance(layer, model.LayerWorkshop) else ():
-            found = _workshop(declares)[str(item)]
+            found = _workshop()[str(item)]
             if not found or not found["url"]:
                 become = "left as it was" if found else "left out"
                 yield f"layer {name}: workshop item {item} is not to be had from Steam: {become}"
@@ -112,7 +111,7 @@ def missing_items(declares: model.Host) -> Iterator[str]:
 
 def resolved(declares: model.Host) -> model.Host:
     """Return what a host declares with a port for each of its servers."""
-    return declares.with_ports(facts.look(host, declares)["ports"])
+    return declares.with_ports(facts.look()["ports"])
 
 
 class Sent(list[str]):

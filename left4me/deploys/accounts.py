@@ -3,10 +3,9 @@
 from pyinfra.api.deploy import deploy
 
 from left4me import operations
-from left4me.deploys import declared_here
 
 
 @deploy("Accounts")
 def accounts() -> None:
     """Make the group, its owner, and a user for each server."""
-    operations.accounts(name="Make the group left4me and a user for each server", declares=declared_here())
+    operations.accounts(name="Make the group left4me and a user for each server")

@@ -2,22 +2,20 @@
 
 from pyinfra.api.deploy import deploy
 
-from left4me import declared, operations
-from left4me.deploys import declared_here
+from left4me import declared, facts, operations
 
 
 @deploy("Layers")
 def layers() -> None:
     """Bring the layers that servers have into overlays/ and make them current."""
-    operations.layers(name="Put the layers in place", declares=declared_here(), _timeout=7200)
+    operations.layers(name="Put the layers in place", _timeout=7200)
 
 
 @deploy("Game")
 def game() -> None:
     """Bring the declared build into releases/, try it, and make it current."""
-    host = declared_here()
-    operations.place(name="Write what a build is tried with", items=declared.trials(host), declares=host)
-    operations.game(name="Put the game in place", declares=host, _timeout=14400)
+    operations.place(name="Write what a build is tried with", items=declared.trials(facts.declared_here()))
+    operations.game(name="Put the game in place", _timeout=14400)
 
 
 @deploy("Unused versions")

@@ -8,7 +8,6 @@ from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 
 from left4me import declared, facts, lock, model, startup
-from left4me.deploys import declared_here
 
 
 def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
@@ -35,7 +34,7 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     for key, build in builds.items():
         if build and build not in seen["releases"] and not (key == "game.build" and declares.game.source == "steamcmd"):
             yield f"{key}: {build} is not on this host, which has {', '.join(seen['releases']) or 'no build yet'}"
-    if not facts.lacks_packages(host, declares) and (error := facts.workshop(host, declares).get("error")):
+    if not facts.lacks_packages() and (error := facts.workshop().get("error")):
         yield f"Steam's workshop cannot be asked: {error}"
     yield from _accounts(seen, declares)
 
@@ -51,18 +50,18 @@ def _accounts(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
 
 def refusals() -> list[str]:
     """Lock the host unless this run changes nothing, and look at it; return each reason why it cannot be deployed."""
-    declares, unlocked = declared_here(), []
+    unlocked = []
     try:
         if why := "" if startup.changes_nothing() else lock.take(host):
             return [why]
     except lock.NoAnswer as error:
         unlocked = [f"its lock cannot be taken: {error}"]
     # What keeps a host from answering is told best by the look.
-    return list(problems(facts.look(host, declares), declares)) or unlocked
+    return list(problems(facts.look(), facts.declared_here())) or unlocked
 
 
 @deploy("Preflight")
 def preflight() -> None:
     """Lock the host and look at it; stop here with one line where it cannot be deployed."""
     if found := refusals():
-        facts.refuse(host, f"refused, nothing changed: {'; '.join(found)}")
+        facts.refuse(f"refused, nothing changed: {'; '.join(found)}")
