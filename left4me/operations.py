@@ -238,7 +238,7 @@ def _explained(command: str, units: Sequence[str]) -> StringCommand:
     """Return a systemctl command that shows the journal where it fails."""
     names = " ".join(map(shlex.quote, units))
     why = f"{{ journalctl --no-pager --quiet --lines=10 $(printf -- '-u %s ' {names}) >&2; exit 1; }}"
-    return StringCommand(f"{command.format(names)} || {why}")
+    return StringCommand(f"{{ {command.format(names)}; }} || {why}")
 
 
 @operation
@@ -249,7 +249,8 @@ def stop_servers() -> Commands:
     units = _systemd()["units"] if stopped else {}
     up = [unit for unit in stopped if units[unit]["ActiveState"] not in ("inactive", "failed")]
     if up:
-        yield _explained("systemctl stop {}", up)
+        # Of a server that could not be unmounted the stop itself says nothing.
+        yield _explained("systemctl stop {0} && ! systemctl --quiet is-failed {0}", up)
     else:
         host.noop("none to stop")
 

@@ -59,7 +59,9 @@ def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
 
 def _run(command: Sequence[str], limit: float) -> subprocess.CompletedProcess[str]:
     nothing = subprocess.DEVNULL
-    return subprocess.run(command, stdin=nothing, capture_output=True, text=True, timeout=limit, check=False)
+    return subprocess.run(
+        command, stdin=nothing, capture_output=True, text=True, errors="replace", timeout=limit, check=False
+    )
 
 
 def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Status] | NotAsked:

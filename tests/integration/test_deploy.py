@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import LAYER, LAYERS
+from tests.integration.ctl import LAYER, LAYERS, ctl
 from tests.integration.harness import (
     ROOT,
     SERVERS,
@@ -65,6 +65,16 @@ def test_what_is_damaged_is_seen_and_healed(settled: Box, inventory: Path) -> No
     assert after["inodes"] != before["inodes"]
     assert {**after, "inodes": ""} == {**before, "inodes": ""}
     assert settled.run("stat -c %a /etc/left4me/servers/3/layers").stdout == "644\n"
+
+
+def test_what_a_killed_deploy_has_not_written_keeps_nobody_from_a_plan(settled: Box, inventory: Path) -> None:
+    settled.run("rm /etc/left4me/servers/3/layers")
+    missing = "/etc/left4me/servers/3/layers is missing"
+    assert missing in ctl(settled, "doctor", code=1).stdout
+    done = pyinfra(inventory, "deploy.py", "--dry")
+    assert done.returncode == 0, done.stderr
+    assert changed(deploy(inventory)) == ["Servers | Write the servers' files"]
+    assert missing not in settled.run("l4d2ctl doctor", check=False).stdout
 
 
 def test_admin_with_sudo_deploys_what_root_does(settled: Box, inventory: Path, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_mount_and_umount_again_change_nothing(box3: Box) -> None:
     assert mountinfo(box3) == before
 
 
+@pytest.mark.soak
 def test_two_at_once_end_as_one(box3: Box) -> None:
     box3.run(
         f"""

@@ -145,8 +145,10 @@ def test_a_reset_of_a_held_server_moves_nothing_and_the_next_one_finishes_it(run
         done = running.run("l4d2ctl reset 3", check=False)
         assert done.returncode == 1
         assert f"pid {pid} (python3) by its cwd" in done.stderr
+        assert done.stderr.endswith("then: l4d2ctl reset 3\n")
         assert running.run(places).stdout == before
         assert properties(running, UNIT, "MainPID")["MainPID"] == "0"
+        assert running.run("l4d2ctl status 3").stdout.splitlines()[-1].endswith("reset is unfinished")
     running.run("l4d2ctl reset 3")
     assert running.run(places).stdout != before
     assert_stops(running)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from left4me.declared import ROOT, Item
+from left4me import declared, model
+from left4me.declared import ROOT
 from tests.boxes.boxes import Box
 from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, state, unit
 from tests.integration.harness import (
@@ -152,7 +153,8 @@ def test_bash_completes(deployed: Box, typed: str, offered: str) -> None:
 def test_sudo_never_gets_a_file_that_it_cannot_read(deployed: Box) -> None:
     path = "/etc/sudoers.d/left4me"
     before = deployed.run(f"cat {path}; stat -c '%i' {path}").stdout
-    item = Item("file", path, 0o440, text="%gamers ALL=(root NOPASSWD\n", check=("/usr/sbin/visudo", "-c", "-q", "-f"))
+    [item] = [each for each in declared.programs(model.Host.model_construct(operators=OPERATORS)) if each.path == path]
+    item = replace(item, text="%gamers ALL=(root NOPASSWD\n")
     place = (ROOT / "left4me/remote/place.py").read_text(encoding="utf-8")
     asked = json.dumps([asdict(item)]).encode()
     deployed.run("cat >/run/place.py", input=place.encode())

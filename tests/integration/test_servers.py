@@ -343,6 +343,18 @@ def test_a_server_that_is_declared_stopped_is_down_after_each_deploy_and_reboot(
     assert state(both.box, "4") == "inactive"
 
 
+def test_a_server_that_is_to_be_down_and_cannot_be_unmounted_fails_its_deploy(both: Fleet) -> None:
+    both.box.run(f"systemd-run --quiet --unit=holder --working-directory={RUNTIME}/4/merged sleep 600")
+    servers = {"3": THREE, "4": {**FOUR, "state": "stopped"}}
+    done = pyinfra(both.declare(servers), "deploy.py", "-y")
+    both.box.run("systemctl stop holder")
+    assert done.returncode == 1
+    assert "(sleep) by its cwd" in done.stderr
+    ctl(both.box, "doctor --fix")
+    both.deploy(servers)
+    assert state(both.box, "3") == "active"
+
+
 def remains(box: Box, server: str) -> list[str]:
     """Return what is there of a server, but for its user and the attic."""
     places = f"/etc/left4me /etc/systemd/system /var/lib/left4me /run/left4me -path {ATTIC} -prune -o"

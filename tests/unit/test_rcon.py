@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import sys
@@ -27,6 +28,12 @@ MIRRORED = [(2, 0, b""), (2, 0, b"\0\1\0\0")]
 
 def packet(number: int, kind: int, body: bytes) -> bytes:
     return struct.pack("<iii", len(body) + 10, number, kind) + body + b"\0\0"
+
+
+def test_a_kernel_without_ipv6_lists_those_who_listen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rcon, "_TCP", ("/proc/net/tcp", str(tmp_path / "tcp6")))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert rcon._listeners(listening.getsockname()[1]) == {os.getuid()}
 
 
 @pytest.fixture

@@ -109,4 +109,8 @@ def leftovers() -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(sorted([*unused(), *leftovers()])))
+    try:
+        gone = unused()
+    except FileNotFoundError:  # a deploy that was killed has not written all; the next one does, and looks again
+        gone = []
+    print(json.dumps(sorted([*gone, *leftovers()])))

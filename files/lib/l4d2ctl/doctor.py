@@ -65,7 +65,12 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
 
 def _unused() -> Iterator[Finding]:
     """Find the versions that are left of layers and releases after nobody has them mounted."""
-    if paths := sorted(unused.unused()):
+    try:
+        paths = sorted(unused.unused())
+    except FileNotFoundError as error:
+        yield Finding("", f"{error.filename} is missing: what is unused cannot be told", "deploy this host")
+        return
+    if paths:
         yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _prune)
 
 

@@ -73,8 +73,8 @@ def _explain_start(servers: list[str], said: str) -> None:
     raise one.Failed("\n".join(lines))
 
 
-def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = lambda: None) -> None:
-    """Stop servers, for good until `start` where `held`; `beside` is done meanwhile.
+def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = lambda: None, again: str = "stop") -> None:
+    """Stop servers, for good until `start` where `held`; `beside` is done meanwhile, `again` is what to do once more.
 
     Raises Failed that names who holds an overlay. A server that had to be killed, or crashed while it quit, is stopped
     all the same: that is said, and no failure.
@@ -85,12 +85,12 @@ def stop(servers: list[str], held: bool = True, beside: Callable[[], None] = lam
             one.hold(server)
         except OSError as error:
             failures.append(f"server {server} is stopped, and the next deploy or reboot will start it: {error}")
-    failures += _stop(servers, beside).values()
+    failures += _stop(servers, again, beside).values()
     if failures:
         raise one.Failed("\n".join(failures))
 
 
-def _stop(servers: list[str], beside: Callable[[], None] = lambda: None) -> dict[str, str]:
+def _stop(servers: list[str], again: str, beside: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Stop servers and return, by server, what stands in the way of those that could not be stopped."""
     ran = set(filter(one.mounted, servers))
     stopping = one.Systemctl("stop", *map(one.unit, servers))
@@ -99,11 +99,11 @@ def _stop(servers: list[str], beside: Callable[[], None] = lambda: None) -> dict
     finally:
         stopping.wait()
     states = one.properties(servers, *_AFTER)
-    lines = {server: _after_stop(server, states[server], server in ran) for server in servers}
+    lines = {server: _after_stop(server, states[server], server in ran, again) for server in servers}
     return {server: line for server, line in lines.items() if line}
 
 
-def _after_stop(server: str, state: dict[str, str], ran: bool) -> str:
+def _after_stop(server: str, state: dict[str, str], ran: bool, again: str) -> str:
     if state["ActiveState"] not in ("inactive", "failed"):
         return f"server {server}: systemd still has it as {state['ActiveState']}; see l4d2ctl logs {server}"
     if one.mounted(server) or one.noted(server):
@@ -117,8 +117,9 @@ def _after_stop(server: str, state: dict[str, str], ran: bool) -> str:
             done = subprocess.run([*HELPER, "umount", server], capture_output=True, text=True, check=False)
             why = done.stderr.strip()
         if one.mounted(server) or one.noted(server):
-            by = "; ".join(map(str, found or holders.holders(server))) or why
-            return f"server {server} is stopped and its overlay is held by {by}. End that, then: l4d2ctl stop {server}"
+            by = "; ".join(map(str, found or holders.holders(server))) or f"nobody whom /proc shows ({why})"
+            do = f"End that, then: l4d2ctl {again} {server}"
+            return f"server {server} is stopped and its overlay is held by {by}. {do}"
     if state["ActiveState"] == "failed":
         how = "did not quit when asked and was killed"
         if state["Result"] != "timeout":
@@ -132,5 +133,5 @@ def _after_stop(server: str, state: dict[str, str], ran: bool) -> str:
 
 def restart(servers: list[str]) -> None:
     """Stop servers and start those that stopped. Raises Failed."""
-    failed = _stop(servers)
+    failed = _stop(servers, "restart")
     start([server for server in servers if server not in failed], failed.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import socket
 import struct
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 LIMIT = 5.0
 """Seconds without a word after which a server is not waited for any more."""
+_TCP = ("/proc/net/tcp", "/proc/net/tcp6")
 _RESPONSE, _EXECUTE, _JUDGED, _PASSWORD = 0, 2, 2, 3
 _MOST = 1 << 20  # bytes of an answer
 _LONGEST = 4096 - 10  # bytes of a command: a packet less its id, its type and two zeros
@@ -34,8 +36,9 @@ def _password(server: str) -> str:
 def _listeners(port: int) -> set[int]:
     """Return the uids of those who listen on a TCP port (proc_pid_net(5))."""
     found = set()
-    for name in ("tcp", "tcp6"):
-        with open(f"/proc/net/{name}", encoding="ascii") as file:
+    # A kernel without IPv6 has one of them.
+    for path in filter(os.path.exists, _TCP):
+        with open(path, encoding="ascii") as file:
             rows = [line.split() for line in file][1:]
         found |= {int(row[7]) for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
     return found

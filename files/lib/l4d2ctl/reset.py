@@ -175,7 +175,7 @@ def _reset(server: str, undo: bool) -> dict[str, float]:
             raise one.Failed(f"server {server} is not reset, and as it was: {error}") from None
     try:
         with _timed(times, "stop"):
-            lifecycle.stop([server], held=False, beside=lambda: _sync_plan(server))
+            lifecycle.stop([server], held=False, beside=lambda: _sync_plan(server), again="reset")
         with _timed(times, "reset"), one.unmounted(server):
             into = f"{ATTIC}/{plan['into']}"
             if plan["back"]:

@@ -37,6 +37,7 @@ class Status:
     revision: str = ""  # that the host was deployed at
     build: str = ""  # of the game: what it runs on, or would be started with
     build_due: bool = False  # a restart gives it another one
+    reset_unfinished: bool = False  # and it does not start before that
 
 
 def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
@@ -141,6 +142,7 @@ def status(servers: list[str]) -> list[Status]:
                 revision=deployed,
                 build=os.path.basename(lowers[-1]),
                 build_due=runs and lowers[-1] != wanted[-1],
+                reset_unfinished=one.reset_unfinished(server),
             )
         )
     return rows
@@ -157,6 +159,7 @@ def table(rows: list[Status]) -> list[list[str]]:
     lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
     for row in rows:
         memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"
+        change = "restart is due" if row.restart_due else "at the next map" if row.next_map else "-"
         lines.append(
             [
                 row.id,
@@ -169,7 +172,7 @@ def table(rows: list[Status]) -> list[list[str]]:
                 row.build or "-",
                 ",".join(row.layers) or "-",
                 memory,
-                "restart is due" if row.restart_due else "at the next map" if row.next_map else "-",
+                "reset is unfinished" if row.reset_unfinished else change,
             ]
         )
     return lines
