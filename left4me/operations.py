@@ -142,7 +142,8 @@ def game() -> Commands:
         return host.noop("the build is current")
     yield StringCommand("systemctl", "daemon-reload")  # a build is tried in a unit that may be as new as the host
     if isinstance(declares.game, model.GameFromSteam) and tree.name not in state["releases"]:
-        yield facts.Command(declared.CTL, "game", "update", told=True)
+        # It only follows the unit that does the work. Where its deploy has died, no other has to wait for it.
+        yield facts.Command("exec", "sh", "-c", 'exec "$@" 9<&-', "sh", declared.CTL, "game", "update", told=True)
     else:
         yield _built([tree], state)
     return None
@@ -238,7 +239,7 @@ def _explained(command: str, units: Sequence[str]) -> StringCommand:
     """Return a systemctl command that shows the journal where it fails."""
     names = " ".join(map(shlex.quote, units))
     why = f"{{ journalctl --no-pager --quiet --lines=10 $(printf -- '-u %s ' {names}) >&2; exit 1; }}"
-    return StringCommand(f"{{ {command.format(names)}; }} || {why}")
+    return StringCommand(f"{command.format(names)} || {why}")
 
 
 @operation

@@ -164,7 +164,7 @@ def _memory(name: str, budget: Any, servers: Mapping[Any, dict[str, Any]]) -> It
     sizes = [str(server.get("memory_max")) for server in servers.values()]
     if budget == "infinity" or not all(re.fullmatch(model.SIZE, each) for each in [str(budget), *sizes]):
         return
-    if sum(map(model.bytes_of, sizes)) > model.bytes_of(budget):
+    if sum(map(model.bytes_of, sizes)) > model.bytes_of(str(budget)):
         reason = f"is less than the memory_max of its servers together: {' + '.join(sizes)}"
         yield Mistake(name, "memory_max", repr(budget), reason)
 

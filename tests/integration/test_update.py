@@ -41,7 +41,7 @@ from tests.integration.layers import lowers, merged
 from tests.integration.steam import Build, Steam
 from tests.integration.test_verification import must_pass
 from tests.integration.test_webhook import outside
-from tests.integration.trap import kill_both, outer_pid
+from tests.integration.trap import outer_pid
 
 RELEASES = "/var/lib/left4me/releases"
 GAME = "/var/lib/left4me/game"
@@ -366,11 +366,13 @@ def test_a_deploy_that_dies_leaves_the_download_at_work_and_the_next_follows_it(
     steam.hold = True
     with started(inventory, "deploy.py", "-y") as killed:
         assert steam.holding.wait(60)
-        follower = int(host.run("pgrep -f 'l4d2ctl game update' --oldest").stdout)
-        kill_both(killed, outer_pid(host, follower))
+        # As where its connection drops: what it had started on the host lives on.
+        killed.kill()
+        killed.wait()
     assert updating(host)
     with started(inventory, "deploy.py", "-y") as second:
-        wait_for("it follows", lambda: host.run("pgrep -f 'l4d2ctl game update'", check=False).returncode == 0, 60)
+        follow = "pgrep -cf '^/usr/bin/python3 -IS /usr/local/sbin/l4d2ctl game update$'"
+        wait_for("both follow", lambda: host.run(follow, check=False).stdout == "2\n", 60)
         steam.hold = False
         steam.go_on.set()
         out, err = second.communicate(timeout=120)

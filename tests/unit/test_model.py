@@ -184,6 +184,7 @@ def test_no_data_whatever_makes_it_raise_anything_else(data: dict[str, Any]) -> 
         server(max_players=HUGE),
         server(memory_max="9" * 5000),
         {"memory_max": "9" * 5000},
+        {"memory_max": 2},
         {"port_range": [1024, HUGE]},
         {"port_range": [HUGE, 1024]},
         {"_timeout": -HUGE},

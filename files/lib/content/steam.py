@@ -188,9 +188,6 @@ def parsed(text: str) -> dict[str, Any]:
 
 def latest() -> tuple[str, int]:
     """Return Steam's current build and the bytes that it takes on Linux, 0 where Steam does not say. Raises OSError."""
-    # What it remembers of an earlier day it would print again.
-    cache = f"{HOME}/Steam/appcache/appinfo.vdf"
-    subprocess.run(["rm", "--force", cache, f"{PROGRAM}/appcache/appinfo.vdf"], check=True, **_as_left4me())
     said = _steamcmd("+login", "anonymous", "+app_info_update", "1", "+app_info_print", APP)
     depots = parsed("\n".join(said)).get(APP, {}).get("depots", {})
     build = depots.get("branches", {}).get("public", {}).get("buildid", "")
@@ -308,6 +305,10 @@ def prepare() -> None:
     if os.path.exists(LOG):
         os.replace(LOG, f"{LOG}.1")
     _bring_program()
+    # What it remembers of an earlier day it would print again. Not before each try: what Steam says may come too late
+    # for the command that asked, and only the next one prints it.
+    cache = f"{HOME}/Steam/appcache/appinfo.vdf"
+    subprocess.run(["rm", "--force", cache, f"{PROGRAM}/appcache/appinfo.vdf"], check=True, **_as_left4me())
 
 
 def update() -> None:
@@ -318,6 +319,8 @@ def update() -> None:
         prepare()
         say("asking Steam which build is current")
         build, size = persistently(latest)
+        if (held := builds.told()["build"]) and held not in (build, *builds.names()):
+            raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
         if build == builds.current():
             say(f"build {build} is current, and Steam has no other")
         elif unused.verdict(build) not in ("", unused.GOOD):
@@ -335,8 +338,6 @@ def update() -> None:
                 say(f"build {build} is ready; the data hold this host at {builds.told()['build']} (game.build)")
         builds.follow_restarts()
         builds.prune()
-        if (held := builds.told()["build"]) and held not in builds.names():
-            raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
 
 
 def check() -> tuple[str, str]:

@@ -114,7 +114,7 @@ def build(stdin: IO[bytes]) -> int:
             if wanted["what"] == "game":
                 with one.locked(builds.LOCK):
                     builds.prove(wanted["name"])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, one.Failed) as error:
             print(f"{wanted['what']}: {' '.join(str(error).split())}", file=sys.stderr)
             failed = 1
         if sent:
@@ -143,6 +143,6 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         return build(sys.stdin.buffer) if arguments == ["build"] else prune()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, one.Failed) as error:
         print(f"left4me-content {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

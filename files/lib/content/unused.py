@@ -20,8 +20,9 @@ def mounted() -> set[str]:
     found: set[str] = set()
     for pid in filter(str.isdigit, os.listdir(PROC)):
         try:
-            with open(f"{PROC}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-                options = [part.partition("=") for line in file for part in line.split()[-1].split(",")]
+            # Others choose the names in it, in which the kernel leaves all ends of lines but this one.
+            with open(f"{PROC}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+                options = [part.partition("=") for line in file for part in line.rstrip("\n").split(" ")[-1].split(",")]
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
                 raise

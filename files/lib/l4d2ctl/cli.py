@@ -228,7 +228,7 @@ def _rcon(arguments: argparse.Namespace) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> None:
-    units = [f"--unit={one.unit(server)}" for server in _selected(arguments)]
+    units = [f"--unit={one.unit(server)}" for server in _selected(arguments) or ["*"]]
     follow = ["--follow"] if arguments.follow else []
     os.execvp("journalctl", ["journalctl", "--no-pager", *units, f"--lines={arguments.lines}", *follow])
 

@@ -68,6 +68,9 @@ def main() -> int:
     failed: set[str] = set()
     while rows := {server: row for server, row in waiting().items() if server not in failed}:
         now = time.monotonic()
+        # What waits anew has a time of its own.
+        quiet = {server: since for server, since in quiet.items() if server in rows}
+        seen = {key: begun for key, begun in seen.items() if key[0] in rows}
         for server, row in rows.items():
             _at, _, clock = policy(server).partition(" ")
             if clock:
@@ -82,5 +85,7 @@ def main() -> int:
                 except (one.Failed, OSError) as error:
                     print(error, file=sys.stderr)
                     failed.add(server)
+                quiet.pop(server, None)
+                break  # that took its time: who plays on the others now?
         time.sleep(POLL)  # players come and go, and nobody tells
     return 1 if failed else 0
