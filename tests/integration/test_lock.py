@@ -191,6 +191,17 @@ def test_silence_frees_the_lock_and_a_heartbeat_keeps_it(deployed: Box) -> None:
         assert holder.wait(2) == 0
 
 
+def test_who_connects_again_has_the_lock_once_the_connection_before_has_ended(deployed: Box) -> None:
+    with held(deployed) as before, held(deployed) as after:
+        assert before.stdin and after.stdin and after.stdout
+        before.stdin.close()
+        assert before.wait(5) == 0
+        after.stdin.write("\n")
+        after.stdin.flush()
+        assert after.stdout.readline() == "\n"
+        assert not is_free(deployed)
+
+
 def test_a_token_from_outside_is_honoured_as_long_as_its_lock_is_held(
     deployed: Box, inventory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
