@@ -193,7 +193,9 @@ def test_silence_frees_the_lock_and_a_heartbeat_keeps_it(deployed: Box) -> None:
 
 def test_who_connects_again_has_the_lock_once_the_connection_before_has_ended(deployed: Box) -> None:
     with held(deployed) as before, held(deployed) as after:
-        assert before.stdin and after.stdin and after.stdout
+        assert before.stdin
+        assert after.stdin
+        assert after.stdout
         before.stdin.close()
         assert before.wait(5) == 0
         after.stdin.write("\n")
