@@ -357,6 +357,20 @@ def test_the_update_is_killed_at_every_stage(
     is_whole(host)
 
 
+def test_an_update_that_is_killed_amid_a_trial_leaves_no_server_behind(host: Box, newer: Callable[..., str]) -> None:
+    old = current(host)
+    newer({"srcds_linux": b"#!/bin/sh\nexec sleep 600\n"})
+    with started_update(host):
+        wait_for("the trial runs", lambda: state(host, "_bare") == "active", 60)
+        os.kill(main_process(host), signal.SIGKILL)
+        wait_for("the trial has ended", lambda: state(host, "_bare") == "inactive", 30)
+    assert current(host) == old
+    good = newer()
+    ctl(host, "game update", timeout=120)
+    assert current(host) == good
+    is_whole(host)
+
+
 def test_a_deploy_that_dies_leaves_the_download_at_work_and_the_next_follows_it(
     host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]
 ) -> None:
