@@ -186,9 +186,10 @@ def look() -> HostState:
     return state
 
 
-def lacks_packages() -> bool:
-    """Tell whether a deploy has packages to install first: what asking Steam takes may be among them."""
-    return not set(declared.packages(declared_here())) <= set(look()["packages"])
+def missing_packages() -> list[str]:
+    """Return what a deploy has to install first: what asking Steam takes may be among it."""
+    there = look()["packages"]
+    return [name for name in declared.packages(declared_here()) if name not in there]
 
 
 def workshop() -> dict[str, Any]:

@@ -56,8 +56,7 @@ def place(items: Sequence[Item]) -> Commands:
 @operation
 def packages() -> Commands:
     """Install the Debian packages that the game needs; judged by what is installed."""
-    there = facts.look()["packages"]
-    if missing := [name for name in declared.packages(facts.declared_here()) if name not in there]:
+    if missing := facts.missing_packages():
         yield facts.program("packages", *missing)
     else:
         host.noop("all installed")
@@ -116,12 +115,11 @@ def _built(due: Sequence[versions.Tree], state: facts.HostState) -> facts.Comman
 def layers() -> Commands:
     """Have the layers that servers have on the host, each version whole and made current by one rename.
 
-
     The versions that servers run on stay as they are.
     """
     declares = facts.declared_here()
     state = facts.look()
-    if not host.state.is_executing and facts.lacks_packages():
+    if not host.state.is_executing and facts.missing_packages():
         yield StringCommand("true")
         return
     if host.state.is_executing:
@@ -291,15 +289,15 @@ def start_servers() -> Commands:
 
 def restarts(items: Sequence[Item]) -> list[str]:
     """Return the servers that would be started with something else once `items` and the versions are in place."""
-    declares = facts.declared_here()
-    entries = facts.look()["entries"]
-    if not facts.look()["running"]:
+    declares, state = facts.declared_here(), facts.look()
+    entries = state["entries"]
+    if not state["running"]:
         return []
 
     def differs(path: str, content: str) -> bool:
         return path not in entries or entries[path]["content"] != content
 
-    trees = [versions.game(declares), *([] if facts.lacks_packages() else versions.layers(declares))]
+    trees = [versions.game(declares), *([] if facts.missing_packages() else versions.layers(declares))]
     new = {tree.link for tree in trees if differs(tree.link, tree.target)}
     new |= {item.path for item in items if differs(item.path, hashlib.sha256(item.text.encode()).hexdigest())}
     read = {

@@ -34,7 +34,7 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     for key, build in builds.items():
         if build and build not in seen["releases"] and not (key == "game.build" and declares.game.source == "steamcmd"):
             yield f"{key}: {build} is not on this host, which has {', '.join(seen['releases']) or 'no build yet'}"
-    if not facts.lacks_packages() and (error := facts.workshop().get("error")):
+    if not facts.missing_packages() and (error := facts.workshop().get("error")):
         yield f"Steam's workshop cannot be asked: {error}"
     yield from _accounts(seen, declares)
 

@@ -39,7 +39,7 @@ sys.path.insert(0, lib)
 from content import builds, store, tree, unused
 unused.VAR, unused.ETC, unused.PROC = f"{top}/var", f"{top}/etc", f"{top}/proc"
 builds.VAR, builds.GAME, builds.RELEASES = unused.VAR, f"{top}/var/game", f"{top}/var/releases"
-builds.LOCK = f"{builds.GAME}/verdicts"
+builds.VERDICTS = f"{builds.GAME}/verdicts"
 builds.prove = lambda build: builds.note(build, unused.GOOD)  # which takes a host
 tree.owner = lambda: (os.getuid(), os.getgid())
 sys.exit(store.main(arguments))

@@ -24,7 +24,7 @@ INSTALLATION = f"{VAR}/installation"
 CANDIDATE = f"{VAR}/candidate"
 BARE, MODDED = "_bare", "_modded"
 ANSWER = 180  # seconds for a build to answer; the real game takes half a minute on a slow disk
-LOCK = f"{GAME}/verdicts"  # whoever holds it is the only one who brings, tries or removes builds
+VERDICTS = f"{GAME}/verdicts"  # whoever has its lock is the only one who brings, tries or removes builds
 CLIENT = ".steam/sdk32/steamclient.so"
 
 
@@ -57,18 +57,18 @@ def switch(link: str, version: str) -> None:
 
 def note(build: str, text: str) -> None:
     """Write down what became of a build."""
-    with tree.beside(f"{GAME}/verdicts") as new:
+    with tree.beside(VERDICTS) as new:
         with open(new, "w", encoding="utf-8") as file:
             file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
-        os.rename(new, f"{GAME}/verdicts/{build}")
-    one.sync_directory(f"{GAME}/verdicts")
+        os.rename(new, f"{VERDICTS}/{build}")
+    one.sync_directory(VERDICTS)
 
 
 def forget(build: str) -> None:
     """Let a build that is brought anew be tried anew."""
-    if os.path.lexists(path := f"{GAME}/verdicts/{build}"):
+    if os.path.lexists(path := f"{VERDICTS}/{build}"):
         os.unlink(path)
         one.sync_directory(os.path.dirname(path))
 

@@ -315,7 +315,7 @@ def update() -> None:
     """Bring Steam's build, try it, and make it current unless data hold another. Raises OSError or ValueError."""
     if (source := builds.told()["source"]) != "steamcmd":
         raise ValueError(f"the data have the game from {source}, not from Steam")
-    with one.locked(builds.LOCK):
+    with one.locked(builds.VERDICTS):
         prepare()
         say("asking Steam which build is current")
         build, size = persistently(latest)
@@ -342,7 +342,7 @@ def update() -> None:
 
 def check() -> tuple[str, str]:
     """Return the current build here and Steam's; brings nothing but SteamCMD. Raises OSError or ValueError."""
-    with one.locked(builds.LOCK, waits=False) as free:
+    with one.locked(builds.VERDICTS, waits=False) as free:
         if not free:
             raise OSError("an update is at work: l4d2ctl game update follows it")
         prepare()

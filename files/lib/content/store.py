@@ -112,7 +112,7 @@ def build(stdin: IO[bytes]) -> int:
         try:
             make(wanted, sent)
             if wanted["what"] == "game":
-                with one.locked(builds.LOCK):
+                with one.locked(builds.VERDICTS):
                     builds.prove(wanted["name"])
         except (OSError, ValueError, one.Failed) as error:
             print(f"{wanted['what']}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -126,7 +126,7 @@ def build(stdin: IO[bytes]) -> int:
 
 def prune() -> int:
     """Remove what no server uses any more, and what killed runs left; of the game nothing while it is updated."""
-    with one.locked(builds.LOCK, waits=False) as free:
+    with one.locked(builds.VERDICTS, waits=False) as free:
         # None is mounted between the look and the renaming.
         with one.locked(builds.RELEASES):
             for path in unused.unused() if free else unused.layers(unused.mounted()):

@@ -94,7 +94,7 @@ def update() -> None:
     if is_updating():
         print("an update is at work already; following it", flush=True)
     else:
-        for name in os.listdir(f"{builds.GAME}/verdicts"):  # what is asked for by hand gets another trial
+        for name in os.listdir(builds.VERDICTS):  # what is asked for by hand gets another trial
             if unused.verdict(name).startswith(unused.LEFT):
                 builds.note(name, unused.GOOD)
             elif unused.verdict(name) != unused.GOOD:
@@ -117,7 +117,7 @@ def rollback(build: str | None) -> str:
     """Make another build on this host current and return its name: the latest good one unless said. Raises Failed."""
     if held := builds.told()["build"]:
         raise one.Failed(f"the data hold this host at build {held}: change game.build there, then deploy")
-    with one.locked(builds.LOCK, waits=False) as free:
+    with one.locked(builds.VERDICTS, waits=False) as free:
         if not free:
             raise one.Failed("an update is at work; wait for it")
         before, there = builds.current(), builds.names()
