@@ -40,8 +40,8 @@ NUMBERS = count()
 
 
 @pytest.fixture(scope="module")
-def evening(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A layer on this machine, of which most is in one large file."""
+def evening(debian: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer on this machine for the tests of one Debian, of which most is in one large file."""
     path = tmp_path_factory.mktemp("evening")
     write(path, "addons/large.vpk", os.urandom(3 << 20))
     write(path, "cfg/evening.cfg", b"first")
