@@ -298,9 +298,10 @@ def _take_stage() -> str:
 
 def prepare() -> None:
     """Have SteamCMD and its directories on the host."""
-    for name in os.listdir(GAME):
-        if name.startswith((".new-", ".gone-", ".download-")):  # what a killed run left
-            tree.remove(f"{GAME}/{name}")
+    for place in (GAME, builds.VERDICTS):
+        for name in os.listdir(place):
+            if name.startswith((".new-", ".gone-", ".download-")):  # what a killed run left
+                tree.remove(f"{place}/{name}")
     _own_directory(HOME)
     if os.path.exists(LOG):
         os.replace(LOG, f"{LOG}.1")
