@@ -233,6 +233,8 @@ def journal(name: str, lines: int) -> list[str]:
     import subprocess  # here: hardly any command needs it
 
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={name}"]
+    # What PID 1 has just said may be on its way still.
+    subprocess.run(["timeout", "10", "journalctl", "--sync"], capture_output=True, check=False)
     # A game writes what it likes.
     said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     return list(map(plain, said.splitlines()))
