@@ -189,7 +189,10 @@ def boxes() -> list[Box]:
     """The boxes of this checkout, up or stopped, by name."""
     found = []
     for path in sorted(STATE.glob(f"[a-z]*/{_FACTS}")):
-        facts = json.loads(path.read_text())
+        try:
+            facts = json.loads(path.read_text())
+        except FileNotFoundError:  # it is removed at this moment: looking takes no lock
+            continue
         image_root = Path(facts.pop("image"))
         found.append(Box(name=path.parent.name, image=image_root, **facts))
     return found

@@ -25,8 +25,9 @@ printf '%s\\n' "$BOX_APT" >/etc/apt/apt.conf.d/10mirror
 : >/etc/machine-id
 # A journal that survives a power cut.
 mkdir -p /var/log/journal
-# What waits for hardware or for a network that the box already has.
-systemctl disable --quiet systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer
+# What waits for hardware or for a network that the box already has, and what changes something by itself.
+systemctl disable --quiet systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
+    dpkg-db-backup.timer
 """
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.boxes.mirror import KEYRING
-from tests.boxes.system import BoxError, environment
+from tests.boxes.system import BoxError, environment, locked
 
 # program → Debian package
 _PROGRAMS = {
@@ -47,7 +47,10 @@ def ensure() -> None:
     if missing and shutil.which("apt-get") is None:
         raise BoxError(f"missing here: {', '.join(missing)} (Debian's names), and no apt to install it; {_WITHOUT}")
     if missing:
-        _install(missing)
+        # apt waits for dpkg's lock, but not for that of its index.
+        with locked(Path("/run/left4me-requirements.lock")):
+            if missing := missing_requirements():
+                _install(missing)
 
 
 def _install(packages: list[str]) -> None:

@@ -28,7 +28,7 @@ from tests.integration.harness import (
     wait_for_server,
     write_inventory,
 )
-from tests.integration.trap import Trap, kill_both, trace, waits_for_a_lock
+from tests.integration.trap import Trap, kill_both, trace, traced, waits_for_a_lock
 
 PORTS = (27015, 27016)
 
@@ -188,7 +188,7 @@ def test_a_busy_package_manager_is_waited_for(settled: Box, inventory: Path) -> 
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
         with started(inventory, "deploy.py", "-y") as deploying:
-            wait_for("the deploy waits for dpkg's lock", lambda: waits_for_a_lock("packages.py NAME"))
+            wait_for("the deploy waits for dpkg's lock", lambda: waits_for_a_lock("packages.py NAME"), 90)
             holder.stdin.close()
             deploying.communicate(timeout=120)
             assert deploying.returncode == 0
@@ -232,7 +232,7 @@ def test_files_are_placed_whole_and_only_roots_to_write(
     inventory = write_inventory(tmp_path / "inventory", [settled], user=user)
     with trace(settled, f"{CREATES},{PLACES}", tmp_path / "trace") as seen:
         deploy(inventory)
-    lines = seen.read_text().splitlines()
+    lines = traced(seen)
 
     made = [line for line in lines if "O_CREAT" in line or re.match(r"\d+ +(mkdir|symlink|link|mknod|creat)", line)]
     assert [line for line in made if re.search(r'"(/tmp|/var/tmp|/dev/shm|/run/lock)/', line)] == []

@@ -204,10 +204,11 @@ def test_an_unmount_that_is_busy_for_an_instant_with_nobody_there_gets_a_second_
 
 def test_a_held_mount_gets_one_plain_unmount_and_no_sleep(running: Box, deployed: Box) -> None:
     hold = f"sh -c 'cd {MERGED}; echo $$ >/run/holder; exec sleep infinity' >/dev/null 2>&1 </dev/null &"
+    comm = "cat /proc/$(cat /run/holder)/comm"
     with strace(deployed, "umount", "-f"):
         deployed.run(hold)
         try:
-            wait_for("the holder is there", lambda: "sleep" in deployed.run("cat /proc/$(cat /run/holder)/comm").stdout)
+            wait_for("the holder is there", lambda: "sleep" in deployed.run(comm, check=False).stdout)
             do(deployed, "umount")
         finally:
             deployed.run("pid=$(cat /run/holder); kill $pid; while kill -0 $pid 2>/dev/null; do :; done")

@@ -302,7 +302,7 @@ def test_a_busy_overlay_is_a_failure_at_once(box3: Box) -> None:
         assert f"Device or resource busy: held by pid {holder} (sleep) by its cwd" in helper(
             box3, "umount", "3", status=1
         )
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         [call] = traced(box3, "umount", "3", status=1)
         assert re.fullmatch(rf'umount2\("{MERGED}", 0\) += -1 EBUSY .*', call)
         assert MERGED in overlays(box3)

@@ -291,7 +291,8 @@ def test_watch_prints_the_timeline_of_a_stop_and_what_it_saw(running: Box) -> No
     wait_for("the first look", lambda: "mounted=" in running.run("cat /run/watched").stdout)
     with holding(running, KINDS[0]) as pid:
         assert running.run("l4d2ctl stop 3", check=False).returncode == 1
-        wait_for("the game is gone", lambda: "srcds" not in running.run("tail -n1 /run/watched").stdout)
+        alone = f"mounted=Y holders=[{pid}(python3)]\n"
+        wait_for("the holder is alone", lambda: running.run("tail -n1 /run/watched").stdout.endswith(alone))
     assert_stops(running)
     wait_for("the watch ends", lambda: "seen in total" in running.run("cat /run/watched").stdout)
     text = running.run("cat /run/watched").stdout
@@ -300,9 +301,11 @@ def test_watch_prints_the_timeline_of_a_stop_and_what_it_saw(running: Box) -> No
     assert f"{game}(srcds_linux), {pid}(python3)" in text or f"{pid}(python3), {game}(srcds_linux)" in text
     assert any(line.endswith(f"mounted=Y holders=[{pid}(python3)]") for line in timeline)
     assert timeline[-1].endswith("mounted=N holders=[]")
-    # The unit's own way out, nsenter, stands in merged until it has left the unit's namespace: it may be seen too.
+    # The unit's own way out, nsenter, stands in merged until it has left the unit's namespace: it may be seen too, also
+    # by the name in brackets that it has before it is the program.
     rows = [line.split("\t") for line in text.splitlines() if line.count("\t") == 3]
-    assert {command for _pid, command, _kind, _path in rows[1:]} - {"nsenter"} == {"srcds_linux", "python3"}
+    names = {command.strip("()") for _pid, command, _kind, _path in rows[1:]}
+    assert names - {"nsenter"} == {"srcds_linux", "python3"}
     assert f"seen in total: {len({pid for pid, *_rest in rows[1:]})} processes" in text
 
 

@@ -107,7 +107,7 @@ def test_what_a_killed_deploy_left_at_work_is_waited_for(box: Box, inventory: Pa
     # strace lets go of it while it stands.
     wait_for("what was killed stands", lambda: is_stopped(orphan))
     with started(inventory, "deploy.py", "-y") as following:
-        wait_for("the next deploy waits", lambda: waits_for_a_lock("lock.py WISH"))
+        wait_for("the next deploy waits", lambda: waits_for_a_lock("lock.py WISH"), 25)
         os.kill(orphan, signal.SIGCONT)
         wait_for("the orphan ends", lambda: not command_line(orphan))
         following.communicate(timeout=60)
@@ -150,7 +150,7 @@ def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inv
 def test_a_frozen_host_holds_up_nobody(box: Box, inventory: Path, tmp_path: Path) -> None:
     [beside] = machines.up([f"frozen-{box.debian}"], box.debian)
     bare(box)
-    both = write_inventory(tmp_path / "both", [box, beside], _timeout=8)
+    both = write_inventory(tmp_path / "both", [box, beside], _timeout=25)
     with ExitStack() as freezing:
         with Trap(box, "fsync") as trap:
             deploying = freezing.enter_context(started(both, "deploy.py", "-y"))

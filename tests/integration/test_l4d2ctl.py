@@ -231,6 +231,7 @@ def test_a_stop_holds_over_a_deploy_and_a_reboot(deployed: Box, inventory: Path)
 
 
 def test_logs_are_the_servers_own_and_end(deployed: Box) -> None:
+    wait_for_server(deployed, 27016)  # and so it has three lines since the boot
     lines = on_a_terminal(deployed, "logs 4 -n 3")
     assert len(lines) == 3
     deployed.run("systemd-cat -t other echo from somewhere else")
@@ -238,9 +239,10 @@ def test_logs_are_the_servers_own_and_end(deployed: Box) -> None:
 
 
 def test_logs_follow(deployed: Box) -> None:
-    command = ["ssh", "-F", str(deployed.ssh_config), deployed.name, "timeout 20 l4d2ctl logs 4 -f -n 0"]
+    command = ["ssh", "-F", str(deployed.ssh_config), deployed.name, "timeout 20 l4d2ctl logs 4 -f -n 1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
         assert follower.stdout
+        assert follower.stdout.readline()  # it follows
         ctl(deployed, "restart 4")
         # The command ends by itself after 20 seconds, and the lines with it.
         assert any("Started left4me-server@4.service" in line for line in follower.stdout)

@@ -283,6 +283,8 @@ def left(box: Box) -> list[str]:
     """Return what a server may leave behind: mounts, processes, private directories, cgroups, files in work."""
     mounts = Path(f"/proc/{box.leader}/mountinfo").read_text().splitlines()
     found = box.run(f"""
+        # systemd removes them a moment after the unit has stopped.
+        until [ -z "$(find /tmp /var/tmp -path '*left4me-server@3*')" ]; do sleep 0.1; done
         ls -A {RUNTIME}/work
         find /tmp /var/tmp /run/systemd /sys/fs/cgroup -path '*left4me-server@3*' -not -path '/run/systemd/units/*'
         ps -e -o user:32,pid,args | grep '^left4me-3 ' || true

@@ -36,11 +36,11 @@ def systemd_said(box: Box, since: str) -> list[str]:
 def reset(box: Box, servers: list[str], times: int) -> None:
     """Reset running servers, all at the same time, so many times; look at each end of it."""
     box.run(f"l4d2ctl start {' '.join(servers)}")
-    for server in servers:
-        wait_for_server(box, PORTS[server])
     cursor = box.run("journalctl --quiet --lines=1 --show-cursor").stdout.splitlines()[-1].removeprefix("-- cursor: ")
     together = " & ".join(f"{{ l4d2ctl reset {server} || echo failed {server}; }}" for server in servers)
     for _ in range(times):
+        for server in servers:
+            wait_for_server(box, PORTS[server])
         done = box.run(f"{together} & wait", timeout=120)
         assert (done.stdout.count("in all"), done.stderr) == (len(servers), ""), done.stdout + done.stderr
         assert "failed" not in done.stdout

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -29,6 +30,7 @@ from tests.integration.harness import (
     SERVERS,
     listing,
     name_over_a2s,
+    properties,
     pyinfra,
     standing,
     wait_for,
@@ -143,12 +145,10 @@ def test_a_whole_rollout_goes_wave_by_wave(rolled: Fleet) -> None:
     steps = [step for box in rolled.boxes for step in told["hosts"][box.name]["steps"]]
     begun = [datetime.fromisoformat(each).timestamp() for each in (*(step["started"] for step in steps), told["ended"])]
     ended = [start + step["seconds"] for start, step in zip(begun[:-1], steps, strict=True)]
-    assert all(-1 < after - end < 5 for end, after in zip(ended, begun[1:], strict=True)), told
+    assert all(-1.1 < after - end < 5 for end, after in zip(ended, begun[1:], strict=True)), told
     # By the hosts' own clocks, which are one: the next wave's files are younger than the servers of the wave before.
-    started = [
-        float(box.run("stat -c %.9Y /proc/$(systemctl show --value -p MainPID left4me-server@3)").stdout)
-        for box in rolled.boxes
-    ]
+    since, key = time.time() - time.monotonic(), "ExecMainStartTimestampMonotonic"
+    started = [since + int(properties(box, "left4me-server@3", key)[key]) / 1e6 for box in rolled.boxes]
     written = [float(box.run("stat -c %.9Z /etc/left4me/servers/3/server.env").stdout) for box in rolled.boxes]
     assert sorted(started + written) == [each for pair in zip(written, started, strict=True) for each in pair]
     assert {hostname(box) for box in rolled.boxes} == {"evening"}
@@ -256,12 +256,12 @@ def test_a_full_disk_stops_it(up: Fleet) -> None:
 
 
 def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
-    up.declare({"hostname": "back"}, _timeout=8)
+    up.declare({"hostname": "back"}, _timeout=60)
     before = [standing(box) for box in up.others]
     with Trap(up.canary, "fsync") as trap, up.started("-y") as running:
         trap.landing(SERVER_CFG, PLACE)
         up.canary.crash()
-        said = running.end(1, limit=90)
+        said = running.end(1, limit=120)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
     assert "begun last: Write the servers' files" in said
@@ -348,9 +348,11 @@ def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
     up.declare({"tickrate": 33})
     with up.started("-y", "--limit", canary.name) as running:
         running.wait_for_line("restart: server 3 has 1 players")
+        running.process.send_signal(signal.SIGSTOP)  # else it may take the lock again first
         canary.run("pkill -f 'lock.py WISH'")
-        wait_for("the lock is free", lambda: is_free(canary), 2)
+        wait_for("the lock is free", lambda: is_free(canary), 10)
         with held(canary):
+            running.process.send_signal(signal.SIGCONT)
             rcon(canary, 27015, "standin_players 0")
             said = running.end(1, limit=30)
     assert f"{canary.name} failed at restart:\n    its lock was lost\n    is being deployed by olga@desk" in said
@@ -390,7 +392,7 @@ def test_nobody_is_thrown_out_and_the_restart_follows_when_they_left(up: Fleet) 
         rcon(canary, 27015, "standin_players 1")
         assert main_pid(canary, "3") == before
         rcon(canary, 27015, "standin_players 0")
-        wait_for("server 3 is restarted", lambda: main_pid(canary, "3") not in (before, "0"), limit=15)
+        wait_for("server 3 is restarted", lambda: main_pid(canary, "3") not in (before, "0"), limit=60)
         said = running.end(0)
     assert "restarted server 3 (empty)" in said
     assert main_pid(canary, "4") == other
@@ -488,7 +490,7 @@ def test_ctrl_c_lets_a_deploy_finish_and_twice_does_not(up: Fleet) -> None:
         running.process.send_signal(signal.SIGINT)
         running.wait_for_line("Interrupted")
         running.process.send_signal(signal.SIGINT)
-        said = running.end(130, limit=5)
+        said = running.end(130, limit=20)
     assert "deploy: done" not in said
 
 
@@ -498,10 +500,10 @@ def test_on_a_terminal_a_table_shows_what_goes_on_and_its_ctrl_c_is_the_rollouts
     rcon(canary, 27015, "standin_players 2")
     up.declare({"hostname": "seen", "tickrate": 88})
     with OnTerminal(up) as screen:
-        wait_for("the question", lambda: "Go on? [y/N]" in screen.text)
+        wait_for("the question", lambda: "Go on? [y/N]" in screen.text, 120)
         screen.type("y\n")
         row = rf"WAVE +HOST +STEP +TIME\s+1 +{canary.name} +restart +\d+ s +server 3 has 2 players\s*$"
-        wait_for("the table", lambda: any(re.match(row, frame) for frame in screen.frames()))
+        wait_for("the table", lambda: any(re.match(row, frame) for frame in screen.frames()), 120)
         with Trap(second, "fsync") as trap:
             rcon(canary, 27015, "standin_players 0")
             command = trap.landing(SERVER_CFG, PLACE)
@@ -604,7 +606,7 @@ def test_one_killed_while_it_restarts_is_completed_by_the_same_command(undisturb
 
 
 def assert_completed(up: Fleet, undisturbed: list[list[str]]) -> None:
-    wait_for("what it started has ended", lambda: not deploying(up.path), 5)
+    wait_for("what it started has ended", lambda: not deploying(up.path), 20)
     up.rollout("-y", "--waves", "100%")
     assert [listing(box) for box in up.boxes] == undisturbed
 

@@ -137,7 +137,7 @@ class Trap:
         assert self.strace.stderr
         self.strace.stderr.close()
 
-    def landing(self, call: str, program: str, limit: float = 60) -> int:
+    def landing(self, call: str, program: str, limit: float = 240) -> int:
         """Wait for a process stopped at a call that matches, let all others go on, and return its outer PID.
 
         `call` is a pattern of strace's line, `program` has to be in the process's arguments.
@@ -172,3 +172,18 @@ def trace(box: Box, syscalls: str, out: Path) -> Iterator[Path]:
             yield out
         finally:
             strace.terminate()
+
+
+def traced(path: Path) -> list[str]:
+    """Return the lines of such a file; one that strace broke off, for another process came in between, with its end."""
+    found: list[str] = []
+    begun: dict[str, str] = {}
+    for line in path.read_text(errors="replace").splitlines():
+        pid = line.split(maxsplit=1)[0]
+        if line.endswith("<unfinished ...>"):
+            begun[pid] = line.removesuffix("<unfinished ...>")
+        elif resumed := re.match(r"\d+ +<\.\.\. \w+ resumed>", line):
+            found.append(begun.pop(pid, "") + line[resumed.end() :])
+        else:
+            found.append(line)
+    return found
