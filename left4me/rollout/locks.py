@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from subprocess import PIPE, STDOUT, Popen
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 
 from left4me import fence, status
 from left4me.rollout.children import last_lines
@@ -14,6 +14,8 @@ from left4me.rollout.waves import Host
 
 LIMIT = 60
 """Seconds for a host to say whether its lock is taken; it may wait half of that for what a killed deploy left."""
+RELEASE = 20
+"""Seconds for a host to let go of its lock: ssh gives one up that does not answer at all after 15 to 20."""
 
 
 class Locks:
@@ -35,7 +37,11 @@ class Locks:
             with suppress(OSError):
                 holder.stdin.close()  # type: ignore[union-attr]
         for holder in self._holders.values():
-            holder.wait()
+            try:
+                holder.wait(RELEASE)
+            except TimeoutExpired:  # its sshd is well and nothing else there: the host frees it with this end
+                holder.kill()
+                holder.wait()
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -290,9 +290,10 @@ def test_a_host_that_hangs_stops_it(up: Fleet, how: str) -> None:
         with Trap(up.canary, "fsync") as trap:
             running = rolling.enter_context(up.started("-y"))
             command = trap.landing(SERVER_CFG, PLACE)
-            if how == "unplugged":
-                rolling.callback(os.kill, command, signal.SIGCONT)
-            rolling.enter_context(frozen(sshd(up.canary)) if how == "frozen" else unplugged(up.canary))
+        wait_for("the command stands", lambda: is_stopped(command))
+        if how == "unplugged":
+            rolling.callback(os.kill, command, signal.SIGCONT)
+        rolling.enter_context(frozen(sshd(up.canary)) if how == "frozen" else unplugged(up.canary))
         said = running.end(1, limit=120)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
@@ -357,6 +358,22 @@ def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
             said = running.end(1, limit=30)
     assert f"{canary.name} failed at restart:\n    its lock was lost\n    is being deployed by olga@desk" in said
     assert main_pid(canary, "3") == before
+
+
+def test_a_host_that_does_not_let_go_of_its_lock_holds_up_no_end(up: Fleet) -> None:
+    canary = up.canary
+    wait_for_server(canary, 27015)
+    rcon(canary, 27015, "standin_players 1")
+    up.declare({"tickrate": 47})
+    with up.started("-y", "--limit", canary.name) as running:
+        running.wait_for_line("restart: server 3 has 1 players")
+        canary.run("pkill -STOP -f 'lock.py WISH'")
+        try:
+            rcon(canary, 27015, "standin_players 0")
+            assert "Done and proved: 1 host." in running.end(0, limit=120)
+        finally:
+            canary.run("pkill -CONT -f 'lock.py WISH'")
+    wait_for("the lock is free", lambda: is_free(canary), 10)
 
 
 def test_a_short_loss_of_the_connection_is_waited_out(up: Fleet) -> None:
