@@ -154,8 +154,9 @@ def test_a_frozen_host_holds_up_nobody(box: Box, inventory: Path, tmp_path: Path
     with ExitStack() as freezing:
         with Trap(box, "fsync") as trap:
             deploying = freezing.enter_context(started(both, "deploy.py", "-y"))
-            trap.landing(r"left4me/\.left4me-overlay", PLACE)
-            freezing.enter_context(frozen(sshd(box)))
+            command = trap.landing(r"left4me/\.left4me-overlay", PLACE)
+        wait_for("the command stands", lambda: is_stopped(command))
+        freezing.enter_context(frozen(sshd(box)))
         _, said = deploying.communicate(timeout=90)
         assert deploying.returncode == 1, said
     for port in PORTS:

@@ -69,10 +69,11 @@ def below(top: int) -> list[int]:
 
 @contextmanager
 def frozen(top: int) -> Iterator[None]:
-    """Stop a process and all that it has started; no Trap may be set when they go on, or it stops them again."""
+    """Stop a process and all that it has started; no Trap may be set, or they may go on or be stopped again."""
     members = below(top)
     for pid in members:
         os.kill(pid, signal.SIGSTOP)
+    wait_for("they stand", lambda: all(is_stopped(pid) for pid in members))
     try:
         yield
     finally:
