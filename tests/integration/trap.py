@@ -72,8 +72,9 @@ def frozen(top: int) -> Iterator[None]:
     """Stop a process and all that it has started; no Trap may be set, or they may go on or be stopped again."""
     members = below(top)
     for pid in members:
-        os.kill(pid, signal.SIGSTOP)
-    wait_for("they stand", lambda: all(is_stopped(pid) for pid in members))
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    wait_for("they stand", lambda: all(is_stopped(pid) or not command_line(pid) for pid in members))
     try:
         yield
     finally:
@@ -104,7 +105,8 @@ def kill_both(pyinfra: subprocess.Popen[str], pid: int) -> None:
     pyinfra.kill()
     pyinfra.wait()
     for each in members:
-        os.kill(each, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one that did not stand, such as what unpacks for dpkg, may have ended
+            os.kill(each, signal.SIGKILL)
     wait_for("the remote command is gone", lambda: not any(command_line(each) for each in members))
 
 
