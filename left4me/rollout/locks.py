@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
+from subprocess import PIPE, STDOUT, Popen
 
 from left4me import fence, status
 from left4me.rollout.children import last_lines
@@ -15,7 +15,7 @@ from left4me.rollout.waves import Host
 LIMIT = 60
 """Seconds for a host to say whether its lock is taken; it may wait half of that for what a killed deploy left."""
 RELEASE = 20
-"""Seconds for a host to let go of its lock: ssh gives one up that does not answer at all after 15 to 20."""
+"""Seconds for all hosts to let go of their locks: ssh gives one up that does not answer at all after 15 to 20."""
 
 
 class Locks:
@@ -36,12 +36,16 @@ class Locks:
         for holder in self._holders.values():
             with suppress(OSError):
                 holder.stdin.close()  # type: ignore[union-attr]
+        timer = threading.Timer(RELEASE, self._give_up)
+        timer.start()
         for holder in self._holders.values():
-            try:
-                holder.wait(RELEASE)
-            except TimeoutExpired:  # its sshd is well and nothing else there: the host frees it with this end
-                holder.kill()
-                holder.wait()
+            holder.wait()
+        timer.cancel()
+
+    def _give_up(self) -> None:
+        """End what hosts do not let go of, whose sshd is well and nothing else there; they free it with that end."""
+        for holder in self._holders.values():
+            holder.kill()
 
     @property
     def environment(self) -> Mapping[str, str]:
