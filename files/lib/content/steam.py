@@ -298,10 +298,8 @@ def _take_stage() -> str:
 
 def prepare() -> None:
     """Have SteamCMD and its directories on the host."""
-    for place in (GAME, builds.VERDICTS):
-        for name in os.listdir(place):
-            if name.startswith((".new-", ".gone-", ".download-")):  # what a killed run left
-                tree.remove(f"{place}/{name}")
+    for path in unused.left_in(GAME, builds.VERDICTS):
+        tree.remove(path)
     _own_directory(HOME)
     if os.path.exists(LOG):
         os.replace(LOG, f"{LOG}.1")

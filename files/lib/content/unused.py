@@ -103,7 +103,11 @@ def unused() -> list[str]:
 
 def leftovers() -> list[str]:
     """Return what killed runs left beside the versions; or, of one that is at work, what it is making."""
-    places = (VAR, f"{VAR}/releases", f"{VAR}/overlays", f"{VAR}/overlays/*")
+    return left_in(VAR, f"{VAR}/releases", f"{VAR}/overlays", f"{VAR}/overlays/*")
+
+
+def left_in(*places: str) -> list[str]:
+    """Return what killed runs left in some directories, by glob's patterns."""
     return [
         path for place in places for kind in ("new", "gone", "download") for path in glob.glob(f"{place}/.{kind}-*")
     ]

@@ -105,7 +105,7 @@ def update() -> None:
         while ended is None:
             with suppress(subprocess.TimeoutExpired):
                 ended = start.wait(1)
-                subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
+                one.sync_journal()
             seen, lines = _journal(seen)
             for line in lines:
                 print(one.plain(line), flush=True)

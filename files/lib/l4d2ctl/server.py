@@ -228,13 +228,19 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def sync_journal() -> None:
+    """Return when the journal has all that was said, after ten seconds at the latest."""
+    import subprocess  # here: hardly any command needs it
+
+    subprocess.run(["timeout", "10", "journalctl", "--sync"], capture_output=True, check=False)
+
+
 def journal(name: str, lines: int) -> list[str]:
     """Return the last lines of a unit's journal, fit for a terminal."""
     import subprocess  # here: hardly any command needs it
 
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={name}"]
-    # What PID 1 has just said may be on its way still.
-    subprocess.run(["timeout", "10", "journalctl", "--sync"], capture_output=True, check=False)
+    sync_journal()  # what PID 1 has just said may be on its way still
     # A game writes what it likes.
     said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     return list(map(plain, said.splitlines()))
