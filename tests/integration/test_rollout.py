@@ -36,7 +36,7 @@ from tests.integration.harness import (
     wait_for,
     wait_for_server,
 )
-from tests.integration.rolling import Fleet, hostname, report
+from tests.integration.rolling import Fleet, Running, hostname, report
 from tests.integration.test_lock import PLACE, held, is_free
 from tests.integration.trap import Trap, command_line, frozen, is_stopped, sshd
 
@@ -306,6 +306,17 @@ def test_a_host_that_hangs_stops_it(up: Fleet, how: str) -> None:
 # -- one at a time
 
 
+@contextmanager
+def draining(up: Fleet, tickrate: int, players: int = 1) -> Iterator[Running]:
+    """Have a rollout of the canary, with another tickrate, that waits for the players of its server 3 to leave."""
+    wait_for_server(up.canary, 27015)
+    rcon(up.canary, 27015, f"standin_players {players}")
+    up.declare({"tickrate": tickrate})
+    with up.started("-y", "--limit", up.canary.name) as running:
+        running.wait_for_line(f"restart: server 3 has {players} players")
+        yield running
+
+
 def test_of_two_rollouts_at_once_exactly_one_goes_on(up: Fleet) -> None:
     up.declare({"hostname": "one of two"})
     words = ("-y", "--waves", "100%")
@@ -321,11 +332,7 @@ def test_of_two_rollouts_at_once_exactly_one_goes_on(up: Fleet) -> None:
 
 def test_a_rollout_against_a_deploy(up: Fleet) -> None:
     canary = up.canary
-    wait_for_server(canary, 27015)
-    rcon(canary, 27015, "standin_players 1")
-    up.declare({"tickrate": 44})
-    with up.started("-y", "--limit", canary.name) as running:
-        running.wait_for_line("restart: server 3 has 1 players")
+    with draining(up, 44) as running:
         seen = standing(canary)
         second = pyinfra(up.path, "deploy.py", "-y", "--limit", canary.name)
         assert second.returncode == 1
@@ -342,13 +349,8 @@ def test_a_rollout_against_a_deploy(up: Fleet) -> None:
 
 
 def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
-    canary = up.canary
-    wait_for_server(canary, 27015)
-    rcon(canary, 27015, "standin_players 1")
-    before = main_pid(canary, "3")
-    up.declare({"tickrate": 33})
-    with up.started("-y", "--limit", canary.name) as running:
-        running.wait_for_line("restart: server 3 has 1 players")
+    canary, before = up.canary, main_pid(up.canary, "3")
+    with draining(up, 33) as running:
         running.process.send_signal(signal.SIGSTOP)  # else it may take the lock again first
         canary.run("pkill -f 'lock.py WISH'")
         wait_for("the lock is free", lambda: is_free(canary), 10)
@@ -362,11 +364,7 @@ def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
 
 def test_a_host_that_does_not_let_go_of_its_lock_holds_up_no_end(up: Fleet) -> None:
     canary = up.canary
-    wait_for_server(canary, 27015)
-    rcon(canary, 27015, "standin_players 1")
-    up.declare({"tickrate": 47})
-    with up.started("-y", "--limit", canary.name) as running:
-        running.wait_for_line("restart: server 3 has 1 players")
+    with draining(up, 47) as running:
         canary.run("pkill -STOP -f 'lock.py WISH'")
         try:
             rcon(canary, 27015, "standin_players 0")
@@ -378,11 +376,7 @@ def test_a_host_that_does_not_let_go_of_its_lock_holds_up_no_end(up: Fleet) -> N
 
 def test_a_short_loss_of_the_connection_is_waited_out(up: Fleet) -> None:
     canary = up.canary
-    wait_for_server(canary, 27015)
-    rcon(canary, 27015, "standin_players 1")
-    up.declare({"tickrate": 55})
-    with up.started("-y", "--limit", canary.name) as running:
-        running.wait_for_line("restart: server 3 has 1 players")
+    with draining(up, 55) as running:
         canary.run("systemctl stop ssh && pkill -f '[l]ock.py WISH'")
         try:
             running.wait_for_line("restart: host", "refused")
@@ -397,12 +391,8 @@ def test_a_short_loss_of_the_connection_is_waited_out(up: Fleet) -> None:
 
 def test_nobody_is_thrown_out_and_the_restart_follows_when_they_left(up: Fleet) -> None:
     canary = up.canary
-    wait_for_server(canary, 27015)
-    rcon(canary, 27015, "standin_players 2")
     before, other = main_pid(canary, "3"), main_pid(canary, "4")
-    up.declare({"tickrate": 100})
-    with up.started("-y", "--limit", canary.name) as running:
-        running.wait_for_line("restart: server 3 has 2 players")
+    with draining(up, 100, players=2) as running:
         # More looks than the quiet time has.
         assert running.process.poll() is None
         rcon(canary, 27015, "standin_players 0")
