@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import jinja2
 
 from left4me import model
+from left4me.remote.generation import generation
 
 ROOT = Path(__file__).parent.parent
 USER_PREFIX = "left4me-"
@@ -50,7 +50,7 @@ MANAGED = (
     *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
 )
 """Where a path that nobody declared is removed; the dot is that of a killed run's temporary file."""
-RESTARTS = "will want a restart"
+RESTARTS = "will require a restart"
 """What a deploy that only shows what it would do says of servers; a rollout reads it."""
 
 
@@ -224,7 +224,7 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
     values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
     folder, drop_ins = f"{ETC}/servers/{name}", f"{OWN_UNITS}/{unit_of(name)}.d"
     limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
-    environment += f'LEFT4ME_GENERATION="{_generation(limits, environment)}"\n'
+    environment += f'LEFT4ME_GENERATION="{generation(_template_unit(), limits, environment)}"\n'
     texts = {
         "server.env": environment,
         "server.cfg": _render("server.cfg.j2", **values),
@@ -262,11 +262,6 @@ def _secret(name: str, server: model.Server) -> Item:
     do, path = ("file", "rcon-given.cfg") if server.rcon_password else ("secret", "rcon.cfg")
     path, owner, text = f"{SECRETS}/{name}/{path}", user_of(name), f'rcon_password "{given}"\n'
     return Item(do, path, 0o400, owner=owner, text=text)
-
-
-def _generation(limits: str, environment: str) -> str:
-    """Return a digest of what a server is started with but its layers and its build, which the mount itself tells."""
-    return hashlib.sha256("\0".join([_template_unit(), limits, environment]).encode()).hexdigest()[:16]
 
 
 @cache

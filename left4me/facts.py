@@ -86,7 +86,7 @@ class HostState(TypedDict, total=False):
     releases: list[str]
     overlays: dict[str, list[str]]
     runtime: list[str]
-    running: dict[str, int]
+    running: dict[str, dict[str, str]]
     ports: dict[str, int]
     mounts: list[str]
     held: list[str]
@@ -105,11 +105,11 @@ class Answer(FactBase[Any]):
         return json.loads(output[-1])
 
 
-class Players(FactBase[dict[str, Any]]):
-    """The status of servers that nobody declares any more, by id, as the l4d2ctl of the host has it."""
+class Status(FactBase[dict[str, Any]]):
+    """The status of servers, by id, as the l4d2ctl of the host has it; of none where there is no l4d2ctl yet."""
 
     def command(self, words: Sequence[str]) -> StringCommand:
-        """Return the command; `words` are ids."""
+        """Return the command; `words` are ids, none for all that have files on the host."""
         none = f"[ -x {declared.CTL} ] || {{ echo '[]'; exit 0; }};"
         return StringCommand(none, "exec", Command(declared.CTL, "status", "--json", *words))
 
@@ -163,8 +163,8 @@ def refuse(reason: str) -> NoReturn:
 
 
 def ask(asks: str, *words: str) -> Any:
-    """Return what one of _PROGRAMS answers now, or l4d2ctl of `players`."""
-    found = host.get_fact(Players, words=words) if asks == "players" else host.get_fact(Answer, asks=asks, words=words)
+    """Return what one of _PROGRAMS answers now, or l4d2ctl for `status`."""
+    found = host.get_fact(Status, words=words) if asks == "status" else host.get_fact(Answer, asks=asks, words=words)
     if found is None:  # pyinfra has said why, and would go on with nothing
         refuse(f"its state ({asks}) could not be read, so nothing more is done there: deploy again")
     return found

@@ -15,7 +15,7 @@ from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.context import host
 
-from left4me import declared, facts, model, versions
+from left4me import declared, facts, model, pending, startup, versions
 from left4me.declared import Item
 from left4me.lock import operation
 
@@ -165,7 +165,7 @@ def _systemd() -> dict[str, Any]:
 
 
 def undeclared() -> tuple[set[str], set[str]]:
-    """Return which servers on the host are not to be there: those to remove, and those that somebody plays on."""
+    """Return which servers on the host are not to be there: those to remove, and those that have players."""
     declares = facts.declared_here()
     state = facts.look()
     unit = re.escape(declared.unit_of("#")).replace("\\#", "([^/]+)")
@@ -175,21 +175,20 @@ def undeclared() -> tuple[set[str], set[str]]:
     there -= set(declares.present)
     running = {each for each in there & set(state["running"]) if each not in declares.servers}  # absent does not wait
     asked = sorted(each for each in running if f"{declared.ETC}/servers/{each}" in state["entries"])
-    rows = facts.once("players", *asked) if asked else {}
-    # Who does not answer, or cannot be asked, is not therefore empty.
-    played = {each for each in running if each not in rows or rows[each]["players"] != 0}
+    played = _played(running, asked)
     return there - played, played
+
+
+def _played(running: set[str], asked: Sequence[str]) -> set[str]:
+    """Return which of the running servers have players, or do not answer, which does not mean that they have none."""
+    rows = facts.once("status", *asked) if asked else {}
+    return {each for each in running if each not in rows or rows[each]["players"] != 0}
 
 
 @operation
 def remove_servers() -> Commands:
     """Stop the servers that are not declared any more and put what they wrote into the attic, but none with players."""
-    gone, played = undeclared()
-    for server in sorted(played):
-        logger.warning(
-            f"{host.print_prefix}server {server} is not declared any more, and somebody plays there, or it does not "
-            f'answer: left alone. The next deploy looks again; {{"state": "absent"}} does not wait'
-        )
+    gone, _played = undeclared()
     if gone:
         yield facts.Command(f"{declared.LIBEXEC}/left4me-remove", *sorted(gone))
     else:
@@ -240,13 +239,21 @@ def _explained(command: str, units: Sequence[str]) -> StringCommand:
     return StringCommand(f"{command.format(names)} || {why}")
 
 
+def _declared_stopped() -> tuple[set[str], set[str]]:
+    """Return which servers run and are declared stopped: those to stop, and those that have players."""
+    declares = facts.declared_here()
+    stopped = {name for name, each in declares.present.items() if each.state == "stopped"}
+    units = _systemd()["units"] if stopped else {}
+    up = {each for each in stopped if units[declared.unit_of(each)]["ActiveState"] not in ("inactive", "failed")}
+    running = up & set(facts.look()["running"])
+    played = _played(running, sorted(running))
+    return up - played, played
+
+
 @operation
 def stop_servers() -> Commands:
-    """Stop the servers that are declared as stopped."""
-    declares = facts.declared_here()
-    stopped = [declared.unit_of(name) for name, each in declares.present.items() if each.state == "stopped"]
-    units = _systemd()["units"] if stopped else {}
-    up = [unit for unit in stopped if units[unit]["ActiveState"] not in ("inactive", "failed")]
+    """Stop the servers that are declared stopped, but none that has players."""
+    up = [declared.unit_of(name) for name in sorted(_declared_stopped()[0])]
     if up:
         # Of a server that could not be unmounted the stop itself says nothing.
         yield _explained("systemctl stop {0} && ! systemctl --quiet is-failed {0}", up)
@@ -267,17 +274,11 @@ def start_servers() -> Commands:
         for unit in map(declared.unit_of, running)
         if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
     ]
-    ended = gone | {name for name, each in declares.present.items() if each.state == "stopped"}
-    taken = {port: each for each, port in facts.look()["running"].items() if each not in ended}
+    ended = gone | _declared_stopped()[0]
+    taken = {record.get("LEFT4ME_PORT"): each for each, record in facts.look()["running"].items() if each not in ended}
     for name, each in versions.resolved(declares).present.items():
-        if declared.unit_of(name) in down and each.port in taken and taken[each.port] != name:
-            other = taken[each.port]
-            way = "restart" if other in declares.present else "stop"  # a stop would hold it down
-            logger.warning(
-                f"{host.print_prefix}server {name} is not started: server {other} runs on port {each.port} still. "
-                f"l4d2ctl {way} {other}, then deploy again"
-            )
-            down.remove(declared.unit_of(name))
+        if declared.unit_of(name) in down and taken.get(str(each.port), name) != name:
+            down.remove(declared.unit_of(name))  # it waits for the other one's restart: report() names both
     if declares.update_at and units[declared.TIMER]["ActiveState"] != "active":
         yield StringCommand("systemctl", "start", declared.TIMER)
     elif not down:
@@ -287,22 +288,60 @@ def start_servers() -> Commands:
         yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
 
 
+@operation
+def record() -> Commands:
+    """Record what servers were started with that run since before left4me recorded it."""
+    if unrecorded := _unrecorded():
+        yield facts.program("generation", "--record", *unrecorded)
+    else:
+        host.noop("all are recorded")
+
+
+def _unrecorded() -> list[str]:
+    return [name for name, started in facts.look()["running"].items() if not started]
+
+
 def restarts(items: Sequence[Item]) -> list[str]:
-    """Return the servers that would be started with something else once `items` and the versions are in place."""
-    declares, state = facts.declared_here(), facts.look()
-    entries = state["entries"]
-    if not state["running"]:
-        return []
+    """Return the running servers that would be started with something else once `items` and the versions are in place.
 
-    def differs(path: str, content: str) -> bool:
-        return path not in entries or entries[path]["content"] != content
-
+    Also those whose restart is required already.
+    """
+    declares, running = facts.declared_here(), dict(facts.look()["running"])
+    if unrecorded := _unrecorded():
+        running |= facts.once("generation", *unrecorded)
+    texts = {item.path: item.text for item in items}
     trees = [versions.game(declares), *([] if facts.missing_packages() else versions.layers(declares))]
-    new = {tree.link for tree in trees if differs(tree.link, tree.target)}
-    new |= {item.path for item in items if differs(item.path, hashlib.sha256(item.text.encode()).hexdigest())}
-    read = {
-        name: {*(f"{declared.ETC}/servers/{name}/{file}" for file in ("server.env", "layers", "build"))}
-        | {*map(declared.link_of, server.lowers), *([] if server.build else [declared.INSTALLATION])}
-        for name, server in declares.present.items()
-    }
-    return [name for name, paths in read.items() if paths & new]
+    paths = {tree.link: f"{tree.place}/{tree.name}" for tree in trees}
+    found = []
+    for name, server in declares.present.items():
+        if name not in running:
+            continue
+        build = f"{declared.RELEASES}/{server.build}" if server.build else paths[declared.INSTALLATION]
+        lowers = [*(paths.get(declared.link_of(layer), "?") for layer in server.lowers), build]
+        environment = texts[f"{declared.ETC}/servers/{name}/server.env"].splitlines()
+        same = f'LEFT4ME_GENERATION="{running[name].get("LEFT4ME_GENERATION")}"' in environment
+        if not same or running[name].get("LOWERS") != ":".join(lowers):
+            found.append(name)
+    return found
+
+
+@operation
+def report(items: Sequence[Item]) -> Commands:
+    """Say what is pending on the host, and the command that ends each; changes nothing.
+
+    + items: the servers' files, from which a run that changes nothing foretells who requires a restart
+    """
+    declares = facts.declared_here()
+    if host.state.is_executing:
+        found = pending.pending(facts.ask("status").values(), declares)
+    else:
+        rows = facts.once("status") if facts.look()["running"] or facts.look()["held"] else {}
+        found = [each for each in pending.pending(rows.values(), declares) if each.what != pending.REQUIRED]
+        found += [pending.Pending(declared.RESTARTS, server, pending.RESTART) for server in restarts(items)]
+    if host.state.is_executing or startup.changes_nothing():
+        startup.PENDING[host.name] = found
+    else:  # before pyinfra asks whether to go on
+        for line in pending.lines(found):
+            logger.info(f"{host.print_prefix}{line}")
+    host.noop("; ".join(pending.lines(found)) or "nothing is pending")
+    yield from ()

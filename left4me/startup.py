@@ -6,11 +6,14 @@ to stop a run in the second or third step, and both are wrapped here; tests/unit
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,19 +22,23 @@ import click
 import gevent.select
 import paramiko
 import pyinfra_cli.cli
+import pyinfra_cli.prints
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
 from pyinfra_cli.exceptions import UnexpectedExternalError
 
-from left4me import model, validation
+from left4me import model, pending, validation
 
 MODELS: dict[str, model.Host] = {}
 """What each host of this run declares, by the host's name; filled before the first connection."""
 
 OPTIONS: dict[str, Any] = {}
 """pyinfra's own, as this run was started."""
+
+PENDING: dict[str, list[pending.Pending]] = {}
+"""What is pending on each host of this run, by its name."""
 
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -96,6 +103,19 @@ def changes_nothing() -> bool:
     return bool(OPTIONS["dry"] or (OPTIONS["json_output"] and not OPTIONS["yes"]))
 
 
+def _print_pending() -> None:
+    for name, found in PENDING.items():
+        for line in pending.lines(found):
+            click.echo(f"[{name}] {line}", err=True)
+
+
+def _print_json(print_json: Callable[[Any], None], payload: Any) -> None:
+    """Print what a program reads of a run, with what is pending."""
+    if isinstance(payload, dict) and "results" in payload:
+        payload["pending"] = {name: [asdict(each) for each in found] for name, found in PENDING.items()}
+    print_json(payload)
+
+
 def _patient_input() -> str:
     """Read the operator's answer; all connections go on meanwhile, else the hosts would free their locks."""
     gevent.select.select([sys.stdin], [], [])
@@ -135,4 +155,6 @@ def install() -> None:
     pyinfra_cli.cli.input = _patient_input  # type: ignore[attr-defined]
     OPTIONS.update(click.get_current_context().params)
     paramiko.Transport.start_client = quick_start  # type: ignore[method-assign, assignment]
+    pyinfra_cli.prints.print_json = partial(_print_json, pyinfra_cli.prints.print_json)
+    atexit.register(_print_pending)  # below pyinfra's own results
     signal.signal(signal.SIGINT, _interrupt)

@@ -1,10 +1,8 @@
 """The servers that the data names."""
 
-from pyinfra import logger
 from pyinfra.api.deploy import deploy
-from pyinfra.context import host
 
-from left4me import declared, facts, operations, startup, versions
+from left4me import declared, facts, operations, versions
 
 
 @deploy("Servers")
@@ -12,14 +10,24 @@ def files() -> None:
     """Write each server's files and enable it."""
     items = declared.servers(versions.resolved(facts.declared_here()))
     operations.place(name="Write the servers' files", items=items)
-    if startup.changes_nothing() and (servers := operations.restarts(items)):
-        logger.info(f"{host.print_prefix}{declared.RESTARTS}: {', '.join(servers)}")
 
 
 @deploy("Revision")
 def revision() -> None:
     """Note on the host which revision it is at; nothing that failed before comes here."""
     operations.place(name="Note the revision", items=declared.deployed())
+
+
+@deploy("Records")
+def record() -> None:
+    """Keep what servers run with comparable, before this deploy changes units and servers' files."""
+    operations.record(name="Record what running servers were started with")
+
+
+@deploy("Pending")
+def report() -> None:
+    """End with what is pending."""
+    operations.report(name="Say what is pending", items=declared.servers(versions.resolved(facts.declared_here())))
 
 
 @deploy("Removal")

@@ -134,19 +134,28 @@ def ports() -> dict[str, int]:
     return found
 
 
-def running() -> dict[str, int]:
-    """Return the port that each running server was started with, by its id."""
-    found = {}
-    for path in glob.glob("/proc/[0-9]*/environ"):
+def running() -> dict[str, dict[str, str]]:
+    """Return what each running server was started with, by its id, as left4me-overlay recorded it; {} without a record.
+
+    Which run is the kernel's word: the cgroups of all processes.
+    """
+    servers = set()
+    for path in glob.glob("/proc/[0-9]*/cgroup"):
         try:
-            with open(path, "rb") as file, open(path.replace("environ", "cgroup"), encoding="utf-8") as group_file:
-                port = re.search(rb"(?:^|\0)LEFT4ME_PORT=(\d+)", file.read())
-                server = re.search(r"/left4me-server@([^/]+)\.service$", group_file.read(), re.MULTILINE)
+            with open(path, encoding="utf-8", errors="replace") as file:
+                servers.update(re.findall(r"/left4me-server@([^/\n]+)\.service$", file.read(), re.MULTILINE))
         except OSError:
             continue  # it has ended
-        if port and server:
-            found[server[1]] = int(port[1])
-    return found
+    return {server: record(f"/run/left4me/{server}.started") for server in sorted(servers)}
+
+
+def record(path: str) -> dict[str, str]:
+    """Return the pairs of KEY=VALUE in a file; none where it is missing."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return {key: value for key, _, value in (line.rstrip("\n").partition("=") for line in file)}
+    except FileNotFoundError:
+        return {}
 
 
 def names_in(directory: str) -> list[str]:

@@ -21,7 +21,7 @@ _IDLE = ("Connected", _READY, "No changes", "Error: executed 0 commands")
 class Verdict:
     """How a step went on a host: well, where nothing is `wrong`.
 
-    `tests` are those that failed, `restarts` the servers that will want one.
+    `tests` are those that failed, `restarts` the servers that will require a restart.
     """
 
     wrong: list[str] = field(default_factory=list)
@@ -59,8 +59,8 @@ def planned(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
         # pyinfra pads the names to the longest.
         here = rf"^ *\[{re.escape(host)}\] +"
         ready = not done.returncode or re.search(here + _READY, done.stderr, re.MULTILINE)
-        restarts = re.findall(rf"{here}{RESTARTS}: (.*)", done.stderr, re.MULTILINE)
-        servers = [server for line in restarts for server in line.split(", ")]
+        pending = (_json(done).get("pending") or {}).get(host, [])
+        servers = [each["server"] for each in pending if each["what"] == RESTARTS]
         verdicts[host] = Verdict([] if ready else _said(host, done), changed, restarts=servers)
     if (done.returncode or plan is None) and not any(each.wrong for each in verdicts.values()):
         wrong = [f"pyinfra ended with {done.returncode}", *last_lines(done.stderr)]

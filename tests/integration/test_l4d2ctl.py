@@ -206,7 +206,7 @@ def test_a_restart_is_due_when_what_runs_is_not_what_was_declared(deployed: Box,
     rows = status(deployed)
     assert (rows["3"]["restart_due"], rows["4"]["restart_due"]) == (True, False)
     assert main_pid(deployed, "3") == pid
-    assert "\trestart is due" in ctl(deployed, "status 3").stdout
+    assert "\trestart required" in ctl(deployed, "status 3").stdout
     ctl(deployed, "restart 3")
     wait_for_server(deployed, 27025)
     assert not status(deployed)["3"]["restart_due"]

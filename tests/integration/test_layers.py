@@ -158,10 +158,10 @@ def test_a_running_server_keeps_its_version_until_it_is_restarted(host: Box, inv
 
     assert is_on_the_old()
     assert (status(host)["restart_due"], status(host, "4")["restart_due"]) == (True, False)
-    assert "restart is due" in ctl(host, "status 3").stdout
+    assert "restart required" in ctl(host, "status 3").stdout
     found = ctl(host, "doctor", code=1).stdout
     assert f"evening: {Path(old).name} is mounted, {Path(new).name} is current" in found
-    must_fail(inventory, rf"runtime/3/merged: lowerdir is {old}:.*, must be {new}:.*: a restart is due")
+    must_fail(inventory, rf"runtime/3/merged: lowerdir is {old}:.*, must be {new}:.*: restart required")
 
     assert_idle(deploy(inventory), [host])
     assert is_on_the_old()

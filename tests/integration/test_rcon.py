@@ -191,7 +191,7 @@ def test_a_restart_is_the_next_map_too(host: Box) -> None:
     env = "/etc/left4me/servers/3/server.env"
     host.run(f"sed -i.old 's/GENERATION=\"/&x/' {env}")
     assert status(host)["next_map"]
-    assert ctl(host, "status 3").stdout.splitlines()[1].endswith("\trestart is due")
+    assert ctl(host, "status 3").stdout.splitlines()[1].endswith("\trestart required")
     ctl(host, "stop 3")
     assert not status(host)["next_map"]
     # What was read is not looked for in the journal where the game is the younger.

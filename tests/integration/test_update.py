@@ -191,7 +191,7 @@ def test_an_update_beside_running_servers(host: Box, inventory: Path, steam: Ste
     assert not merged(host, "build.txt").exists()
     rows = {row["id"]: row for row in json.loads(ctl(host, "status --json").stdout)}
     assert {(row["build"], row["restart_due"]) for row in rows.values()} == {(old, True)}
-    assert "restart is due" in ctl(host, "status 3").stdout
+    assert "restart required" in ctl(host, "status 3").stdout
     ctl(host, "restart 3")
     assert merged(host, "build.txt").read_text() == number
     assert (build_of(host, "3"), build_of(host, "4"), main_pid(host, "4")) == (number, old, before["4"][0])

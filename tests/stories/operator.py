@@ -75,7 +75,7 @@ class Operator:
             timeout=seconds,
             check=False,
         )
-        return _judge(f"$ {command}", done.stdout, done.returncode, says, code, never)
+        return _judge(f"$ {command}", done.stdout, done.returncode, code, says=says, never=never)
 
     def on(
         self,
@@ -89,7 +89,9 @@ class Operator:
     ) -> str:
         """Type a command in a shell on a host, as `types` does it here."""
         done = box.run(command, user=user, check=False, timeout=seconds)
-        return _judge(f"{box.name}# {command}", done.stdout + done.stderr, done.returncode, says, code, never)
+        return _judge(
+            f"{box.name}# {command}", done.stdout + done.stderr, done.returncode, code, says=says, never=never
+        )
 
     def plays(self, box: Box, players: int, port: int = 27015) -> None:
         """Have that many people on the server of a port."""
@@ -107,7 +109,7 @@ def _environment() -> dict[str, str]:
     return {**kept, "PATH": path, "PYINFRA_PROGRESS": "off"}
 
 
-def _judge(typed: str, said: str, was: int, says: Sequence[str], code: int, never: Sequence[str]) -> str:
+def _judge(typed: str, said: str, was: int, code: int, *, says: Sequence[str], never: Sequence[str]) -> str:
     text = ESCAPE.sub("", said)
     missing, there = [each for each in says if each not in text], [each for each in never if each in text]
     assert was == code, f"{typed}\nexit {was}, must be {code}\n{text}"

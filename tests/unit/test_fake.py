@@ -89,6 +89,8 @@ class Other:
         lines = [stdin] if isinstance(stdin, str) else list(stdin or [])
         self.state["sent"] += lines
         words = shlex.split(command)
+        if "status" in words:  # [ -x l4d2ctl ] || …
+            return "\n[]"
         if "-c" in words:
             at = words.index("-c") + 1
             return json.dumps(self.programs[words[at]](words[at + 1 :], lines))

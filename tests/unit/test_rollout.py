@@ -219,9 +219,11 @@ def test_the_plan_names_what_would_change_and_who_is_not_reached() -> None:
     assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect (timed out)"]]
 
 
-def test_the_plan_names_the_servers_that_will_want_a_restart() -> None:
-    said = "    [a]  will want a restart: 3, 4\n    [aa] will want a restart: 5\n[aa] Ready: deploy.py\n"
-    verdicts = judge.planned(ended(0, {"plan": [], "results": None}, said), ["a", "aa", "b"])
+def test_the_plan_names_the_servers_that_will_require_a_restart() -> None:
+    will = {"what": "will require a restart", "command": ""}
+    pending = {"a": [{**will, "server": "3"}, {**will, "server": "4"}, {**will, "server": "6", "what": "other"}]}
+    pending["aa"] = [{**will, "server": "5"}]
+    verdicts = judge.planned(ended(0, {"plan": [], "results": None, "pending": pending}, ""), ["a", "aa", "b"])
     assert [each.restarts for each in verdicts.values()] == [["3", "4"], ["5"], []]
 
 

@@ -96,9 +96,10 @@ def rcon(server: str, command: str) -> str:
     """Execute a command on a declared server's console and return what it says. Raises Failed."""
     if len(command.encode("utf-8", "surrogateescape")) > _LONGEST:
         raise one.Failed(f"server {server}: a command has at most {_LONGEST} bytes")
-    pid = one.properties([server], "MainPID")[server]["MainPID"]
-    address = one.address_of(one.started_with(pid))
-    if address is None:
+    runs = one.properties([server], "MainPID")[server]["MainPID"] != "0"
+    # Without a record it runs since before left4me kept one; whose port it is, is looked up below.
+    address = one.address_of(one.started_with(server) or one.environment(server))
+    if not runs or address is None:
         raise one.Failed(f"server {server} does not run: l4d2ctl start {server}")
     password = _password(server)
     # Somebody else who has the port would be told the password.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -100,14 +101,16 @@ def environment(server: str) -> dict[str, str]:
     return {key: value.strip('"') for key, _, value in pairs}
 
 
-def started_with(pid: str) -> dict[str, str]:
-    """Return what of its server.env a running server was started with; empty where it has ended."""
+def started_with(server: str) -> dict[str, str]:
+    """Return what a running server was started with: its server.env then, and LOWERS, its layers with `:` between.
+
+    As left4me-overlay recorded it at the mount; empty where there is no record.
+    """
     try:
-        with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
-            pairs = [pair.partition("=") for pair in file.read().split("\0") if pair.startswith("LEFT4ME_")]
-    except OSError:
+        with open(f"{RUN}/{server}.started", encoding="utf-8", errors="replace") as file:
+            return {key: value for key, _, value in (line.rstrip("\n").partition("=") for line in file)}
+    except FileNotFoundError:
         return {}
-    return {key: value for key, _, value in pairs}
 
 
 def address_of(env: dict[str, str]) -> tuple[str, int] | None:
@@ -264,9 +267,28 @@ def is_held(server: str) -> bool:
 
 
 def hold(server: str) -> None:
-    """Keep a server down over deploys and reboots: its unit's condition looks at this file."""
-    os.close(os.open(f"{HELD}/{server}", os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+    """Keep a server down over deploys and reboots: its unit's condition looks at this file, which says by whom."""
+    try:
+        fd = os.open(f"{HELD}/{server}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    except FileExistsError:
+        return  # since when, and by whom, stays
+    try:
+        os.write(fd, f"{os.environ.get('SUDO_USER', 'root')}\n".encode())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # a full disk has room for the file itself, and that is what holds
+            raise
+    finally:
+        os.close(fd)
     sync_directory(HELD)
+
+
+def held_by(server: str) -> str:
+    """Return who stopped a server by hand; empty where nobody did, or before left4me wrote that down."""
+    try:
+        with open(f"{HELD}/{server}", encoding="utf-8", errors="replace") as file:
+            return file.read(64).strip()
+    except FileNotFoundError:
+        return ""
 
 
 def release(server: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from l4d2ctl import a2s
 from l4d2ctl import server as one
@@ -14,6 +14,7 @@ _PROPERTIES = (
     *("ActiveState", "SubState", "StateChangeTimestamp", "MainPID", "MemoryCurrent"),
     "ExecMainStartTimestampMonotonic",
 )
+_GENERATION = "LEFT4ME_GENERATION"
 _WAS_READ = "^left4me: server.cfg was read$"  # the last that server.cfg echoes, at each map load
 
 
@@ -38,6 +39,8 @@ class Status:
     build: str = ""  # of the game: what it runs on, or would be started with
     build_due: bool = False  # a restart gives it another one
     reset_unfinished: bool = False  # and it does not start before that
+    held_by: str = ""  # who stopped it by hand, where that is known
+    restart_for: list[str] = field(default_factory=list)  # what a restart changes: port, layers, build, unit …
 
 
 def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
@@ -99,16 +102,27 @@ def revision() -> tuple[str, str]:
         return "", ""
 
 
+def _differences(started: dict[str, str], env: dict[str, str], lowers: list[str], wanted: list[str]) -> list[str]:
+    """Return in what a running server differs from what a restart would give it, in the words of the data."""
+    if not started:
+        return ["what it was started with is not recorded"]
+    found = [key for key in env if key != _GENERATION and started.get(key) != env[key]]
+    names = [key.removeprefix("LEFT4ME_").lower() for key in found]
+    if not names and started.get(_GENERATION) != env.get(_GENERATION):
+        names = ["unit"]
+    return [*names, *["layers"] * (lowers[:-1] != wanted[:-1]), *["build"] * (lowers[-1] != wanted[-1])]
+
+
 def status(servers: list[str]) -> list[Status]:
     """Return the status of servers, all asked at once."""
     seen = one.properties(servers, *_PROPERTIES)
     declared = {server: one.environment(server) for server in servers}
     # What runs has the port that it was started with, whatever has been declared since.
-    started = {server: one.started_with(unit["MainPID"]) for server, unit in seen.items() if unit["MainPID"] != "0"}
+    started = {server: one.started_with(server) for server, unit in seen.items() if unit["MainPID"] != "0"}
     addresses = {
         server: address
         for server, env in started.items()
-        if (address := one.address_of(env)) and seen[server]["ActiveState"] == "active"
+        if (address := one.address_of(env or declared[server])) and seen[server]["ActiveState"] == "active"
     }
     answers = a2s.ask(addresses)
     mounted = one.overlays()
@@ -120,29 +134,30 @@ def status(servers: list[str]) -> list[Status]:
         memory = unit["MemoryCurrent"]
         # systemd forgets a unit that does not run; when it was stopped by hand is on disk.
         since = unit["StateChangeTimestamp"] or _written(f"{one.HELD}/{server}")
-        key = "LEFT4ME_GENERATION"
         runs, wanted = unit["MainPID"] != "0", one.lowers(server)
         lowers = mounted.get(one.merged(server), [wanted])[0] if runs else wanted
-        due = runs and (started[server].get(key) != env.get(key) or lowers != wanted)
+        restart_for = _differences(started[server], env, lowers, wanted) if runs else []
         rows.append(
             Status(
                 id=server,
                 state=unit["ActiveState"] if unit["ActiveState"] != "activating" else unit["SubState"],
                 since=since,
                 held=one.is_held(server),
-                port=address[1] if (address := one.address_of(started.get(server, env))) else None,
+                port=address[1] if (address := one.address_of(started.get(server) or env)) else None,
                 map=info.map if info else None,
                 players=info.players if info else None,
                 slots=info.slots if info else None,
                 unanswered_since=_unanswered_since(server, info is not None, unit) if server in addresses else None,
                 layers=one.declared_lines(server, "layers"),
                 memory=int(memory) if memory.isdigit() else None,
-                restart_due=due,
+                restart_due=bool(restart_for),
                 next_map=server in pending,
                 revision=deployed,
                 build=os.path.basename(lowers[-1]),
                 build_due=runs and lowers[-1] != wanted[-1],
                 reset_unfinished=one.reset_unfinished(server),
+                held_by=one.held_by(server),
+                restart_for=restart_for,
             )
         )
     return rows
@@ -159,7 +174,7 @@ def table(rows: list[Status]) -> list[list[str]]:
     lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
     for row in rows:
         memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"
-        change = "restart is due" if row.restart_due else "at the next map" if row.next_map else "-"
+        change = "restart required" if row.restart_due else "at the next map" if row.next_map else "-"
         lines.append(
             [
                 row.id,

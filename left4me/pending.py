@@ -1,0 +1,64 @@
+"""What a deploy leaves pending on a host: states that left4me itself brings about, each with what ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from left4me import model
+
+REQUIRED = "restart required"
+RESTART = "l4d2ctl restart "
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is pending of a server; `command` is followed by the server's id where it ends with a blank."""
+
+    what: str
+    server: str
+    command: str
+
+
+def _of(row: Mapping[str, Any], declares: model.Host, ports: Mapping[int, str]) -> Iterator[Pending]:
+    """Yield what is pending of a server; `row` is l4d2ctl's status of it, `ports` the running servers by port."""
+    server = row["id"]
+    runs = row["state"] not in ("inactive", "failed")
+    declared = declares.servers.get(server)
+    if declared is None:
+        yield Pending("no longer declared, kept: players are on it, or it does not answer", server, "deploy again")
+        return
+    if declared.state == "stopped" and runs:
+        yield Pending("declared stopped, still running", server, "l4d2ctl stop ")
+    elif row["held"] and declared.state == "running":
+        yield Pending("stopped by hand", server, "l4d2ctl start ")
+    if row.get("reset_unfinished"):
+        yield Pending("reset unfinished", server, "l4d2ctl reset ")
+    if row["restart_due"]:
+        yield Pending(REQUIRED, server, RESTART)
+    elif row["next_map"]:
+        yield Pending("configuration at the next map", server, "l4d2ctl restart applies it at once: l4d2ctl restart ")
+    other = ports.get(row["port"], server)
+    if declared.state == "running" and not runs and not row["held"] and other != server:
+        way = "restart" if other in declares.present else "stop"
+        what = f"not started, port {row['port']} is still held by server {other}"
+        yield Pending(what, server, f"l4d2ctl {way} {other} && l4d2ctl start ")
+
+
+def pending(rows: Iterable[Mapping[str, Any]], declares: model.Host) -> list[Pending]:
+    """Return what is pending of a host's servers, from l4d2ctl's status of all of them."""
+    rows = list(rows)
+    ports = {row["port"]: row["id"] for row in rows if row["state"] not in ("inactive", "failed")}
+    return [each for row in rows for each in _of(row, declares, ports)]
+
+
+def lines(found: Iterable[Pending]) -> list[str]:
+    """Return a line for each thing that is pending: what, of which servers, and the command that ends it."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        together.setdefault((each.what, each.command), []).append(each.server)
+    return [
+        f"{what}: {', '.join(servers)}: {command}{' '.join(servers) if command.endswith(' ') else ''}"
+        for (what, command), servers in together.items()
+    ]
