@@ -38,7 +38,7 @@ def _of(row: Mapping[str, Any], declares: model.Host, ports: Mapping[int, str]) 
     if row["restart_due"]:
         yield Pending(REQUIRED, server, RESTART)
     elif row["next_map"]:
-        yield Pending("configuration at the next map", server, "l4d2ctl restart applies it at once: l4d2ctl restart ")
+        yield Pending("configuration at the next map", server, "wait, or l4d2ctl restart ")
     other = ports.get(row["port"], server)
     if declared.state == "running" and not runs and not row["held"] and other != server:
         way = "restart" if other in declares.present else "stop"

@@ -6,16 +6,22 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from left4me import model
-from tests.deployed.hosts import Host, NotRead, Target
+from left4me.rollout.waves import duration
+from tests.deployed.hosts import READ_SECONDS, Host, NotRead, Target
+from tests.deployed.pending import Pending, pending
 
 _targets = pytest.StashKey[dict[str, Target]]()
+_pending = pytest.StashKey[list[Pending]]()
+_wrong = pytest.StashKey[set[str]]()
+"""The HOST/ID of servers of which something is wrong, which beats pending."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("left4me")
     group.addoption("--inventory", help="the inventory file, as for pyinfra")
     group.addoption("--limit", action="append", default=[], help="a host, a group or a pattern, as for pyinfra")
+    group.addoption("--grace", type=duration, default="2m", help="how long a server may take to answer (default: 2m)")
+    group.addoption("--no-pending", action="store_true", help="fail where something is pending")
+    group.addoption("--pending-json", metavar="FILE", type=Path, help="write what is pending there, for programs")
     group.addoption("--cycle", metavar="HOST/ID", help="stop and start this server, if nobody plays on it")
 
 
@@ -37,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if loaded.returncode != 0:
         refused = [line for line in loaded.stderr.splitlines() if line.startswith("refused: ")]
         raise pytest.UsageError("\n".join(refused) or loaded.stderr)
+    config.stash[_pending], config.stash[_wrong] = [], set()
     config.stash[_targets] = {
         each["name"]: Target(
             each["name"], each["connection"], model.Host.model_validate_json(json.dumps(each["declares"]))
@@ -92,15 +102,23 @@ def sockets(request: pytest.FixtureRequest) -> Iterator[Path]:
 def readings(request: pytest.FixtureRequest, sockets: Path) -> dict[str, Host | NotRead]:
     """Read all hosts side by side."""
 
+    grace: float = request.config.getoption("grace")
+
     def read(target: Target) -> Host | NotRead:
         try:
-            return Host(target.name, target.declares, target.ask(target.question(), sockets))
+            found = target.ask(target.question(grace), sockets, READ_SECONDS + grace)
         except NotRead as reason:
             return reason
+        return Host(target.name, target.declares, found, pending(target.name, found, target.declares, grace))
 
     targets = request.config.stash[_targets]
     with ThreadPoolExecutor(min(32, len(targets))) as pool:
-        return dict(zip(targets, pool.map(read, targets.values()), strict=True))
+        result = dict(zip(targets, pool.map(read, targets.values()), strict=True))
+    for reading in result.values():
+        if isinstance(reading, Host):
+            for kinds in reading.pending.values():
+                request.config.stash[_pending].extend(kinds.values())
+    return result
 
 
 @pytest.fixture(scope="session")
@@ -120,3 +138,46 @@ def host(request: pytest.FixtureRequest, readings: dict[str, Host | NotRead], sa
         pytest.skip(f"{name} was not read")
     said.add(name)
     pytest.fail(f"{name} cannot be read: {reading}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _pending_in_junit(request: pytest.FixtureRequest) -> None:
+    """Note in junit, as properties of each test of a server, what is pending of that server."""
+    if "server" not in request.fixturenames or "host" not in request.fixturenames:
+        return
+    reading = request.getfixturevalue("host")
+    for each in reading.pending.get(request.node.callspec.params["server"], {}).values():
+        request.node.user_properties.append(("pending", json.dumps(asdict(each))))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note of which servers something is wrong."""
+    report = yield
+    callspec = getattr(item, "callspec", None)
+    if report.failed and callspec and "server" in callspec.params:
+        item.config.stash[_wrong].add(f"{callspec.params['host']}/{callspec.params['server']}")
+    return report
+
+
+def _listed(config: pytest.Config) -> list[Pending]:
+    """Return what is pending of servers of which nothing is wrong."""
+    return [each for each in config.stash[_pending] if f"{each.host}/{each.server}" not in config.stash[_wrong]]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write what is pending for programs."""
+    if path := session.config.getoption("pending_json"):
+        path.write_text(json.dumps([asdict(each) for each in _listed(session.config)], indent=1), encoding="utf-8")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """End with one list of what is pending: not wrong, and each with the command that ends it."""
+    if not (listed := _listed(config)):
+        return
+    lines = [("HOST", "SERVER", "PENDING", "SINCE", "BY", "DO")]
+    lines += [(each.host, each.server, each.pending, each.since or "-", each.by or "-", each.do) for each in listed]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    terminalreporter.write_line("pending:")
+    for line in lines:
+        terminalreporter.write_line("  ".join(map(str.ljust, line, widths)).rstrip())

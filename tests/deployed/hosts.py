@@ -13,6 +13,7 @@ import pytest
 import testinfra  # type: ignore[import-untyped]
 
 from left4me import model
+from tests.deployed.pending import Pending
 from tests.deployed.promises import PROPERTIES
 
 READER = Path(__file__).with_name("reader.py").read_text(encoding="utf-8")
@@ -31,16 +32,16 @@ class Target:
     connection: Mapping[str, Any]
     declares: model.Host
 
-    def ask(self, question: Mapping[str, Any], sockets: Path, seconds: int = READ_SECONDS) -> dict[str, Any]:
+    def ask(self, question: Mapping[str, Any], sockets: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
         """Run reader.py on the host and return its answer. Raises NotRead."""
         # `timeout` bounds it there; ssh gives up on a host that freezes.
-        command = f"timeout {seconds} python3 -I -c %s %s"
+        command = f"timeout {seconds:.0f} python3 -I -c %s %s"
         try:
             done = _connect(self, sockets).run(command, READER, json.dumps(question))
         except RuntimeError as error:  # testinfra's, with ssh's own words in it
             raise NotRead(_last_line(getattr(error.args[0], "stderr", str(error)))) from None
         if done.rc != 0:
-            reason = f"no answer within {seconds} s" if done.rc == 124 else _last_line(done.stderr)
+            reason = f"no answer within {seconds:.0f} s" if done.rc == 124 else _last_line(done.stderr)
             raise NotRead(f"{reason} (exit {done.rc})")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -50,10 +51,11 @@ class Target:
         address = self.declares.address
         return "127.0.0.1" if address == "0.0.0.0" else address, self.declares.servers[server].port
 
-    def question(self) -> dict[str, Any]:
-        """Return what the reader is asked."""
+    def question(self, grace: float) -> dict[str, Any]:
+        """Return what the reader is asked; `grace` is how long a server may take to answer, in seconds."""
         return {
-            "servers": {server: self.where(server) for server in self.declares.present},
+            "servers": list(self.declares.present),
+            "grace": grace,
             "properties": PROPERTIES,
             # What only its source knows is not read: an archive's name says what has to be in it.
             "trees": {
@@ -71,6 +73,8 @@ class Host:
     declares: model.Host
     found: Mapping[str, Any]
     """The answer of reader.py."""
+    pending: Mapping[str, Mapping[str, Pending]]
+    """What left4me itself brought about, by server and kind."""
 
     def require(self, wrong: list[str]) -> None:
         """Fail with these lines if there are any, each with the host's name."""

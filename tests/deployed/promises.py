@@ -123,7 +123,8 @@ LINES = {
 }
 NETWORK = "network-online.target"
 LIMITS = ["CPUWeight", "MemoryMax", "CPUQuotaPerSecUSec", "Nice"]
-STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result"]
+STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result", "NRestarts"]
+STATES += ["ExecMainStartTimestampMonotonic"]
 PROPERTIES = [*PROMISES, *SETS, *COMMANDS, *NO_COMMANDS, *LIMITS, *STATES, "SystemCallFilter", "After", "Wants"]
 
 

@@ -31,6 +31,7 @@ UNIT_DIRECTORIES = (
     *("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"),
 )
 OVERLAYFS = 0x794C7630  # statfs(2), OVERLAYFS_SUPER_MAGIC
+RUN = "/run/left4me"
 ANSWER_SECONDS = 10.0  # a server is silent while it loads a map; a datagram may be lost
 STARTED_SECONDS = 120.0  # a first start on a slow disk
 STOPPED_SECONDS = 90.0  # four times TimeoutStopSec=15s is what systemd takes at most, and some
@@ -72,6 +73,7 @@ def entry(path: str) -> dict[str, Any]:
     }
     if found["type"] == "symlink":
         found["target"] = os.readlink(path)
+        found["since"] = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about.st_mtime))
     if found["type"] == "file" and not path.startswith(VAR):
         with open(path, "rb") as file:
             content = file.read(1 << 20)
@@ -109,8 +111,9 @@ def paths() -> Iterator[str]:
     for name in children(f"{VAR}/overlays"):
         yield from children(name)
     yield from walk(f"{VAR}/secrets")
+    yield from children(f"{VAR}/held")
     for runtime in children(f"{VAR}/runtime"):
-        yield from (runtime, f"{runtime}/upper", f"{runtime}/work", f"{runtime}/merged")
+        yield from (runtime, f"{runtime}/upper", f"{runtime}/work", f"{runtime}/merged", f"{runtime}/reset")
 
 
 def entries() -> dict[str, dict[str, Any]]:
@@ -311,19 +314,70 @@ def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]
 
 
 def process(pid: int) -> dict[str, Any] | None:
-    """Return user, command line and generation of a process, None where there is none."""
+    """Return user and command line of a process, None where there is none."""
     try:
         user = name_of(os.stat(f"/proc/{pid}").st_uid)
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            line = file.read().rstrip(b"\0").split(b"\0")
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            generation = re.search(rb"(?:^|\0)LEFT4ME_GENERATION=([^\0]*)", file.read())
+            line = file.read(1 << 16).rstrip(b"\0").split(b"\0")
     except OSError:
         return None
+    return {"user": user, "command": [word.decode(errors="replace") for word in line]}
+
+
+# -- what left4me itself brings about
+
+
+def written(path: str) -> str:
+    """Return when a file was last changed, in the host's time; empty where it is missing."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(os.stat(path).st_mtime))
+    except FileNotFoundError:
+        return ""
+
+
+def text_of(path: str) -> str:
+    """Return the first 64 KB of a file; nothing where it is missing."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 16)
+    except FileNotFoundError:
+        return ""
+
+
+def record(server: str) -> dict[str, str]:
+    """Return what root recorded when a server was started, empty where there is nothing."""
+    lines = text_of(f"{RUN}/{server}.started").splitlines()
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def configuration_unread(server: str, began: float) -> str:
+    """Return when files were changed that a game reads at each map load and has not read since; empty where it has.
+
+    `began` is when the game was started, in seconds since the epoch.
+    """
+    names = [f"/etc/left4me/servers/{server}/server.cfg", f"/etc/left4me/servers/{server}/admins_simple.ini"]
+    paths = [path for path in [*names, *children(f"{VAR}/secrets/{server}")] if os.path.exists(path)]
+    changed = max((os.stat(path).st_ctime for path in paths), default=0.0)
+    if changed <= began:
+        return ""
+    look = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", f"--since=@{changed:.6f}"]
+    look += ["--grep=^left4me: server.cfg was read$", f"_SYSTEMD_UNIT=left4me-server@{server}.service"]
+    return "" if run(*look).stdout else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
+
+
+def circumstances(server: str, unit: dict[str, str]) -> dict[str, Any]:
+    """Return what there is of a server that left4me itself may have brought about."""
+    age = time.monotonic() - int(unit.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
+    runs = unit["ActiveState"] == "active"
+    held = f"{VAR}/held/{server}"
     return {
-        "user": user,
-        "command": [word.decode(errors="replace") for word in line],
-        "generation": generation[1].decode(errors="replace") if generation else "",
+        "record": record(server),
+        "age": round(age, 1) if runs else None,
+        "since": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - age)) if runs else "",
+        "held": {"since": written(held), "by": text_of(held).strip()} if os.path.exists(held) else None,
+        "reset": written(f"{VAR}/runtime/{server}/reset"),
+        "declared": written(f"/etc/left4me/servers/{server}/server.env"),
+        "unread": configuration_unread(server, time.time() - age) if runs else "",
     }
 
 
@@ -386,25 +440,32 @@ def packages() -> list[str]:
 
 def look(question: dict[str, Any]) -> dict[str, Any]:
     """Return the state of the host."""
-    servers: dict[str, tuple[str, int | None]] = question["servers"]
-    with ThreadPoolExecutor(max(1, len(servers))) as pool:
+    servers: list[str] = question["servers"]
+    # With those that nobody declares any more: the deploy keeps one that has players.
+    known = sorted(
+        {*servers, *(os.path.basename(path) for path in children("/etc/left4me/servers"))} - {"_bare", "_modded"}
+    )
+    with ThreadPoolExecutor(max(1, len(known))) as pool:
+        names = [f"left4me-server@{each}.service" for each in known]
+        states = show(names, ["ActiveState", "ExecMainStartTimestampMonotonic"]) if known else {}
+        found_of = {each: circumstances(each, states[unit]) for each, unit in zip(known, names, strict=True)}
         # Of a server that does not run nobody answers.
-        states = show([f"left4me-server@{each}.service" for each in servers], ["ActiveState"]) if servers else {}
         asked = {
-            each: pool.submit(ask, host, port or port_of(each), ANSWER_SECONDS)
-            for each, (host, port) in servers.items()
-            if states[f"left4me-server@{each}.service"]["ActiveState"] == "active"
+            each: pool.submit(ask, *address_of(each, about["record"]), patience(about["age"], question["grace"]))
+            for each, about in found_of.items()
+            if about["age"] is not None
         }
         found = {
+            "servers": found_of,
             "entries": entries(),
             "overlays": overlays(),
             "holders": holders(f"{VAR}/runtime", everywhere()),
-            **units(list(servers), question["properties"]),
+            **units(servers, question["properties"]),
             **accounts(),
             "packages": packages(),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
-        found["leaks"] = leaks(passwords(list(servers)), texts)
+        found["leaks"] = leaks(passwords(servers), texts)
         found["trees"] = {
             layer: tree(os.path.realpath(f"{VAR}/overlays/{layer}/current"), content)
             for layer, content in question["trees"].items()
@@ -413,6 +474,20 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         found["processes"] = {unit: process(pid) for unit, pid in mains.items() if pid}
         found["answers"] = {each: answer.result() for each, answer in asked.items()}
     return found
+
+
+def address_of(server: str, started: dict[str, str]) -> tuple[str, int]:
+    """Return where a running server is asked: at the port that it was started with, whatever was declared since."""
+    address, port = started.get("LEFT4ME_ADDRESS", "0.0.0.0"), started.get("LEFT4ME_PORT", "")
+    return "127.0.0.1" if address == "0.0.0.0" else address, int(port) if port.isdigit() else port_of(server)
+
+
+def patience(age: float, grace: float) -> float:
+    """Return for how many seconds a server is asked: one that was just started is known to be starting.
+
+    Another one may be loading a map: it is asked for as long as that may take.
+    """
+    return min(ANSWER_SECONDS, 2.0) if age < grace else max(ANSWER_SECONDS, grace)
 
 
 def port_of(server: str) -> int:
