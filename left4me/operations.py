@@ -1,4 +1,4 @@
-"""Operations that pyinfra lacks: atomic privileged files, builds and layers, a reload where one is due."""
+"""Operations that pyinfra lacks: atomic privileged files, builds and layers, a reload where one is needed."""
 
 from __future__ import annotations
 

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from l4d2ctl.cli import print_table
 from left4me import fence, status
-from left4me.declared import RESTARTS, ROOT, revision
+from left4me.declared import ROOT, revision
 from left4me.rollout import judge, restarts, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
 from left4me.rollout.judge import Verdict
@@ -27,8 +28,9 @@ from left4me.rollout.waves import Host
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
-Deploy to a fleet in waves. In each wave, hosts side by side: lock, deploy, restart the servers that want it once nobody
-plays there, wait until every server answers, and run tests/deployed. The first wave in which a host fails is the last.
+Deploy to a fleet in waves. In each wave, hosts side by side: lock, deploy, restart the servers that require it once
+they have no players, wait until every server answers, and run tests/deployed. The first wave in which a host fails is
+the last. A server that was stopped by hand stays down; what is pending is listed at the end.
 
 examples:
   python rollout.py ../fleet/inventory                      the group canary or the first host, 25 %, then the rest
@@ -44,14 +46,6 @@ The way back is an older state of this repository: git checkout OLD, and the sam
 Ctrl-C finishes the step that each host is in, and waits for no more players; a second one stops at once.
 exit codes: 0 all done and proved, 1 stopped, 2 refused and nothing changed, 130 interrupted
 """
-_UNPROVED = (
-    "test_each_server_answers_a2s",
-    "test_each_server_was_started_as_declared",
-    "test_each_overlay_has_the_declared_layers",
-)
-"""What cannot hold for a server that waits for its restart."""
-_NOT_STARTED = (*_UNPROVED, "test_each_server_runs_or_was_stopped_by_hand")
-"""What cannot hold for a server that waits for another one's port."""
 
 
 class Refused(Exception):
@@ -73,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         text = f"{what} (default: {default})".replace("%", "%%")
         parser.add_argument(option, type=kind, default=default, metavar=option[2:].upper(), help=text)
-    parser.add_argument("--no-restart", action="store_true", help="restart nothing; what waits for it is not proved")
+    parser.add_argument("--no-restart", action="store_true", help="restart nothing; what requires a restart is listed")
     parser.add_argument("--dry", action="store_true", help="show the plan and end")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     return parser
@@ -88,8 +82,7 @@ class Rollout:
         self._locks = Locks()
         self._waves: list[list[Host]] = []
         self._failures: dict[str, tuple[str, Verdict]] = {}
-        self._due: dict[str, list[str]] = {}
-        self._down: dict[str, list[str]] = {}
+        self._pending: list[dict[str, str]] = []
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
         """Take a Ctrl-C: the second, and one before anything was begun, ends all at once."""
@@ -133,25 +126,15 @@ class Rollout:
     def plan(self, hosts: list[Host]) -> None:
         """Connect to every host and show what would change. Raises Refused."""
         self._waves = waves.split(hosts, self._arguments.waves)
-        with ThreadPoolExecutor(32) as pool:
-            answers = pool.map(restarts.ask, hosts)
-            verdicts = judge.planned(self._pyinfra(hosts, "--dry"), [host.name for host in hosts])
-            servers = dict(zip(verdicts, answers, strict=True))
+        verdicts = judge.planned(self._pyinfra(hosts, "--dry"), [host.name for host in hosts])
         if wrong := [f"{name}: {line}" for name, verdict in verdicts.items() for line in verdict.wrong]:
             raise Refused(*wrong, "mend that, or leave the host out: --exclude NAME")
         for number, wave in enumerate(self._waves, 1):
             print(f"wave {number} of {len(self._waves)}")
             for host in wave:
-                changed, rows = verdicts[host.name].changed, servers[host.name]
-                print(f"  {host.name}: {'; '.join(changed) or 'nothing to change'}")
-                if isinstance(rows, status.NotAsked):
-                    print("    its servers cannot be asked, as on a host that is new")
-                    continue
-                up = [row for row in rows if row.id in host.running and row.state == "active"]
-                if due := [row.id for row in up if row.restart_due]:
-                    print(f"    a restart is due: {', '.join(due)}")
-                if will := [row.id for row in up if row.id in verdicts[host.name].restarts and row.id not in due]:
-                    print(f"    {RESTARTS}: {', '.join(will)}")
+                print(f"  {host.name}: {'; '.join(verdicts[host.name].changed) or 'nothing to change'}")
+                for line in verdicts[host.name].pending:
+                    print(f"    {line}")
         sys.stdout.flush()
 
     def confirm(self) -> None:
@@ -223,7 +206,6 @@ class Rollout:
             try:
                 settling = restarts.Settling(host, self._arguments, self._locks, partial(self._report.note, host.name))
                 verdict.changed, due, down = settling.settle()
-                self._due[host.name], self._down[host.name] = due, down
                 verdict.changed += [f"not restarted: server {server}" for server in due]
                 verdict.changed += [f"not started: server {server}" for server in down]
             except restarts.Failed as failed:
@@ -235,19 +217,15 @@ class Rollout:
 
     def _verify(self, hosts: Sequence[Host]) -> list[Host]:
         names = [host.name for host in hosts]
-        unproved = [
-            f"{test}[{name}/{server}]"
-            for left, tests in ((self._due, _UNPROVED), (self._down, _NOT_STARTED))
-            for name in names
-            for server in left[name]
-            for test in tests
-        ]
         with tempfile.TemporaryDirectory() as folder:
-            junit = Path(folder, "junit.xml")
+            junit, pending = Path(folder, "junit.xml"), Path(folder, "pending.json")
             command = [sys.executable, "-m", "pytest", "tests/deployed", "--color=no", f"--junitxml={junit}"]
             command += [f"--inventory={self._arguments.inventory}", *(f"--limit={name}" for name in names)]
-            command += [f"--deselect=tests/deployed/test_servers.py::{test}" for test in unproved]
-            return self._judged("verify", hosts, judge.verified(run(command), junit, names))
+            command += [f"--grace={self._arguments.grace:.0f}s", f"--pending-json={pending}"]
+            verdicts = judge.verified(run(command), junit, names)
+            if pending.is_file():
+                self._pending += json.loads(pending.read_text(encoding="utf-8"))
+            return self._judged("verify", hosts, verdicts)
 
     def _tell(self, code: int) -> None:
         """Say how it ended, and what to type next."""
@@ -264,17 +242,17 @@ class Rollout:
                 "verify": ["pytest", "tests/deployed", "--inventory", *only, *tests],
             }
             print(f"  look closer: {shlex.join(closer[step])}")
-        for name, due in self._due.items():
-            if due:
-                print(f"{name}: a restart is due: {', '.join(due)}")
-            if down := self._down[name]:
-                print(f"{name}: not started before that, for their ports are in use: {', '.join(down)}")
-        waiting = sum(map(len, (*self._due.values(), *self._down.values())))
+        if self._pending:
+            columns = ("host", "server", "pending", "since", "by", "do")
+            print("\npending:")
+            print_table(
+                [[*map(str.upper, columns)], *([each[key] or "-" for key in columns] for each in self._pending)]
+            )
         if code:
             how = {INTERRUPTED: "Interrupted", REFUSED: "Refused"}.get(code, "Stopped")
             print(f"\n{how}. Untouched: {', '.join(untouched) or 'no host'}.\n{self._again()}")
         else:
-            but = f" but for {waiting} servers that wait for a restart" if waiting else ""
+            but = f"; {len(self._pending)} pending" if self._pending else ""
             print(f"Done and proved: {len(hosts)} host{'s' * (len(hosts) != 1)}{but}.")
         print(f"Report: {self._report.path}", flush=True)
 

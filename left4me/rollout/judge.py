@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from left4me.declared import RESTARTS
+from left4me import pending
 from left4me.rollout.children import Done, last_lines
 
 _READY = "Ready: deploy.py"
@@ -21,13 +21,13 @@ _IDLE = ("Connected", _READY, "No changes", "Error: executed 0 commands")
 class Verdict:
     """How a step went on a host: well, where nothing is `wrong`.
 
-    `tests` are those that failed, `restarts` the servers that will require a restart.
+    `tests` are those that failed, `pending` is what the step would leave pending, a line each.
     """
 
     wrong: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
-    restarts: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
 
 
 def _json(done: Done) -> Mapping[str, Any]:
@@ -59,9 +59,8 @@ def planned(done: Done, hosts: Sequence[str]) -> dict[str, Verdict]:
         # pyinfra pads the names to the longest.
         here = rf"^ *\[{re.escape(host)}\] +"
         ready = not done.returncode or re.search(here + _READY, done.stderr, re.MULTILINE)
-        pending = (_json(done).get("pending") or {}).get(host, [])
-        servers = [each["server"] for each in pending if each["what"] == RESTARTS]
-        verdicts[host] = Verdict([] if ready else _said(host, done), changed, restarts=servers)
+        left = [pending.Pending(**each) for each in (_json(done).get("pending") or {}).get(host, [])]
+        verdicts[host] = Verdict([] if ready else _said(host, done), changed, pending=pending.lines(left))
     if (done.returncode or plan is None) and not any(each.wrong for each in verdicts.values()):
         wrong = [f"pyinfra ended with {done.returncode}", *last_lines(done.stderr)]
         return {host: Verdict(wrong) for host in hosts}

@@ -108,7 +108,7 @@ class Settling:
         return row.state == "inactive" and not row.held and row.id not in self._started
 
     def _silent_servers(self, rows: Iterable[Status], now: float) -> list[str]:
-        """Return which servers have to answer and do not; one whose restart is due need not."""
+        """Return which servers have to answer and do not; one that requires a restart need not."""
         waits = []
         for row in rows:
             what = f"server {row.id}"

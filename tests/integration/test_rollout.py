@@ -444,8 +444,8 @@ def test_without_restarts_all_is_proved_but_what_waits_for_one(up: Fleet) -> Non
     before = main_pid(up.canary, "3")
     said = up.rollout("-y", "--no-restart", "--limit", up.canary.name)
     assert main_pid(up.canary, "3") == before
-    assert f"{up.canary.name}: restart required: 3" in said
-    assert "Done and proved: 1 host but for 1 servers that wait for a restart." in said
+    assert f"{up.canary.name}\t3\trestart required (port, tickrate)\t" in said
+    assert "Done and proved: 1 host; 1 pending." in said
 
 
 def test_without_restarts_a_port_stays_where_it_is_and_the_rest_is_proved(up: Fleet) -> None:
@@ -455,9 +455,9 @@ def test_without_restarts_a_port_stays_where_it_is_and_the_rest_is_proved(up: Fl
         said = up.rollout("-y", "--no-restart", "--limit", up.canary.name)
     finally:
         up.servers = SERVERS
-    assert f"{up.canary.name}: restart required: 3\n" in said
-    assert f"{up.canary.name}: not started before that, for their ports are in use: 5\n" in said
-    assert "Done and proved: 1 host but for 2 servers that wait for a restart." in said
+    assert f"{up.canary.name}\t3\trestart required (port)\t" in said
+    assert f"{up.canary.name}\t5\tport 27015 is still held by server 3\t" in said
+    assert "Done and proved: 1 host; 2 pending." in said
     assert name_over_a2s(up.canary, 27015) == SERVERS["3"]["hostname"]
 
 

@@ -220,11 +220,15 @@ def test_the_plan_names_what_would_change_and_who_is_not_reached() -> None:
 
 
 def test_the_plan_names_the_servers_that_will_require_a_restart() -> None:
-    will = {"what": "will require a restart", "command": ""}
+    will = {"what": "will require a restart", "command": "l4d2ctl restart "}
     pending = {"a": [{**will, "server": "3"}, {**will, "server": "4"}, {**will, "server": "6", "what": "other"}]}
     pending["aa"] = [{**will, "server": "5"}]
     verdicts = judge.planned(ended(0, {"plan": [], "results": None, "pending": pending}, ""), ["a", "aa", "b"])
-    assert [each.restarts for each in verdicts.values()] == [["3", "4"], ["5"], []]
+    assert [each.pending for each in verdicts.values()] == [
+        ["will require a restart: 3, 4: l4d2ctl restart 3 4", "other: 6: l4d2ctl restart 6"],
+        ["will require a restart: 5: l4d2ctl restart 5"],
+        [],
+    ]
 
 
 def test_a_name_that_pyinfra_pads_is_ready_and_what_an_inventory_prints_is_no_result() -> None:
