@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,11 @@ def reload_systemd() -> Commands:
         host.noop("systemd has read what is on disk")
 
 
+def _is_down(unit: Mapping[str, str] | None) -> bool:
+    """Tell whether systemd has a unit as down, None for one that it does not know."""
+    return unit is None or unit["ActiveState"] in ("inactive", "failed")
+
+
 def _explained(command: str, units: Sequence[str]) -> StringCommand:
     """Return a systemctl command that shows the journal where it fails."""
     names = " ".join(map(shlex.quote, units))
@@ -244,7 +249,7 @@ def _declared_stopped() -> tuple[set[str], set[str]]:
     declares = facts.declared_here()
     stopped = {name for name, each in declares.present.items() if each.state == "stopped"}
     units = _systemd()["units"] if stopped else {}
-    up = {each for each in stopped if units[declared.unit_of(each)]["ActiveState"] not in ("inactive", "failed")}
+    up = {each for each in stopped if not _is_down(units[declared.unit_of(each)])}
     running = up & set(facts.look()["running"])
     played = _played(running, sorted(running))
     return up - played, played
@@ -274,7 +279,8 @@ def start_servers() -> Commands:
         for unit in map(declared.unit_of, running)
         if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
     ]
-    ended = gone | _declared_stopped()[0]
+    ended = gone | _declared_stopped()[0]  # the latter where this run only shows what it would do
+    ended |= {each for each in facts.look()["running"] if _is_down(units.get(declared.unit_of(each)))}
     taken = {record.get("LEFT4ME_PORT"): each for each, record in facts.look()["running"].items() if each not in ended}
     for name, each in versions.resolved(declares).present.items():
         if declared.unit_of(name) in down and taken.get(str(each.port), name) != name:
