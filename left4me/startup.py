@@ -85,6 +85,8 @@ def load_inventory(load: Callable[..., Inventory], inventory: str, *args: Any, *
 
 def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
     """Validate every host of the inventory into MODELS; exit 2 with all mistakes, or where no host is selected."""
+    if OPTIONS.get("dry") and OPTIONS.get("yes"):
+        _refuse(["--dry with -y shows nothing, since pyinfra then looks for no changes: leave out -y"])
     hosts = list(inventory)
     if not hosts:
         _refuse(["the inventory holds no hosts (as cloned it lists the test boxes that are up: ./box up)"])
