@@ -103,6 +103,13 @@ def test_a_foreign_mount_in_a_servers_directory(host: Box) -> None:
     host.run(f"umount {RUNTIME}/3/work")
 
 
+def test_a_server_of_which_nothing_is_recorded(host: Box) -> None:
+    record = "/run/left4me/4.started"
+    host.run(f"mv {record} {record}.away")
+    left(host, "4", "runs, and what it was started with is not recorded", "l4d2ctl restart 4, when it suits")
+    host.run(f"mv {record}.away {record}")
+
+
 def test_an_older_version_of_a_layer(host: Box) -> None:
     ctl(host, "start 3")
     old = add_version(host, "newer")

@@ -110,6 +110,8 @@ def test_hosts_of_ones_own_beside_the_clone_are_deployed_and_proved(reader: Read
     assert "out-of-a-store" not in shown
     reader.types("make verify INVENTORY=../fleet/inventory")
     reader.types("make verify", "make verify INVENTORY=../fleet/inventory LIMIT=game1.example.org")
+    # What the layer and the cfg files changed is in force since that restart: nothing is pending.
+    reader.types("pytest tests/deployed --inventory ../fleet/inventory --no-pending")
     reader.types("pytest tests/deployed --inventory ../fleet/inventory --cycle game1.example.org/3")
 
 

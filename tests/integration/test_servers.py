@@ -202,6 +202,7 @@ def test_a_server_whose_port_another_runs_on_still_waits_for_it(both: Fleet) -> 
     assert f"not started, port 27015 is still held by server 3: 5: {do}" in done.stderr
     assert ports(both) == {"3": 27015, "4": 27016}
     assert (main_pid(both.box, "3"), state(both.box, "5")) == (pid, "inactive")
+    assert "port 27015 is still held by server 3" in must_pass(both.inventory)
     ctl(both.box, "restart 3")
     both.up("3")
     assert changed(deploy(both.inventory))[-1:] == ["Start | Start the servers that do not run"]
@@ -380,7 +381,7 @@ def test_a_server_with_players_is_left_alone_and_goes_when_they_are_gone(played:
     assert ALONE in done.stderr
     assert_idle(json.loads(done.stdout)["results"], [played.box])
     assert (inodes(played.box), main_pid(played.box, "4")) == (before, pid)
-    must_pass(played.inventory)
+    assert "no longer declared, kept: 2 players" in must_pass(played.inventory)
     played.says("4", "standin_players 0")
     done = pyinfra(played.inventory, "deploy.py", "-y", "--json")
     assert ALONE not in done.stderr

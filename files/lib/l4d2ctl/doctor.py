@@ -63,6 +63,13 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
             yield Finding(server, f"{mount} is mounted {len(several)} times", f"l4d2ctl stop {server}, then start")
 
 
+def _records(running: set[str]) -> Iterator[Finding]:
+    for server in sorted(running):
+        if not one.started_with(server):
+            do = f"l4d2ctl restart {server}, when it suits"
+            yield Finding(server, "runs, and what it was started with is not recorded", do)
+
+
 def _unused() -> Iterator[Finding]:
     """Find the versions that are left of layers and releases after nobody has them mounted."""
     try:
@@ -182,7 +189,7 @@ def examine() -> list[Finding]:
     states = one.properties([name for name in known if one.ID.fullmatch(name.removeprefix("_"))], "ActiveState")
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
-    findings += _unused()
+    findings += [*_records(running.intersection(declared)), *_unused()]
     # What an unfinished reset has not made yet is part of that finding.
     whole = [server for server in declared if not os.path.lexists(f"{one.runtime(server)}/reset")]
     return [*findings, *_systemd(declared), *_owners(whole, running)]

@@ -1,0 +1,60 @@
+"""What requires a restart: directives that only a restart applies, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from left4me.remote.generation import generation
+
+TEMPLATE = """# Deployed by left4me.
+[Unit]
+After=network-online.target
+
+[Service]
+User=left4me-%i
+# A reason.
+ExecStart=/srv/srcds_run -game left4dead2 \\
+    -ip ${LEFT4ME_ADDRESS}
+ExecStopPost=+/bin/true
+TimeoutStopSec=15s
+"""
+DROP_IN = "[Service]\nMemoryMax=2G\nNice=-5\n"
+ENVIRONMENT = '# Deployed.\nLEFT4ME_PORT="27015"\nLEFT4ME_ARGUMENTS=""\n'
+BEFORE = generation(TEMPLATE, DROP_IN, ENVIRONMENT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("# A reason.\n", ""),
+        ("# A reason.", "# Another one.\n; And one more."),
+        ("\\\n    -ip", "-ip"),
+        ("left4dead2 \\\n", "left4dead2 \\\n# amid a line\n"),
+        ("After=network-online.target", "After=network-online.target other.service"),
+        ("TimeoutStopSec=15s", "TimeoutStopSec=20s"),
+        ("ExecStopPost=+/bin/true\n", ""),
+    ],
+)
+def test_comments_and_what_a_daemon_reload_applies_require_no_restart(old: str, new: str) -> None:
+    assert old in TEMPLATE
+    assert generation(TEMPLATE.replace(old, new), DROP_IN, ENVIRONMENT) == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("User=left4me-%i", "User=root"), ("-game left4dead2", "-game other"), ("User=", "NoNewPrivileges=yes\nUser=")],
+)
+def test_what_only_a_restart_applies_requires_one(old: str, new: str) -> None:
+    assert old in TEMPLATE
+    assert generation(TEMPLATE.replace(old, new), DROP_IN, ENVIRONMENT) != BEFORE
+
+
+def test_limits_of_the_cgroup_hold_at_once_and_the_nice_level_does_not() -> None:
+    assert generation(TEMPLATE, DROP_IN.replace("2G", "1G"), ENVIRONMENT) == BEFORE
+    assert generation(TEMPLATE, DROP_IN.replace("-5", "0"), ENVIRONMENT) != BEFORE
+
+
+def test_of_server_env_each_value_counts_but_the_generation_itself() -> None:
+    assert generation(TEMPLATE, DROP_IN, f'{ENVIRONMENT}LEFT4ME_GENERATION="{BEFORE}"\n') == BEFORE
+    assert generation(TEMPLATE, DROP_IN, ENVIRONMENT.replace("27015", "27016")) != BEFORE
+    assert generation(TEMPLATE, DROP_IN, ENVIRONMENT.replace("# Deployed.", "# Written.")) == BEFORE
