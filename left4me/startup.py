@@ -124,8 +124,10 @@ def _patient_input() -> str:
     return input()
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    click.echo("Interrupted: hosts may be half done. The same command again finishes them.", err=True)
+def _interrupt(state: State | None, _signal: int, _frame: FrameType | None) -> None:
+    half_done = "hosts may be half done. The same command again finishes them."
+    # Before that pyinfra only looks, and asks the operator.
+    click.echo(f"Interrupted: {half_done if state and state.is_executing else 'nothing has changed.'}", err=True)
     # Not sys.exit: pyinfra would first wait for a command of a host that may never answer.
     sys.stderr.flush()
     os._exit(INTERRUPTED)
@@ -141,6 +143,7 @@ def install() -> None:
     ) -> None:
         check_hosts(inventory, initial_limit)
         init(state, inventory, config, initial_limit=initial_limit)
+        signal.signal(signal.SIGINT, partial(_interrupt, state))
 
     def quick_start(transport: paramiko.Transport, *args: Any, **kwargs: Any) -> None:
         # With Nagle's algorithm a command on a local network takes 47 ms, without it 3.
@@ -159,4 +162,4 @@ def install() -> None:
     paramiko.Transport.start_client = quick_start  # type: ignore[method-assign, assignment]
     pyinfra_cli.prints.print_json = partial(_print_json, pyinfra_cli.prints.print_json)
     atexit.register(_print_pending)  # below pyinfra's own results
-    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGINT, partial(_interrupt, None))
