@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import termios
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
 from tests.integration.ctl import LAYERS, PASSWORD, rcon
-from tests.integration.harness import ROOT, SERVERS, write_inventory
+from tests.integration.harness import ROOT, SERVERS, wait_for, write_inventory
 
 TYPED_SECONDS = 300
+COMMIT = "git -c user.name=olga -c user.email=olga@desk commit --quiet"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -77,6 +82,28 @@ class Operator:
         )
         return _judge(f"$ {command}", done.stdout, done.returncode, code, says=says, never=never)
 
+    @contextmanager
+    def begins(self, command: str, at: Path = ROOT, environment: Mapping[str, str] | None = None) -> Iterator[Terminal]:
+        """Type a command at a terminal, to look on while it works; what is left of it is killed with the block."""
+        terminal = Terminal(command, at, {**_environment(), **(environment or {})})
+        try:
+            yield terminal
+        finally:
+            terminal.close()
+
+    def clones(self, name: str) -> Path:
+        """Clone this checkout as it is now into a directory of that name beside `fleet`; it has the same .venv."""
+        there = self.fleet.parent / name
+        changed = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+        self.types(f"git clone --quiet {ROOT} {there}")
+        if changed:
+            subprocess.run(["git", "apply"], cwd=there, input=changed, check=True)
+            self.types(f"{COMMIT} --all --message 'As it is here'", at=there)
+        for shared in (".venv", ".boxes"):
+            (there / shared).symlink_to(ROOT / shared)
+        shutil.copystat(ROOT / "requirements.lock", there / "requirements.lock")  # else make renews the .venv
+        return there
+
     def on(
         self,
         box: Box,
@@ -100,6 +127,48 @@ class Operator:
     def leaves(self) -> None:
         """Take his hosts away."""
         machines.down([each.name for each in machines.boxes() if each.name.startswith(self.name)])
+
+
+class Terminal:
+    """A command that an operator began at a terminal, and what it has printed so far."""
+
+    def __init__(self, command: str, at: Path, environment: Mapping[str, str]) -> None:
+        """Begin it, with the terminal in front of it as a shell would put it there."""
+        self.command = command
+        self._mine, its = os.openpty()
+        termios.tcsetwinsize(its, (40, 200))
+        shell = ["setsid", "--ctty", "bash", "-c", command]
+        self._process = subprocess.Popen(shell, cwd=at, env=environment, stdin=its, stdout=its, stderr=its)
+        os.close(its)
+        self._said = ""
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+
+    def _read(self) -> None:
+        with suppress(OSError):  # nobody has the other end any more
+            while data := os.read(self._mine, 4096):
+                self._said += data.decode(errors="replace").replace("\r\n", "\n")
+
+    def sees(self, text: str, limit: float = 60) -> None:
+        """Wait until it has printed that."""
+        wait_for(f"{self.command} says {text!r}", lambda: text in ESCAPE.sub("", self._said), limit)
+
+    def types(self, text: str) -> None:
+        """Type that at it; \x03 is Ctrl-C."""
+        os.write(self._mine, text.encode())
+
+    def ends(self, *says: str, code: int = 0, never: Sequence[str] = (), seconds: float = 60) -> str:
+        """Wait for its end, and judge it as Operator.types does."""
+        self._process.wait(seconds)
+        self._reading.join()
+        return _judge(f"$ {self.command}", self._said, self._process.returncode, says, code, never)
+
+    def close(self) -> None:
+        """Kill it if it is there still."""
+        self._process.kill()
+        self._process.wait()
+        self._reading.join()
+        os.close(self._mine)
 
 
 def _environment() -> dict[str, str]:
