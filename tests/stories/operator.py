@@ -161,7 +161,7 @@ class Terminal:
         """Wait for its end, and judge it as Operator.types does."""
         self._process.wait(seconds)
         self._reading.join()
-        return _judge(f"$ {self.command}", self._said, self._process.returncode, says, code, never)
+        return _judge(f"$ {self.command}", self._said, self._process.returncode, code, says=says, never=never)
 
     def close(self) -> None:
         """Kill it if it is there still."""
