@@ -21,8 +21,8 @@ from typing import NamedTuple
 from bench.delay import delayed
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
+from tests.boxes.deployed import PACKAGES
 from tests.boxes.game import build
-from tests.integration.conftest import PACKAGES
 from tests.integration.harness import PYINFRA, ROOT, deploy, wait_for_server, write_inventory
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))

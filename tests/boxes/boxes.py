@@ -31,6 +31,10 @@ _PREFIX = f"left4me-box-{CHECKOUT_ID}-"
 _KEY = STATE / "key"
 _LOCK = STATE / ".lock"
 _FACTS = "box.json"
+_IDENTITY = (
+    *("etc/machine-id", "etc/hostname", "etc/hosts", "etc/ssh/ssh_host_*", "etc/apt/apt.conf.d/90proxy"),
+    *("root/.ssh", "home/admin/.ssh", "var/log/journal/*"),
+)
 # A starting box takes about one second alone, four in a dozen; a loaded CI machine several times that.
 _START_SECONDS = 90
 _STOP_SECONDS = 120  # systemd's own limit for one unit, and some for the rest
@@ -46,6 +50,8 @@ class Box:
     debian: int
     index: int
     image: Path
+    snapshot: Path | None = None
+    """What another box had written when it was stopped, as one more layer between the image and this box's own."""
 
     @property
     def directory(self) -> Path:
@@ -122,19 +128,12 @@ class Box:
         with _locked():
             network.ensure()
             self._launch()
-            self._await_running()
+        self._await_running()  # other calls go on meanwhile
 
     def reboot(self) -> None:
         """Reboot it from inside, in good order, and wait until it runs again at the same address."""
-        with _locked():
-            asked = self.run("systemctl reboot --no-block", check=False)
-            # 255 is ssh's own: the connection may end before the answer.
-            if asked.returncode not in (0, 255):
-                raise BoxError(f"{self.name} does not reboot: {asked.stderr.strip()}")
-            self._group.wait_empty(_STOP_SECONDS)
-            network.ensure()
-            self._launch()
-            self._await_running()
+        self._end("reboot")
+        self.start()
 
     def crash(self) -> None:
         """A power cut: kill the box's PID 1 and wait until nothing of the box is alive."""
@@ -142,6 +141,29 @@ class Box:
             os.kill(self.leader, 9)
             self._group.wait_empty(30)
             self._stop()
+
+    def keep(self, place: Path) -> None:
+        """Stop it in good order and keep what it wrote as a snapshot at ``place``; the box is gone then."""
+        self._end("poweroff")
+        with _locked():
+            self._stop()
+            new = place.with_name(f".{place.name}.new")
+            new.mkdir(parents=True)
+            for name in ("upper", "lib"):
+                (self.directory / "disk" / name).rename(new / name)
+            # Its identity stays its own, as does its journal.
+            for pattern in _IDENTITY:
+                for path in (new / "upper").glob(pattern):
+                    _remove_tree(path)
+            new.rename(place)
+            _remove(self)
+
+    def _end(self, how: str) -> None:
+        asked = self.run(f"systemctl {how} --no-block", check=False)
+        # 255 is ssh's own: the connection may end before the answer.
+        if asked.returncode not in (0, 255):
+            raise BoxError(f"{self.name} does not {how}: {asked.stderr.strip()}")
+        self._group.wait_empty(_STOP_SECONDS)
 
     def down(self) -> None:
         """Remove the box with everything it is made of."""
@@ -163,7 +185,8 @@ class Box:
         # A disk is a layer over one image: another one, built since, would not fit under it.
         if not self.image.is_dir():
             raise BoxError(f"{self.name}: its image {self.image} is gone; ./box down {self.name}, then up again")
-        argv = ["/bin/sh", str(launch), self.name, str(self.image), str(disk)]
+        lower = f"{self.snapshot}/upper:{self.image}" if self.snapshot else str(self.image)
+        argv = ["/bin/sh", str(launch), self.name, lower, str(disk)]
         argv += [network.BRIDGE, network.veth(self.index), network.mac(self.index), f"{self.address}/24"]
         self._group.start(argv, self.directory / "console.log")
 
@@ -193,8 +216,9 @@ def boxes() -> list[Box]:
             facts = json.loads(path.read_text())
         except FileNotFoundError:  # it is removed at this moment: looking takes no lock
             continue
-        image_root = Path(facts.pop("image"))
-        found.append(Box(name=path.parent.name, image=image_root, **facts))
+        image_root, snapshot = Path(facts.pop("image")), facts.pop("snapshot", None)
+        kept = Path(snapshot) if snapshot else None
+        found.append(Box(name=path.parent.name, image=image_root, snapshot=kept, **facts))
     return found
 
 
@@ -206,10 +230,11 @@ def box(name: str) -> Box:
     raise BoxError(f"there is no box {name}; ./box up {name} makes it, ./box list shows what there is")
 
 
-def up(names: list[str], debian: int = 13, packages: Sequence[str] = ()) -> list[Box]:
+def up(names: list[str], debian: int = 13, packages: Sequence[str] = (), snapshot: Path | None = None) -> list[Box]:
     """Have these boxes up, side by side, and return them when each says `running`.
 
-    A box that exists is started if it is stopped, and else left alone; a new one has `packages` from the beginning.
+    A box that exists is started if it is stopped, and else left alone; a new one has `packages` from the beginning, and
+    what a `snapshot` holds, which was made over the same image.
     Raises BoxError for a bad name, for a box that exists with another Debian, and for one that does not start.
     """
     for name in names:
@@ -227,14 +252,15 @@ def up(names: list[str], debian: int = 13, packages: Sequence[str] = ()) -> list
         wanted = []
         for name in dict.fromkeys(names):
             there = {one.name: one for one in boxes()}
-            one = there.get(name) or _create(name, debian, root, {other.index for other in there.values()})
+            taken = {other.index for other in there.values()}
+            one = there.get(name) or _create(name, debian, root, taken, snapshot)
             if one.debian != debian:
                 raise BoxError(f"{name} is there with Debian {one.debian}; ./box down {name} first")
             wanted.append(one)
         for one in wanted:
             one._launch()
-        with ThreadPoolExecutor(len(wanted) or 1) as pool:
-            list(pool.map(Box._await_running, wanted))
+    with ThreadPoolExecutor(len(wanted) or 1) as pool:
+        list(pool.map(Box._await_running, wanted))
     return wanted
 
 
@@ -293,10 +319,10 @@ def _make_key() -> None:
         new.rename(_KEY)
 
 
-def _create(name: str, debian: int, root: Path, taken: set[int]) -> Box:
+def _create(name: str, debian: int, root: Path, taken: set[int], snapshot: Path | None) -> Box:
     """Make the box's directory beside its place and give it its name when it is whole."""
     index = next(number for number in range(200) if number not in taken)
-    one = Box(name, network.address(index), debian, index, root)
+    one = Box(name, network.address(index), debian, index, root, snapshot)
     if one.directory.exists():
         raise BoxError(f"{one.directory} is there and is no box: take another name")
     if tool("stat", "--file-system", "--format=%T", STATE).strip() == "overlayfs":
@@ -308,12 +334,14 @@ def _create(name: str, debian: int, root: Path, taken: set[int]) -> Box:
     for directory in (upper, disk / "work", disk / "root"):
         directory.mkdir()
     # An overlay's upper cannot lie on an overlay: where the deploy puts its data has to be a real directory.
-    tool("cp", "--archive", "--reflink=auto", one.image / "var/lib", disk / "lib")
+    data = snapshot / "lib" if snapshot else one.image / "var/lib"
+    tool("cp", "--archive", "--reflink=auto", data, disk / "lib")
     _write_identity(upper, name)
     host_key = (upper / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2]
     write(new / "known_hosts", f"{name},{name}-admin,{one.address} {' '.join(host_key)}\n")
     write(new / "ssh_config", _ssh_config(one))
-    facts = {"address": one.address, "debian": debian, "index": index, "image": str(one.image)}
+    facts: dict[str, object] = {"address": one.address, "debian": debian, "index": index, "image": str(one.image)}
+    facts |= {"snapshot": str(snapshot)} if snapshot else {}
     write(new / _FACTS, json.dumps(facts) + "\n")
     new.rename(one.directory)
     return one

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Become one box: launch.sh MACHINE IMAGE DISK BRIDGE VETH MAC ADDRESS/LENGTH
+# Become one box: launch.sh MACHINE LOWER[:LOWER] DISK BRIDGE VETH MAC ADDRESS/LENGTH
 # The overlay, the network namespace and the veth live and die with the box's processes: a box that is killed
 # at any moment leaves no mount and no interface that somebody would have to find.
 set -eu
@@ -8,9 +8,9 @@ if [ "${launch_stage:-}" != inside ]; then
     launch_stage=inside exec unshare --mount --propagation private --net /bin/sh "$0" "$@"
 fi
 unset launch_stage
-machine=$1 image=$2 disk=$3 bridge=$4 veth=$5 mac=$6 address=$7
+machine=$1 lower=$2 disk=$3 bridge=$4 veth=$5 mac=$6 address=$7
 
-mount -t overlay box -o "lowerdir=$image,upperdir=$disk/upper,workdir=$disk/work" "$disk/root"
+mount -t overlay box -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/work" "$disk/root"
 # nspawn refuses to clean its directory there where /run is no tmpfs.
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn

@@ -15,11 +15,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
+from tests.boxes.deployed import PACKAGES
 from tests.boxes.game import build
 from tests.integration.harness import ROOT, deploy, write_inventory
 from tests.integration.rolling import FOLDER
 
-PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace")
 DEBIANS = [pytest.param(each, id=f"debian{each}") for each in (12, 13)]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
-from tests.integration.conftest import PACKAGES
+from tests.boxes.deployed import PACKAGES
 from tests.integration.ctl import main_pid
 from tests.integration.harness import standing, wait_for_server
 from tests.integration.rolling import Fleet, hostname, report

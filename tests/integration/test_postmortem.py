@@ -17,7 +17,7 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
-from tests.integration.conftest import PACKAGES
+from tests.boxes.deployed import PACKAGES
 from tests.integration.harness import deploy, overlays, properties, wait_for_server, write_inventory
 
 UNIT = "left4me-server@3.service"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
-from tests.integration.conftest import PACKAGES
+from tests.boxes.deployed import PACKAGES
 from tests.integration.harness import deploy, pyinfra, write_inventory
 
 GOOD_HOSTNAMES = iter(range(10**6))

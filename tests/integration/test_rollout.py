@@ -23,7 +23,7 @@ from left4me.rollout.report import ANSWER
 from tests.boxes import boxes as machines
 from tests.boxes import network
 from tests.boxes.boxes import Box
-from tests.integration.conftest import PACKAGES
+from tests.boxes.deployed import PACKAGES
 from tests.integration.ctl import LAYER, LAYERS, main_pid, rcon, state
 from tests.integration.harness import (
     ROOT,
@@ -114,7 +114,7 @@ def test_dry_shows_the_plan_and_changes_nothing(rolled: Fleet) -> None:
 def test_dry_names_the_servers_that_will_want_a_restart(rolled: Fleet, tmp_path: Path) -> None:
     def named(*words: str) -> list[str]:
         said = rolled.rollout("--dry", *words)
-        return [line.partition("restart")[2] for line in said.splitlines() if "restart" in line]
+        return [line.partition("restart")[2].split(": ")[1] for line in said.splitlines() if "restart" in line]
 
     rolled.declare({"tickrate": 60})
     assert named() == [": 3"] * 3

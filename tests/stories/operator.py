@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
+from tests.boxes.deployed import PACKAGES, snapshot
 from tests.integration.ctl import LAYERS, PASSWORD, rcon
-from tests.integration.harness import ROOT, SERVERS, wait_for, write_inventory
+from tests.integration.harness import ROOT, SERVERS, wait_for, wait_for_server, write_inventory
 
 TYPED_SECONDS = 300
 COMMIT = "git -c user.name=olga -c user.email=olga@desk commit --quiet"
@@ -42,9 +43,11 @@ class Operator:
 
     def host(self, name: str = "") -> Box:
         """Bring up a host that is deployed: servers 3 and 4 run on ports 27015 and 27016, with a layer each."""
-        box = self.bare(name)
+        [box] = machines.up([self.name + name], self.debian, PACKAGES, snapshot(self.debian))
+        self.hosts.append(box)
         self.declare()
-        self.types(f"pyinfra {self.inventory} deploy.py -y --limit {box.name}")
+        for port in (27015, 27016):
+            wait_for_server(box, port)
         return box
 
     def declare(self, servers: Mapping[str, Any] | None = None, **data: Any) -> None:
