@@ -1,8 +1,10 @@
-"""What all tests need of the process that runs them."""
+"""What all tests share: on which Debians the tests of boxes run."""
 
 from __future__ import annotations
 
-import signal
+import pytest
 
-# A shell has its background jobs ignore it, and all that they start would inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the stories be told on both Debians."""
+    parser.addoption("--both", action="store_true", help="tell each story on Debian 12 and 13, not on one of them")

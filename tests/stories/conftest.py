@@ -16,8 +16,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each story a Debian."""
     if "debian" in metafunc.fixturenames:
         number = int((re.match(r"test_(\d+)", metafunc.definition.path.name) or ["", "0"])[1])
-        both = metafunc.config.getoption("both", False)
-        debians = (12, 13) if both else (12 + number % 2,)
+        debians = (12, 13) if metafunc.config.getoption("both") else (12 + number % 2,)
         metafunc.parametrize("debian", debians, ids=[f"debian{each}" for each in debians], scope="session")
 
 
