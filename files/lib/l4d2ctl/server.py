@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 ETC = "/etc/left4me/servers"
 VAR = "/var/lib/left4me"
@@ -259,6 +259,17 @@ def sync_directory(path: str) -> None:
 def reset_unfinished(server: str) -> bool:
     """Tell whether a reset of a server has begun and not ended; its unit does not start meanwhile."""
     return os.path.exists(f"{runtime(server)}/reset")
+
+
+def undone(server: str) -> str:
+    """Return the path of an undo's plan, there while the undo is done but for the start."""
+    return f"{runtime(server)}/undone"
+
+
+def forget_finished(server: str) -> None:
+    """Forget what was finished without anybody being told: whoever starts or resets the server has gone on."""
+    with suppress(FileNotFoundError):
+        os.unlink(undone(server))
 
 
 def is_held(server: str) -> bool:
