@@ -1,7 +1,7 @@
 """reset: a server as new, by the renaming of two directories; and the way back.
 
-What a reset is doing stands in runtime/ID/reset, on disk before the first rename, so that a second reset finishes
-one that died. Nothing here walks a tree that the game can write: what is put aside goes to the attic
+What a reset is doing stands in runtime/ID/reset, on disk before the first rename, so that a second reset, or the next
+boot, finishes one that died. Nothing here walks a tree that the game can write: what is put aside goes to the attic
 whole, and left4me-attic.service removes the oldest when nobody waits.
 
 In the attic, ID@TIME is what a reset or a removal put aside. Undos take them off like a stack, the latest first: what
@@ -22,6 +22,7 @@ from l4d2ctl import server as one
 
 ATTIC = f"{one.VAR}/attic"
 BY_UNDO = "-undo"
+AT_BOOT = "left4me-finish-resets.service"
 _RUNNING = ("active", "activating", "reloading")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -210,7 +211,7 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
     user = _check(server)
     times: dict[str, float] = {}
     forgotten = None
-    plan = _read_plan(_plan_path(server))
+    plan = begun = _read_plan(_plan_path(server))
     if plan:
         _require_same(server, plan, undo)
     elif undo is not None and (plan := _read_plan(one.undone(server))) and plan.get("asked") == undo:
@@ -239,6 +240,8 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
             f"server {server} is stopped, its reset is not finished: {error}. Mend that, then: l4d2ctl reset {server}"
         ) from None
     _start(server, plan, times, forgotten)
+    if begun:
+        one.Systemctl("reset-failed", AT_BOOT).wait()  # where that could not finish it
     # Nobody waits for it, not even for systemd's word that it has begun.
     one.Systemctl("start", "--no-block", "left4me-attic.service")
     return times
@@ -305,3 +308,29 @@ def _bring_back(server: str, back: str) -> None:
     if os.path.isdir(taken):
         os.rename(taken, f"{ATTIC}/.gone-{back}")  # with what else may be in it
     one.sync_directory(ATTIC)
+
+
+def unfinished() -> list[str]:
+    """Return the ids of the servers whose reset has begun and not ended."""
+    return sorted(filter(one.reset_unfinished, os.listdir(f"{one.VAR}/runtime")))
+
+
+def finish(server: str) -> str:
+    """Finish at the boot what the host's end interrupted, but for the start, which is the boot's own.
+
+    Return what was done, and note it for `status`: one.FINISHED has the words. Raises Failed, or OSError.
+    """
+    with alone(server):
+        user, plan = _check(server), _read_plan(_plan_path(server))
+        if plan:
+            with one.unmounted(server):
+                if one.noted(server):
+                    raise one.Failed(
+                        f"server {server}: its overlay may be in use; l4d2ctl reset {server} tells by whom"
+                    )
+                _rename(server, plan, user)
+        did = "not begun" if not plan else "undo" if plan["back"] else "reset"
+        one.note_finished(server, did)
+        _drop_plan(server, plan)
+        one.sync_directory(one.runtime(server))
+        return did

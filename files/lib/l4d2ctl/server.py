@@ -266,10 +266,36 @@ def undone(server: str) -> str:
     return f"{runtime(server)}/undone"
 
 
+FINISHED = {
+    "reset": "a reset was finished at the boot",
+    "undo": "an undo was finished at the boot",
+    "not begun": "a reset had not begun before the boot",
+}
+
+
+def finished(server: str) -> str:
+    """Return what the boot found of an unfinished reset: a key of FINISHED; empty where there was none.
+
+    Until somebody starts or resets the server.
+    """
+    try:
+        with open(f"{RUN}/{server}.finished", encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def note_finished(server: str, did: str) -> None:
+    """Note what finished() shall return."""
+    with open(f"{RUN}/{server}.finished", "w", encoding="ascii") as file:
+        file.write(did)
+
+
 def forget_finished(server: str) -> None:
     """Forget what was finished without anybody being told: whoever starts or resets the server has gone on."""
-    with suppress(FileNotFoundError):
-        os.unlink(undone(server))
+    for path in (f"{RUN}/{server}.finished", undone(server)):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def is_held(server: str) -> bool:
