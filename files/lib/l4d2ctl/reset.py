@@ -22,6 +22,7 @@ from l4d2ctl import server as one
 
 ATTIC = f"{one.VAR}/attic"
 BY_UNDO = "-undo"
+PASSWORD = "rcon.cfg"  # the one that the host made, in secrets/ID and in what a removal put aside
 AT_BOOT = "left4me-finish-resets.service"
 _RUNNING = ("active", "activating", "reloading")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -278,7 +279,7 @@ def _rename(server: str, plan: dict[str, str], user: pwd.struct_passwd) -> None:
     _aside(server, into)
     if back:
         _sync(server, into)
-        _bring_back(server, back)
+        _bring_back(server, back, into, user)
     _fresh(server, user)
     _sync(server, into)
     _move_kept(server, f"{into}/upper", user)
@@ -299,20 +300,41 @@ def _take_out(server: str, back: str, into: str) -> None:
     one.sync_directory(one.runtime(server))
 
 
-def _bring_back(server: str, back: str) -> None:
+def _bring_back(server: str, back: str, into: str, user: pwd.struct_passwd) -> None:
     taken = f"{one.runtime(server)}/undo"
     for name in ("upper", "work"):
         if os.path.lexists(f"{taken}/{name}"):
             # A deploy in between may have made an empty one: that gives way.
             os.rename(f"{taken}/{name}", f"{one.runtime(server)}/{name}")
+    _bring_back_password(server, f"{taken}/{PASSWORD}", f"{into}/{PASSWORD}", user)
     if os.path.isdir(taken):
         os.rename(taken, f"{ATTIC}/.gone-{back}")  # with what else may be in it
     one.sync_directory(ATTIC)
 
 
+def _bring_back_password(server: str, kept: str, aside: str, user: pwd.struct_passwd) -> None:
+    """Bring back the RCON password of a server that was removed, and keep the present one, where the host makes it."""
+    folder = f"{one.VAR}/secrets/{server}"
+    if os.path.lexists(kept) and os.path.lexists(f"{folder}/{PASSWORD}"):
+        if not os.path.lexists(aside):
+            os.link(f"{folder}/{PASSWORD}", aside)
+        os.chown(kept, user.pw_uid, 0)
+        os.rename(kept, f"{folder}/{PASSWORD}")
+        one.sync_directory(folder)
+
+
 def unfinished() -> list[str]:
     """Return the ids of the servers whose reset has begun and not ended."""
     return sorted(filter(one.reset_unfinished, os.listdir(f"{one.VAR}/runtime")))
+
+
+def finish_undo(server: str) -> None:
+    """Finish an undo of a stopped server that is about to be removed, with which what was to come back would go."""
+    plan = _read_plan(_plan_path(server))
+    if plan and plan["back"]:
+        with one.unmounted(server):
+            _rename(server, plan, _check(server))
+        os.unlink(_plan_path(server))
 
 
 def finish(server: str) -> str:
