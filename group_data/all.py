@@ -62,7 +62,8 @@ operators = None
 # Told when a server crashes, cannot start or cannot be stopped: an address that takes what Discord takes, or None.
 webhook = None
 
-# How many of each server's resets stay in the attic, where `l4d2ctl reset --undo` finds the latest.
+# How many of each server's resets stay in the attic, where `l4d2ctl reset --undo` finds the latest; beside them stay as
+# many of what undos put aside.
 attic_keep = 3
 
 # What each server has that does not say otherwise: the one place where dictionaries are merged.

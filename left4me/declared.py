@@ -36,6 +36,7 @@ OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
 TIMERS = f"{OWN_UNITS}/timers.target.wants"
 TIMER = "left4me-game.timer"
+FINISH_RESETS = "left4me-finish-resets.service"
 
 SUDOERS = "/etc/sudoers.d"
 _FOLDERS = (UNITS, OWN_UNITS, WANTS, TIMERS, SUDOERS)
@@ -185,12 +186,15 @@ def _template_unit() -> str:
 
 
 def units(host: model.Host) -> list[Item]:
-    """Return the template unit, the slice, and what works when nobody waits: the attic, the webhook, updates."""
-    names = ["left4me.slice", *(f"left4me-{name}.service" for name in ("attic", "game", "notify@", "restart"))]
+    """Return the template unit, the slice, and what works by itself: attic, resets at the boot, webhook, updates."""
+    services = ("attic", "finish-resets", "game", "notify@", "restart")
+    names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
     items = [
         Item("directory", "/usr/local/lib/systemd", 0o755, shared=True),
         Item("directory", UNITS, 0o755, shared=True),
         Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
+        Item("directory", WANTS, 0o755, shared=True),
+        Item("symlink", f"{WANTS}/{FINISH_RESETS}", 0o777, target=f"{UNITS}/{FINISH_RESETS}"),
     ]
     if host.update_at:
         names.append(TIMER)

@@ -124,14 +124,23 @@ def mounts() -> list[str]:
 
 
 def ports() -> dict[str, int]:
-    """Return the port of each server that a deploy has written, by its id."""
+    """Return the port of each server that a deploy has written, by its id; of a removed one its former, if it is free.
+
+    A port that nobody has any more is given to others last, for as long as the attic holds what that server wrote.
+    """
     found = {}
     for path in glob.glob("/etc/left4me/servers/*/server.env"):
         with open(path, encoding="utf-8", errors="replace") as file:
             values = [line.strip().removeprefix('LEFT4ME_PORT="').rstrip('"') for line in file if "_PORT=" in line]
         if values and values[0].isdigit():
             found[path.split("/")[-2]] = int(values[0])
-    return found
+    former = {}
+    for path in sorted(glob.glob("/var/lib/left4me/attic/*@*/port")):
+        with open(path, encoding="ascii", errors="replace") as file:
+            text = file.read().strip()
+        if text.isdigit() and int(text) not in found.values():
+            former[path.split("/")[-2].partition("@")[0]] = int(text)
+    return former | found
 
 
 def running() -> dict[str, dict[str, str]]:

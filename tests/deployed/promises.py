@@ -122,10 +122,25 @@ LINES = {
     "ConditionPathExists=!/var/lib/left4me/runtime/%i/reset",
 }
 NETWORK = "network-online.target"
+FINISH_RESETS = "left4me-finish-resets.service"
+# A oneshot that servers wait for at the boot, and that has to end in its time.
+FINISHES = {
+    "FragmentPath": f"/usr/local/lib/systemd/system/{FINISH_RESETS}",
+    "DropInPaths": "",
+    "UnitFileState": "enabled",
+    "WantedBy": "multi-user.target",
+    "Type": "oneshot",
+    "TimeoutStartUSec": "30s",
+    "OnFailure": "left4me-notify@_finish-resets.service",
+    "ProtectSystem": "strict",
+    "ReadWritePaths": "/var/lib/left4me",
+    "NoNewPrivileges": "yes",
+}
 LIMITS = ["CPUWeight", "MemoryMax", "CPUQuotaPerSecUSec", "Nice"]
 STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result", "NRestarts"]
 STATES += ["ExecMainStartTimestampMonotonic"]
 PROPERTIES = [*PROMISES, *SETS, *COMMANDS, *NO_COMMANDS, *LIMITS, *STATES, "SystemCallFilter", "After", "Wants"]
+PROPERTIES += ["TimeoutStartUSec", "Requires"]
 
 
 def commands(shown: str) -> list[tuple[str, str, str]]:
@@ -165,6 +180,9 @@ def broken(unit: dict[str, str], server: str) -> list[str]:
     wrong += [
         f"{key} is {shown(key)!r}, must have {NETWORK}" for key in ("After", "Wants") if NETWORK not in shown(key)
     ]
+    wrong += [f"After is {shown('After')!r}, must have {FINISH_RESETS}"] * (FINISH_RESETS not in shown("After"))
+    # No start may depend on how that ends.
+    wrong += [f"Requires is {shown('Requires')!r}, must not have it"] * (FINISH_RESETS in shown("Requires"))
     return wrong
 
 

@@ -198,7 +198,7 @@ def units(servers: list[str], properties: list[str]) -> dict[str, Any]:
     instances = [f"left4me-server@{server}.service" for server in servers]
     listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*").stdout
     names = {line.split()[0] for line in listed.splitlines() if line.split()}
-    names |= {*instances, "left4me-server@_check.service", "left4me.slice"}
+    names |= {*instances, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service"}
     shown = show(sorted(names), properties)
     # What a server that is down would execute is not there: its overlay is not mounted.
     up = [unit for unit in instances if shown[unit]["ActiveState"] == "active"]

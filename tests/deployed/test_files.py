@@ -20,7 +20,7 @@ UNITS = "/usr/local/lib/systemd/system"
 OWN = "/etc/systemd/system"
 VAR = "/var/lib/left4me"
 TIMER = "left4me-game.timer"
-PROGRAMS = ("attic", "content", "game", "notify", "remove", "restart")
+PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "remove", "restart")
 # Type, mode, owner, group; {id} is a server's.
 LAYOUT = {
     "/etc/left4me": ("directory", "0755", "root", "root"),
@@ -39,8 +39,9 @@ LAYOUT = {
     f"{UNITS}/left4me.slice": ("file", "0644", "root", "root"),
     **{
         f"{UNITS}/left4me-{name}.service": ("file", "0644", "root", "root")
-        for name in ("attic", "game", "notify@", "restart")
+        for name in ("attic", "finish-resets", "game", "notify@", "restart")
     },
+    f"{OWN}/multi-user.target.wants/left4me-finish-resets.service": ("symlink", "0777", "root", "root"),
     VAR: ("directory", "0755", "root", "root"),
     f"{VAR}/releases": ("directory", "0700", "root", "root"),
     f"{VAR}/overlays": ("directory", "0700", "root", "root"),

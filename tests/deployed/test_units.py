@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from tests.deployed.hosts import Host
-from tests.deployed.promises import CHECK, LIMITS, LINES, TEMPLATE, broken, broken_template
+from tests.deployed.promises import (
+    CHECK,
+    FINISH_RESETS,
+    FINISHES,
+    LIMITS,
+    LINES,
+    TEMPLATE,
+    broken,
+    broken_template,
+    commands,
+)
 
 
 def test_the_template_keeps_every_promise(host: Host) -> None:
@@ -92,6 +102,16 @@ def test_the_timer_asks_steam_when_the_data_say_so(host: Host) -> None:
     if at and f"OnCalendar=*-*-* {at}:00" not in text.splitlines():
         wrong.append(f"{name} is not at {at}")
     host.require(wrong)
+
+
+def test_resets_are_finished_at_the_boot(host: Host) -> None:
+    unit = host.found["units"][FINISH_RESETS]
+    shown = {key: unit.get(key, "") for key in FINISHES}
+    wrong = [f"{key} is {shown[key]!r}, must be {FINISHES[key]!r}" for key in FINISHES if shown[key] != FINISHES[key]]
+    program = "/usr/local/libexec/left4me/left4me-finish-resets"
+    if commands(unit.get("ExecStartEx", "")) != [(program, program, "")]:
+        wrong.append(f"ExecStart is {unit.get('ExecStartEx')!r}, must be {program}")
+    host.require([f"{FINISH_RESETS}: {line}" for line in wrong])
 
 
 def test_no_unit_has_failed_or_waits_for_a_reload(host: Host) -> None:

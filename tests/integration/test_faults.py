@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boxes.boxes import Box
+from tests.boxes.boxes import Box, BoxError
 from tests.integration.harness import (
     device,
     having,
@@ -27,6 +28,8 @@ RUNTIME = "/var/lib/left4me/runtime/3"
 MERGED = f"{RUNTIME}/merged"
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
 DROP_IN = f"/run/systemd/system/{UNIT}.service.d"
+FINISH = "left4me-finish-resets.service"
+FINISH_PROGRAM = "/usr/local/libexec/left4me/left4me-finish-resets"
 LINES = {"mount": "ExecStartPre", "umount": "ExecStopPost"}
 # Calls that only look, or change nothing but the process itself; what is not here counts as a change.
 LOOKS = """
@@ -355,25 +358,115 @@ def test_a_power_cut_in_a_start_and_in_a_stop(running: Box, deployed: Box, actio
     assert_sound(deployed)
 
 
-@pytest.mark.parametrize("number", range(1, 5))
-def test_a_power_cut_in_a_reset(running: Box, deployed: Box, number: int) -> None:
-    # The plan, upper and work; the fourth is where none is left, and what follows the renames is cut.
-    call = f"/^rename:signal=SIGSTOP:when={number}" if number < 4 else "/^mkdir:signal=SIGSTOP:when=2"
-    command = f"strace -o /run/trace -e inject={call} /usr/local/sbin/l4d2ctl reset 3"
-    deployed.run(f"rm -f /run/trace; touch {RUNTIME}/upper/evening-{number}")
-    deployed.run(f"{command} >/dev/null 2>&1 </dev/null &")
-    wait_for_standstill(deployed)
+def cut_amid(box: Box, words: str, call: str) -> None:
+    """Cut the power where l4d2ctl stands at a system call that strace stops it at; return when the box is up again."""
+    box.run("rm -f /run/trace")
+    command = f"strace -o /run/trace -e inject={call}:signal=SIGSTOP /usr/local/sbin/l4d2ctl {words}"
+    box.run(f"{command} >/dev/null 2>&1 </dev/null &")
+    wait_for_standstill(box)
+    assert box.run(f"ls {RUNTIME}/reset").stdout
+    box.crash()
+    box.start()
+
+
+def reset_finished(box: Box) -> tuple[str, str]:
+    """Return what status says of server 3, in JSON and in the last column of its table."""
+    [row] = json.loads(box.run("l4d2ctl status --json 3").stdout)
+    return row["reset_finished"], box.run("l4d2ctl status 3").stdout.splitlines()[-1].split("\t")[-1]
+
+
+# The plan, upper and work; the fourth is where none is left, and what follows the renames is cut.
+@pytest.mark.parametrize("call", [*(f"/^rename:when={number}" for number in range(1, 4)), "/^mkdir:when=2"])
+def test_a_power_cut_in_a_reset_is_finished_by_the_boot(running: Box, deployed: Box, call: str) -> None:
+    deployed.run(f"touch {RUNTIME}/upper/evening; rm -rf /var/lib/left4me/attic/3@*")
+    cut_amid(deployed, "reset 3", call)
+    wait_for_server(deployed, 27015)
+    assert deployed.run(f"ls {RUNTIME}").stdout.split() == ["merged", "upper", "work"]
+    assert deployed.run("cd /var/lib/left4me; ls attic/*/upper/evening").stdout.count("\n") == 1
+    assert not deployed.run(f"ls {RUNTIME}/upper/evening", check=False).stdout
+    assert reset_finished(deployed) == ("reset", "a reset was finished at the boot")
+    deployed.run("l4d2ctl restart 3")
+    assert reset_finished(deployed) == ("", "-")
+    assert_sound(deployed)
+
+
+# The plan, what comes back, upper and work, upper and work again, the rest of it.
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_power_cut_in_an_undo_is_finished_by_the_boot(running: Box, deployed: Box, number: int) -> None:
+    deployed.run("rm -rf /var/lib/left4me/attic/3@*")
+    for evening in ("first", "second"):
+        deployed.run(f"echo {evening} >{RUNTIME}/upper/evening; l4d2ctl reset 3")
+    deployed.run(f"echo now >{RUNTIME}/upper/evening")
+    cut_amid(deployed, "reset --undo 3", f"/^rename:when={number}")
+    wait_for_server(deployed, 27015)
+    assert deployed.run(f"cat {RUNTIME}/upper/evening").stdout == "second\n"
+    assert deployed.run("cat /var/lib/left4me/attic/3@*-undo/upper/evening").stdout == "now\n"
+    assert reset_finished(deployed) == ("undo", "an undo was finished at the boot")
+    # Who types it again, for his connection broke, has it done. Then it is the next one's turn.
+    assert "an undo that was interrupted is finished" in deployed.run("l4d2ctl reset --undo 3").stderr
+    assert deployed.run(f"cat {RUNTIME}/upper/evening").stdout == "second\n"
+    assert reset_finished(deployed) == ("", "-")
+    deployed.run("l4d2ctl reset --undo 3")
+    assert deployed.run(f"cat {RUNTIME}/upper/evening").stdout == "first\n"
+    assert_sound(deployed)
+
+
+def test_the_boot_starts_no_server_that_was_stopped_by_hand(running: Box, deployed: Box) -> None:
+    deployed.run(f"touch {RUNTIME}/upper/evening; l4d2ctl stop 3")
+    cut_amid(deployed, "reset 3", "/^rename:when=2")
+    wait_for_server(deployed, 27016)
+    assert properties(deployed, UNIT, "ActiveState") == {"ActiveState": "inactive"}
+    assert deployed.run(f"ls {RUNTIME}").stdout.split() == ["merged", "upper", "work"]
+    assert reset_finished(deployed)[0] == "reset"
+    assert_sound(deployed)
+
+
+def test_a_reset_that_had_not_begun_is_dropped_by_the_boot(running: Box, deployed: Box) -> None:
+    deployed.run(f"touch {RUNTIME}/upper/evening; : >{RUNTIME}/reset")
     deployed.crash()
     deployed.start()
+    wait_for_server(deployed, 27015)
+    deployed.run(f"ls {RUNTIME}/upper/evening")
+    assert reset_finished(deployed) == ("not begun", "a reset had not begun before the boot")
     assert_sound(deployed)
-    found = deployed.run(
-        f"cd /var/lib/left4me; ls {RUNTIME}/upper/evening-{number} attic/*/upper/evening-{number}", check=False
-    ).stdout
-    assert len(found.split()) == 1, "what was in upper is in one place"
+
+
+def test_a_reset_that_the_boot_cannot_finish_keeps_one_server_down(running: Box, deployed: Box) -> None:
+    drop_ins = f"/etc/systemd/system/{FINISH}.d"
+    full = f"/usr/bin/strace -f -o /dev/null -e inject=mkdir:error=ENOSPC {FINISH_PROGRAM}"
+    deployed.run(f"mkdir {drop_ins}; printf '[Service]\\nExecStart=\\nExecStart={full}\\n' >{drop_ins}/full.conf")
+    deployed.run(f"touch {RUNTIME}/upper/evening")
+    call = "/^rename:when=1"
+    with pytest.raises(BoxError, match="degraded"):  # which the box is, and up
+        cut_amid(deployed, "reset 3", call)
+    wait_for_server(deployed, 27016)
+    assert properties(deployed, UNIT, "ActiveState") == {"ActiveState": "inactive"}
+    assert properties(deployed, FINISH, "ActiveState", "Result") == {"ActiveState": "failed", "Result": "exit-code"}
+    said = deployed.run(f"journalctl --sync; journalctl -b -o cat -u {FINISH}").stdout
+    assert re.search(r"a reset of server 3 is not finished: .*No space left on device", said)
+    assert "reset is unfinished" in deployed.run("l4d2ctl status 3").stdout
+    assert "server 3: a reset did not finish" in deployed.run("l4d2ctl doctor", check=False).stdout
+    deployed.run(f"rm -r {drop_ins}; systemctl daemon-reload")
+    assert "l4d2ctl reset 3" in deployed.run("l4d2ctl start 3", check=False).stderr
+    deployed.run("l4d2ctl reset 3")
+    wait_for_server(deployed, 27015)
+    assert deployed.run("systemctl is-system-running").stdout == "running\n"
+    assert_sound(deployed)
+
+
+def test_the_unit_of_the_boot_leaves_a_server_alone_that_runs(running: Box, deployed: Box) -> None:
+    pid = main_pid(deployed)
+    deployed.run(f"printf 'into=3@20260101T000000.000000000\\nback=\\nstart=\\n' >{RUNTIME}/reset")
+    said = deployed.run(f"systemctl start {FINISH}; systemctl show -P Result {FINISH}", check=False).stdout
+    assert said == "exit-code\n"
+    assert (main_pid(deployed), device(deployed, "3") != "") == (pid, True)
+    assert "server 3: " in deployed.run(f"journalctl --sync; journalctl -b -o cat -n 5 -u {FINISH}").stdout
+    deployed.run("l4d2ctl reset 3")
+    assert_sound(deployed)
 
 
 def test_a_reset_is_on_disk_step_by_step(running: Box) -> None:
-    running.run("strace -y -o /run/trace -e trace=fsync,rename,unlink /usr/local/sbin/l4d2ctl reset 3")
+    running.run("strace -yz -o /run/trace -e trace=fsync,rename,unlink /usr/local/sbin/l4d2ctl reset 3")
     calls = re.findall(r"^(\w+)\((?:\d+<)?(.*?)[>,)]", running.run("cat /run/trace").stdout, re.MULTILINE)
     seen = [f"{call} {path.strip(chr(34)).partition('@')[0].removeprefix('/var/lib/left4me/')}" for call, path in calls]
     assert seen == [

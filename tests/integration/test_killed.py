@@ -143,7 +143,7 @@ def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inv
     for port in PORTS:
         wait_for_server(box, port)
     placed = box.run("ls -A /usr/local/libexec/left4me").stdout.split()
-    names = ("attic", "content", "game", "notify", "overlay", "remove", "restart")
+    names = ("attic", "content", "finish-resets", "game", "notify", "overlay", "remove", "restart")
     assert placed == [f"left4me-{name}" for name in names]  # and no temporary name
 
 

@@ -25,7 +25,7 @@ from tests.integration.harness import (
     wait_for_server,
 )
 
-COMMANDS = ("status", "start", "stop", "restart", "reset", "holders", "rcon", "logs", "doctor")
+COMMANDS = ("status", "start", "stop", "restart", "reset", "attic", "holders", "rcon", "logs", "doctor")
 OPERATORS = "gamers"
 
 
@@ -128,6 +128,7 @@ def test_json_of_the_others_parses(deployed: Box) -> None:
     game = [each for each in held["3"] if each["pid"] == int(main_pid(deployed, "3"))]
     assert {each["kind"].split()[0] for each in game} >= {"cwd", "exe", "fd", "map"}
     assert json.loads(ctl(deployed, "doctor --json").stdout) == []
+    assert json.loads(ctl(deployed, "attic --json").stdout) == []
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def test_json_of_the_others_parses(deployed: Box) -> None:
         ("l4d2ctl st", "status start stop"),
         ("l4d2ctl stop ''", "3 4"),
         ("l4d2ctl reset --", "--all --undo --help"),
+        ("l4d2ctl attic --", "--all --json --help"),
         ("l4d2ctl doctor --f", "--fix"),
         ("l4d2ctl doctor ''", ""),
     ],

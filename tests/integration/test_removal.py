@@ -83,7 +83,7 @@ def assert_gone(box: Box) -> None:
 
 
 def test_a_running_server(host: Box) -> None:
-    assert len(left(host)) == 7
+    assert len(left(host)) == 8
     pid = main_pid(host, "4")
     assert remove(host, "3") == ""
     assert_gone(host)
@@ -125,6 +125,22 @@ def test_a_server_whose_reset_did_not_finish(host: Box, inventory: Path) -> None
     ctl(host, "reset --undo 3")
     wait_for_server(host, 27015)
     assert host.run(f"cat {RUNTIME}/3/merged/{MINE}").stdout == "mine\n"
+
+
+def test_a_server_whose_undo_did_not_finish(host: Box, inventory: Path) -> None:
+    ctl(host, "reset 3")
+    wait_for_server(host, 27015)
+    write(host, "since")
+    call = "inject=rename:error=EIO:when=4"  # what is to come back is out of the attic, half of the rest aside
+    host.run(f"strace -o /dev/null -e {call} l4d2ctl reset --undo 3", check=False)
+    host.run(f"ls -d {RUNTIME}/3/undo {RUNTIME}/3/reset")
+    assert remove(host, "3") == ""
+    assert left(host) == []
+    again(host, inventory)
+    ctl(host, "reset --undo 3")
+    wait_for_server(host, 27015)
+    assert host.run(f"cat {RUNTIME}/3/merged/{MINE}").stdout == "mine\n"
+    assert host.run(f"cat {ATTIC}/3@*-undo/upper/{MINE}", check=False).stdout == "since\n"
 
 
 def test_the_attic_keeps_as_many_as_of_resets(host: Box, inventory: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +115,21 @@ def test_what_is_kept_leads_nowhere_outside(running: Box) -> None:
     assert running.run(f"find {RUNTIME}/3/upper -name passwd").stdout == ""
 
 
+def test_what_undos_put_aside_pushes_out_no_reset(running: Box) -> None:
+    resets_with(running, "first", "second", "third")
+    clean_attic(running)
+    [third, second] = [row["when"] for row in listed(running)]
+    for _ in range(3):
+        ctl(running, f"reset --undo={third} 3")
+        clean_attic(running)
+        assert [row["when"] for row in listed(running) if row["by"] == "reset"] == [second]
+        third = listed(running)[0]["when"]
+    assert [row["by"] for row in listed(running)] == ["undo", "reset"]
+    resets_with(running, "fourth")
+    clean_attic(running)
+    assert [row["by"] for row in listed(running)] == ["reset", "undo", "reset"]
+
+
 def test_only_the_latest_stay(running: Box) -> None:
     ctl(running, "reset 4")
     made = []
@@ -137,9 +154,146 @@ def test_undo_brings_the_latest_back(running: Box) -> None:
     assert inode(running, f"{RUNTIME}/3/upper") == before
     assert read(running, "mine.txt") == "before"
     assert read(running, "cfg/banned_user.cfg") == "banned since"
-    ctl(running, "reset --undo 3")
+
+
+def listed(box: Box, server: str = "3") -> list[dict[str, Any]]:
+    """Return what `l4d2ctl attic` lists of a server, the latest first; the directories have to be the same."""
+    rows: list[dict[str, Any]] = json.loads(ctl(box, f"attic {server} --json").stdout)
+    assert [row["path"] for row in rows] == attic(box, server)
+    return rows
+
+
+def resets_with(box: Box, *texts: str) -> None:
+    """Reset server 3 so many times, each while it has another file mine.txt."""
+    for text in texts:
+        write(box, "mine.txt", text)
+        ctl(box, "reset 3")
+        wait_for_server(box, 27015)
+    write(box, "mine.txt", "now")
+
+
+def undone(box: Box, words: str = "reset --undo 3") -> str | None:
+    """Undo and return what is in mine.txt then."""
+    ctl(box, words)
+    wait_for_server(box, 27015)
+    return read(box, "mine.txt")
+
+
+def test_undos_take_resets_off_like_a_stack(running: Box) -> None:
+    resets_with(running, "first", "second")
+    assert [undone(running), undone(running)] == ["second", "first"]
+    clean_attic(running)
+    assert [(row["by"], row["next"]) for row in listed(running)] == [("undo", False), ("undo", False)]
+    done = ctl(running, "reset --undo 3", code=1)
+    assert "there is no reset to undo" in done.stderr
+    assert "l4d2ctl attic 3 lists what undos put aside" in done.stderr
+    assert read(running, "mine.txt") == "first"
+    resets_with(running, "first and more")
+    assert undone(running) == "first and more"
+
+
+@pytest.mark.parametrize("words", ["--undo {} 3", "--undo={} 3", "3 --undo {}", "--undo 3@{} 3"])
+def test_an_undo_of_a_time(running: Box, words: str) -> None:
+    resets_with(running, "first", "second")
+    [latest, before] = listed(running)
+    assert (latest["next"], before["next"]) == (True, False)
+    assert undone(running, f"reset {words.format(before['when'])}") == "first"
+    clean_attic(running)
+    [aside, left] = listed(running)
+    assert (aside["by"], left["when"]) == ("undo", latest["when"])
+    # What the undo put aside, by the beginning of its time.
+    ambiguous = aside["when"][:9]
+    assert (
+        f"{ambiguous} is any of {left['when']}, {aside['when']};"
+        in ctl(running, f"reset --undo {ambiguous} 3", code=1).stderr
+    )
+    assert undone(running, f"reset --undo {aside['when'][:-1]} 3") == "now"
+    assert undone(running) == "second"
+
+
+def test_an_undo_of_a_time_that_there_is_not(running: Box) -> None:
+    resets_with(running, "first")
+    pid = main_pid(running, "3")
+    for words in ("--undo 20200101T00 3", "--undo=4@2T 3"):
+        assert "l4d2ctl attic 3 lists them" in ctl(running, f"reset {words}", code=1).stderr
+    assert "server 20200101 is not declared" in ctl(running, "reset --undo 20200101", code=2).stderr
+    assert main_pid(running, "3") == pid
+
+
+def test_the_attic_is_listed_also_of_a_server_that_is_not_declared(running: Box) -> None:
+    resets_with(running, "first")
+    running.run(f"mkdir -p {ATTIC}/7@20200101T000000.000000000/upper; mkdir {ATTIC}/foreign")
+    heading, *lines = [line.split("\t") for line in ctl(running, "attic").stdout.splitlines()]
+    assert heading == ["ID", "WHEN", "PUT ASIDE BY", "UNDO"]
+    assert [line[0] for line in lines] == ["3", "7"]
+    assert ctl(running, "attic 7").stdout.splitlines()[1:] == ["7\t20200101T000000.000000000\treset\tnext"]
+    assert "nothing of it is in the attic" in ctl(running, "attic 8", code=2).stderr
+    running.run(f"rm -r {ATTIC}/foreign")
+
+
+@pytest.mark.parametrize("latest", ["20990101T235959.999999999", "20990101T000000.5", "20990101T235959.999999999-undo"])
+def test_what_is_put_aside_comes_after_all_that_is_there_whatever_the_clock_says(running: Box, latest: str) -> None:
+    write(running, "mine.txt", "before")
+    running.run(
+        f"mkdir -p {ATTIC}/3@{latest}/upper/left4dead2; echo future >{ATTIC}/3@{latest}/upper/left4dead2/mine.txt"
+    )
+    resets_with(running, "first", "second")
+    assert all(path > f"{ATTIC}/3@{latest}" for path in attic(running)[:2])
+    clean_attic(running)
+    assert [undone(running), undone(running)] == ["second", "first"]
+
+
+INTERRUPTED = """
+import signal, subprocess, sys
+undo = subprocess.Popen(["l4d2ctl", "reset", *sys.argv[1:]], stderr=subprocess.PIPE, text=True)
+show = ["systemctl", "show", "--value", "--property=ActiveState", "left4me-server@3"]
+# Until its start is under way, which takes its time.
+while subprocess.run(show, capture_output=True, text=True).stdout.strip() != "activating":
+    pass
+undo.send_signal(signal.SIGINT)
+print(undo.communicate()[1], undo.returncode)
+"""
+
+
+@contextmanager
+def slow_start(box: Box) -> Iterator[None]:
+    """Have server 3 take a second more for its start."""
+    folder = "/run/systemd/system/left4me-server@3.service.d"
+    box.run(f"mkdir -p {folder}; printf '[Service]\\nExecStartPre=+/usr/bin/sleep 1\\n' >{folder}/slow.conf")
+    box.run("systemctl daemon-reload")
+    try:
+        yield
+    finally:
+        box.run(f"rm -r {folder}; systemctl daemon-reload")
+
+
+@pytest.mark.parametrize("which", ["", "the first"])
+def test_an_undo_interrupted_in_its_start_is_finished_by_the_same_command(running: Box, which: str) -> None:
+    resets_with(running, "first", "second")
+    words = f"--undo {listed(running)[-1]['when']} 3" if which else "--undo 3"
+    with slow_start(running):
+        said = running.run(f"python3 - {words}", input=INTERRUPTED.encode()).stdout
+        assert said == "l4d2ctl: interrupted; the same command again finishes it\n 130\n"
+        done = ctl(running, f"reset {words}")
     wait_for_server(running, 27015)
-    assert read(running, "mine.txt") == "after"
+    assert "an undo that was interrupted is finished" in done.stderr
+    assert read(running, "mine.txt") == ("first" if which else "second")
+    if not which:
+        assert undone(running) == "first"
+
+
+@pytest.mark.parametrize("words", ["start 3", "restart 3", "reset 3"])
+def test_who_goes_on_after_an_interrupted_undo_has_finished_it(running: Box, words: str) -> None:
+    resets_with(running, "first", "second")
+    with slow_start(running):
+        running.run("python3 - --undo 3", input=INTERRUPTED.encode())
+        wait_for_server(running, 27015)
+    ctl(running, words)
+    wait_for_server(running, 27015)
+    done = ctl(running, "reset --undo 3")
+    assert done.stderr == ""
+    wait_for_server(running, 27015)
+    assert read(running, "mine.txt") == ("second" if words == "reset 3" else "first")
 
 
 def test_undo_of_nothing_leaves_the_server_alone(running: Box) -> None:
@@ -207,9 +361,9 @@ def reset_with(box: Box, text: str) -> None:
 
 
 def test_an_undo_that_fails_anywhere_keeps_what_it_brings_back(running: Box) -> None:
-    for number in range(1, 9):
+    for number in range(1, 10):
         reset_with(running, f"evening {number}")
-        done = failing(running, f"rename:error=EIO:when={number}", "reset --undo 3", code=1 if number < 8 else 0)
+        done = failing(running, f"rename:error=EIO:when={number}", "reset --undo 3", code=1 if number < 9 else 0)
         keep_one(running)
         if "as it was" in done.stderr:  # the plan was not written
             assert state(running, "3") == "active"
@@ -239,7 +393,8 @@ def test_an_undo_is_finished_over_what_a_deploy_made_in_between(running: Box, in
     wait_for_server(running, 27015)
     assert read(running, "mine.txt") == "evening"
     clean_attic(running)
-    assert running.run(f"ls -A {ATTIC} {RUNTIME}/3 | grep -e undo -e gone || true").stdout == ""
+    assert running.run(f"ls -A {RUNTIME}/3").stdout.split() == ["merged", "upper", "work"]
+    assert ".gone" not in running.run(f"ls -A {ATTIC}").stdout
 
 
 def test_a_plan_that_a_power_cut_left_empty_is_none(running: Box) -> None:

@@ -289,11 +289,71 @@ def test_a_password_that_the_host_makes_stays_and_goes_with_its_server(both: Fle
     assert_idle(both.deploy({"3": three, "4": FOUR}), [both.box])
     assert {server: password(both, server) for server in BOTH} == before
     both.deploy({"4": FOUR})
-    assert places(both.box, before["3"]) == []
+    # Who removed it by mistake gets it back: the attic is the one place that has it, and root's alone.
+    [kept] = places(both.box, before["3"])
+    assert re.fullmatch(rf"{ATTIC}/3@[^/]+/rcon.cfg", kept)
+    modes = both.box.run(f"stat -c '%A %U' {ATTIC} $(dirname {kept}) {kept}").stdout.splitlines()
+    assert modes == ["drwx------ root", "drwx------ root", "-r-------- left4me-3"]
     both.deploy(BOTH)
     both.up("3")
-    assert password(both, "3") != before["3"]
+    made = password(both, "3")
+    assert made not in before.values()
     assert password(both, "4") == before["4"]
+    ctl(both.box, "reset --undo 3")
+    both.up("3")
+    assert password(both, "3") == before["3"]
+    assert places(both.box, before["3"]) == [f"{SECRETS}/3/rcon.cfg"]
+    assert '"three"' in both.says("3", "hostname")
+    assert_idle(both.deploy(BOTH), [both.box])
+    must_pass(both.inventory)
+    # The one of meanwhile comes back with what was written then.
+    [aside] = places(both.box, made)
+    ctl(both.box, f"reset --undo={aside.split('/')[-2]} 3")
+    both.up("3")
+    assert password(both, "3") == made
+
+
+def test_a_given_password_stays_over_an_undo_and_is_in_no_attic(both: Fleet) -> None:
+    given = "given-by-the-data"
+    both.deploy(BOTH)
+    both.deploy({"4": FOUR})
+    both.deploy({"3": {**THREE, "rcon_password": given}, "4": FOUR})
+    ctl(both.box, "reset --undo 3")
+    both.up("3")
+    assert password(both, "3") == given
+    both.deploy({"4": FOUR})
+    assert places(both.box, given) == []
+    both.deploy(BOTH)
+    ctl(both.box, "reset --undo 3")
+    both.up("3")
+    assert password(both, "3") != given
+    must_pass(both.inventory)
+
+
+def test_a_server_that_is_declared_again_gets_its_port_where_nobody_has_it(both: Fleet) -> None:
+    both.deploy({"0": {}, "3": THREE, "4": FOUR})
+    both.up("0")
+    before = ports(both)
+    assert sorted(before) == ["0", "3", "4"]
+    both.deploy({"4": FOUR})
+    # The ports of those that are gone are not given away either while others are free.
+    both.deploy({"1": {}, "4": FOUR})
+    both.up("1")
+    new = ports(both)["1"]
+    assert new not in before.values()
+    both.deploy({"0": {}, "1": {}, "3": THREE, "4": FOUR})
+    both.up("0")
+    both.up("3")
+    assert ports(both) == {**before, "1": new}
+    # Who asks for it has it.
+    both.deploy({"1": {}, "4": FOUR})
+    both.deploy({"1": {"port": before["3"]}, "4": FOUR})
+    ctl(both.box, "restart 1")
+    both.deploy({"1": {"port": before["3"]}, "3": THREE, "4": FOUR})
+    both.up("3")
+    assert ports(both)["1"] == before["3"]
+    assert ports(both)["3"] != before["3"]
+    both.deploy(BOTH)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ examples:
   l4d2ctl stop 3                 stop server 3; no deploy and no reboot brings it back
   l4d2ctl start 3                start it again
   l4d2ctl reset 3                server 3 as new; its files are put aside
-  l4d2ctl reset --undo 3         bring back what the latest reset put aside
+  l4d2ctl reset --undo 3         bring back what the latest reset put aside; once more: the one before
+  l4d2ctl attic 3                what was put aside of server 3; reset --undo WHEN 3 brings one of these back
   l4d2ctl rcon 3 changelevel c2m1_highway
   l4d2ctl holders --watch 3      who keeps its overlay busy, while it stops
   l4d2ctl game update            bring and try Steam's newest build; running servers keep theirs
@@ -71,7 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     add("stop", _run, "stop servers for good: neither a deploy nor a reboot starts them, only `l4d2ctl start` does")
     add("restart", _run, "stop servers and start them again")
     reset = add("reset", _reset, "make servers as new: put what they wrote into the attic; start again those that ran")
-    reset.add_argument("--undo", action="store_true", help="bring back what the latest reset put aside")
+    reset.add_argument(
+        "--undo",
+        metavar="WHEN",
+        nargs="?",
+        const="",
+        help="bring back what the latest reset put aside that is not back yet, or that of a time as `attic` lists it",
+    )
+    attic = add("attic", _attic, "list what resets, undos and removals put aside, the latest first")
+    attic.add_argument("--json", action="store_true", help="for programs")
     holders = add("holders", _holders, "show every process that holds a server's overlay, and how")
     holders.add_argument("--json", action="store_true", help="for programs")
     holders.add_argument("--watch", action="store_true", help="follow it until the overlay is gone (Ctrl-C ends it)")
@@ -161,6 +170,10 @@ def _run(arguments: argparse.Namespace) -> None:
 def _reset(arguments: argparse.Namespace) -> None:
     from l4d2ctl import reset
 
+    if arguments.undo and "T" not in arguments.undo:
+        # argparse takes the word after --undo for its WHEN. No id of a server has a capital letter, each time has one.
+        arguments.ids.insert(0, arguments.undo)
+        arguments.undo = ""
     failures = []
     for server in _selected(arguments):
         try:
@@ -172,6 +185,22 @@ def _reset(arguments: argparse.Namespace) -> None:
         print(f"server {server}: {steps}; {sum(times.values()):.2f} s in all")
     if failures:
         raise one.Failed("\n".join(failures))
+
+
+def _attic(arguments: argparse.Namespace) -> None:
+    from l4d2ctl import attic
+
+    # What a removed server wrote is there for when it is declared again: that one can be named too.
+    rows = attic.rows()
+    if not arguments.all and arguments.ids:
+        known = {*one.declared(), *(row.id for row in rows)}
+        if unknown := [server for server in arguments.ids if server not in known]:
+            raise one.Usage(f"server {unknown[0]} is not declared on this host, and nothing of it is in the attic")
+        rows = [row for row in rows if row.id in arguments.ids]
+    if arguments.json:
+        print_json(rows)
+    else:
+        print_table(attic.table(rows))
 
 
 def _holders(arguments: argparse.Namespace) -> None:

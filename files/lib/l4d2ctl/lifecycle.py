@@ -31,6 +31,7 @@ def start(servers: list[str], failures: Iterable[str] = ()) -> None:
     others = [server for server in servers if server not in unfinished]
     for server in others:
         one.release(server)
+        one.forget_finished(server)
     try:
         start_again(others)
     except one.Failed as failed:

@@ -1,4 +1,7 @@
-"""Removal of a server that is not declared any more. What it wrote goes to the attic, where a reset's undo finds it."""
+"""Removal of a server that is not declared any more. What it wrote goes to the attic, where a reset's undo finds it.
+
+So do its RCON password, where the host made it, and its port, which a deploy gives it again.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,22 @@ def to_attic(server: str) -> str:
     return into
 
 
+def _keep(server: str) -> None:
+    """Lay the RCON password that the host made and the port beside what a server wrote, where only root can read."""
+    made = f"{one.VAR}/secrets/{server}/{reset.PASSWORD}"
+    kept = f"{one.runtime(server)}/{reset.PASSWORD}"
+    if os.path.isfile(made):
+        if os.path.lexists(kept):  # from a removal that was killed
+            os.unlink(kept)
+        os.link(made, kept)
+    if port := one.environment(server).get("LEFT4ME_PORT"):
+        with open(f"{one.runtime(server)}/port", "w", encoding="ascii") as file:
+            file.write(f"{port}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    one.sync_directory(one.runtime(server))
+
+
 def remove(server: str) -> None:
     """Stop a server and take away all of it but its user. Raises Failed, or OSError.
 
@@ -30,6 +49,8 @@ def remove(server: str) -> None:
     with reset.alone(server):
         lifecycle.stop([server], held=False)
         if os.path.lexists(one.runtime(server)):
+            reset.finish_undo(server)
+            _keep(server)
             to_attic(server)
         unit = one.unit(server)
         for path in (

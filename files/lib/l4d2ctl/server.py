@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 ETC = "/etc/left4me/servers"
 VAR = "/var/lib/left4me"
@@ -259,6 +259,43 @@ def sync_directory(path: str) -> None:
 def reset_unfinished(server: str) -> bool:
     """Tell whether a reset of a server has begun and not ended; its unit does not start meanwhile."""
     return os.path.exists(f"{runtime(server)}/reset")
+
+
+def undone(server: str) -> str:
+    """Return the path of an undo's plan, there while the undo is done but for the start."""
+    return f"{runtime(server)}/undone"
+
+
+FINISHED = {
+    "reset": "a reset was finished at the boot",
+    "undo": "an undo was finished at the boot",
+    "not begun": "a reset had not begun before the boot",
+}
+
+
+def finished(server: str) -> str:
+    """Return what the boot found of an unfinished reset: a key of FINISHED; empty where there was none.
+
+    Until somebody starts or resets the server.
+    """
+    try:
+        with open(f"{RUN}/{server}.finished", encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def note_finished(server: str, did: str) -> None:
+    """Note what finished() shall return."""
+    with open(f"{RUN}/{server}.finished", "w", encoding="ascii") as file:
+        file.write(did)
+
+
+def forget_finished(server: str) -> None:
+    """Forget what was finished without anybody being told: whoever starts or resets the server has gone on."""
+    for path in (f"{RUN}/{server}.finished", undone(server)):
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def is_held(server: str) -> bool:

@@ -40,6 +40,7 @@ class Status:
     build_due: bool = False  # a restart gives it another one
     reset_unfinished: bool = False  # and it does not start before that
     held_by: str = ""  # who stopped it by hand, where that is known
+    reset_finished: str = ""  # what the boot found of an unfinished one: a key of server.FINISHED
     restart_for: list[str] = field(default_factory=list)  # what a restart changes: port, layers, build, unit …
 
 
@@ -156,6 +157,7 @@ def status(servers: list[str]) -> list[Status]:
                 build=os.path.basename(lowers[-1]),
                 build_due=runs and lowers[-1] != wanted[-1],
                 reset_unfinished=one.reset_unfinished(server),
+                reset_finished=one.finished(server),
                 held_by=one.held_by(server),
                 restart_for=restart_for,
             )
@@ -174,7 +176,7 @@ def table(rows: list[Status]) -> list[list[str]]:
     lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
     for row in rows:
         memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"
-        change = "restart required" if row.restart_due else "at the next map" if row.next_map else "-"
+        change = "restart required" if row.restart_due else "at the next map" if row.next_map else ""
         lines.append(
             [
                 row.id,
@@ -187,7 +189,7 @@ def table(rows: list[Status]) -> list[list[str]]:
                 row.build or "-",
                 ",".join(row.layers) or "-",
                 memory,
-                "reset is unfinished" if row.reset_unfinished else change,
+                "reset is unfinished" if row.reset_unfinished else change or one.FINISHED.get(row.reset_finished, "-"),
             ]
         )
     return lines

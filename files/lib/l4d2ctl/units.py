@@ -67,7 +67,7 @@ def stale(unit: dict[str, str]) -> bool:
 def look(declared: list[str]) -> dict[str, object]:
     """Return the units (`units`, by name), and whether a reload is due (`reload`)."""
     # The imaginary instance tells how systemd reads the template where no real one is loaded.
-    names = {*declared, "left4me-server@_check.service", "left4me.slice"}
+    names = {*declared, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service"}
     listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*")
     names |= {line.split()[0] for line in listed.splitlines() if line.split()}
     blocks = systemctl("show", "--no-pager", f"--property={PROPERTIES}", *sorted(names)).strip().split("\n\n")
