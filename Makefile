@@ -7,15 +7,16 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help demo show status test lint types unit integration soak bench verify clean
+.PHONY: help demo show status test test-all lint types unit boxes soak bench verify clean
 
 help:
 	@echo "make demo      a test box, the deploy, one server started, asked and stopped: the figures of that stop"
 	@echo "make show      what a host's data come to with all defaults   INVENTORY=../fleet/inventory HOST=host"
 	@echo "make status    every server of every host, in one table  INVENTORY=../fleet/inventory LIMIT=host"
 	@echo "make verify    prove the state of deployed hosts       INVENTORY=../fleet/inventory LIMIT=host"
-	@echo "make test      lint, types, unit tests, integration tests on boxes of both Debians (minutes)"
-	@echo "make soak      the same claims with the full counts (tens of minutes)"
+	@echo "make test      lint, types, unit tests, and the stories of an operator on test boxes (five minutes)"
+	@echo "make test-all  everything, the stories on both Debians (half an hour)"
+	@echo "make soak      counted claims with the full counts (ten minutes)"
 	@echo "make bench     how long a reset takes beside a shell that does the same, a start with 80 MB and 8 GB, a fleet"
 	@echo "make unit      what needs no root"
 	@echo "make clean     take the test boxes down and remove the environment"
@@ -51,14 +52,23 @@ types: .venv/installed
 unit: .venv/installed
 	@$(PYTEST)
 
-# Three boxes' worth of tests side by side: most of them wait, for what a host does in its own time.
-integration: .venv/installed
-	@$(PYTEST) tests/integration -n 3 --dist loadgroup
+# The images, and a deployed host as a snapshot, with progress: no test waits for them in silence.
+boxes: .venv/installed
+	@$(PYTHON) -m tests.boxes.deployed
 
-test: lint types unit integration
+# More tests side by side than there are processors: most of them wait, for what a host does in its own time.
+SIDE_BY_SIDE := -n 4 --dist loadgroup
+# In CI a test that fails by chance is told from a broken one.
+RUN := $(PYTHON) -m $(if $(CI),tests.rerun,pytest)
 
-soak: .venv/installed
-	@SOAK=1 $(PYTEST) tests/integration -n 3 --dist loadgroup -m soak -rA
+test: lint types boxes
+	@$(PYTEST) tests/stories tests/unit $(SIDE_BY_SIDE)
+
+test-all: lint types boxes
+	@$(RUN) tests/stories tests/unit tests/integration --both $(SIDE_BY_SIDE)
+
+soak: boxes
+	@SOAK=1 $(RUN) tests/integration -m soak $(SIDE_BY_SIDE)
 
 bench: .venv/installed
 	@$(PYTHON) -m bench.reset

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
@@ -25,20 +22,6 @@ DEBIANS = {
     **dict.fromkeys(("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "servers"), (12,)),
     **dict.fromkeys(("fleet", "lock", "removal", "update"), (13,)),
 }
-
-
-class OneWorkerForEachBox(LoadScopeScheduling):
-    """Schedule the tests of one module and one Debian, which share a box, on one worker."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        debian = re.search(r"\bdebian1[23]\b", nodeid.partition("[")[2])
-        return nodeid.partition("::")[0] + (debian.group() if debian else "")
-
-
-# xdist 3.8's own --dist loadgroup does nothing with pytest 9.2: it writes an attribute that is not read any more.
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
-    """Keep together what shares a box, in `--dist loadgroup`."""
-    return OneWorkerForEachBox(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,0 +1,15 @@
+"""Which tests stay together on one worker of pytest-xdist."""
+
+from __future__ import annotations
+
+import re
+
+from xdist.scheduler import LoadScopeScheduling
+
+
+class OneWorkerForEachBox(LoadScopeScheduling):
+    """Schedule the tests of one module and one Debian, which share a box, on one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        debian = re.search(r"\bdebian1[23]\b", nodeid.partition("[")[2])
+        return nodeid.partition("::")[0] + (debian.group() if debian else "")
