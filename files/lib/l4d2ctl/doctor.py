@@ -64,8 +64,9 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
 
 
 def _records(running: set[str]) -> Iterator[Finding]:
+    mounted = one.overlays()  # without its mount a server waits for another start
     for server in sorted(running):
-        if not one.started_with(server):
+        if one.merged(server) in mounted and not one.started_with(server):
             do = f"l4d2ctl restart {server}, when it suits"
             yield Finding(server, "runs, and what it was started with is not recorded", do)
 
