@@ -41,7 +41,8 @@ TIMER = "left4me-game.timer"
 FINISH_RESETS = "left4me-finish-resets.service"
 
 SUDOERS = "/etc/sudoers.d"
-_FOLDERS = (UNITS, OWN_UNITS, WANTS, TIMERS, SUDOERS)
+NEEDRESTART = "/etc/needrestart/conf.d"
+_FOLDERS = (UNITS, OWN_UNITS, WANTS, TIMERS, SUDOERS, NEEDRESTART)
 COMPLETIONS = "/usr/local/share/bash-completion/completions"
 _LEFTOVERS = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{VAR}/.new-*")
 MANAGED = (
@@ -197,6 +198,9 @@ def units(host: model.Host) -> list[Item]:
         Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
         Item("directory", WANTS, 0o755, shared=True),
         Item("symlink", f"{WANTS}/{FINISH_RESETS}", 0o777, target=f"{UNITS}/{FINISH_RESETS}"),
+        Item("directory", "/etc/needrestart", 0o755, shared=True),
+        Item("directory", NEEDRESTART, 0o755, shared=True),
+        _program(ROOT / "files/needrestart.conf", f"{NEEDRESTART}/left4me.conf", 0o644),
     ]
     if host.update_at:
         names.append(TIMER)
