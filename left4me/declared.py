@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,7 +41,8 @@ TIMER = "left4me-game.timer"
 FINISH_RESETS = "left4me-finish-resets.service"
 
 SUDOERS = "/etc/sudoers.d"
-_FOLDERS = (UNITS, OWN_UNITS, WANTS, TIMERS, SUDOERS)
+NEEDRESTART = "/etc/needrestart/conf.d"
+_FOLDERS = (UNITS, OWN_UNITS, WANTS, TIMERS, SUDOERS, NEEDRESTART)
 COMPLETIONS = "/usr/local/share/bash-completion/completions"
 _LEFTOVERS = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{VAR}/.new-*")
 MANAGED = (
@@ -195,6 +198,9 @@ def units(host: model.Host) -> list[Item]:
         Item("file", f"{UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
         Item("directory", WANTS, 0o755, shared=True),
         Item("symlink", f"{WANTS}/{FINISH_RESETS}", 0o777, target=f"{UNITS}/{FINISH_RESETS}"),
+        Item("directory", "/etc/needrestart", 0o755, shared=True),
+        Item("directory", NEEDRESTART, 0o755, shared=True),
+        _program(ROOT / "files/needrestart.conf", f"{NEEDRESTART}/left4me.conf", 0o644),
     ]
     if host.update_at:
         names.append(TIMER)
@@ -268,15 +274,47 @@ def _secret(name: str, server: model.Server) -> Item:
     return Item(do, path, 0o400, owner=owner, text=text)
 
 
+def _git(*words: str) -> subprocess.CompletedProcess[str]:
+    """Ask git about this checkout; raises FileNotFoundError where there is no git."""
+    git = ["git", "--no-optional-locks", "-C", str(ROOT), *words]
+    return subprocess.run(git, capture_output=True, text=True, check=False)
+
+
 @cache
 def revision() -> str:
     """Return the commit that is checked out here, with a + where the checkout differs from it."""
-    describe = ["describe", "--always", "--exclude=*", "--dirty=+"]
     try:
-        git = ["git", "--no-optional-locks", "-C", str(ROOT), *describe]
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or what it made is not here
+        done = _git("describe", "--always", "--exclude=*", "--dirty=+")
+    except FileNotFoundError:
         return "unknown"
+    return "unknown" if done.returncode else done.stdout.strip()  # what git made is not here
+
+
+_ASKS = threading.Lock()
+
+
+@cache
+def _merge_base(theirs: str, ours: str) -> subprocess.CompletedProcess[str]:
+    return _git("merge-base", theirs, ours)
+
+
+def history(other: str) -> str:
+    """Tell what a revision, such as a host's, is to this checkout's.
+
+    `newer`, `diverged`, `missing` where git does not have it here; nothing where it is part of it, or nobody knows.
+    """
+    theirs, ours = other.removesuffix("+"), revision().removesuffix("+")
+    if "unknown" in (theirs, ours) or theirs in ("", ours):
+        return ""
+    if not re.fullmatch("[0-9a-f]{4,64}", theirs):
+        return "missing"
+    with _ASKS:  # one git for a fleet, whose hosts are looked at side by side
+        done = _merge_base(theirs, ours)
+    if done.returncode > 1:
+        return "missing"
+    if done.stdout.startswith(theirs):
+        return ""
+    return "newer" if done.stdout.startswith(ours) else "diverged"
 
 
 def deployed() -> list[Item]:

@@ -90,6 +90,7 @@ class HostState(TypedDict, total=False):
     ports: dict[str, int]
     mounts: list[str]
     held: list[str]
+    revision: str
 
 
 class Answer(FactBase[Any]):

@@ -27,9 +27,10 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
+from pyinfra.connectors.sshuserclient.client import SSHClient
 from pyinfra_cli.exceptions import UnexpectedExternalError
 
-from left4me import model, pending, validation
+from left4me import connection, model, pending, validation
 
 MODELS: dict[str, model.Host] = {}
 """What each host of this run declares, by the host's name; filled before the first connection."""
@@ -136,7 +137,7 @@ def _interrupt(state: State | None, _signal: int, _frame: FrameType | None) -> N
 def install() -> None:
     """Hook into pyinfra: check data before the first connection, send at once, exit 130 when interrupted."""
     load, init = pyinfra_cli.cli.make_inventory, State.init  # type: ignore[attr-defined]
-    start_client = paramiko.Transport.start_client
+    start_client, connect = paramiko.Transport.start_client, SSHClient.connect
 
     def checked_init(
         state: State, inventory: Inventory, config: Any, initial_limit: list[PyinfraHost] | None = None
@@ -153,6 +154,13 @@ def install() -> None:
         transport.channel_timeout = 30  # type: ignore[attr-defined]
         start_client(transport, *args, **kwargs)
 
+    def known_connect(client: SSHClient, *args: Any, **kwargs: Any) -> None:
+        try:
+            connect(client, *args, **kwargs)  # type: ignore[no-untyped-call]
+        except paramiko.BadHostKeyException as error:
+            told = connection.changed_key(error.key.fingerprint, str(client._host_keys_filename), error.hostname)
+            raise paramiko.SSHException(told) from error
+
     pyinfra_cli.cli.make_inventory = (  # type: ignore[attr-defined]
         lambda *args, **kwargs: load_inventory(load, *args, **kwargs)
     )
@@ -160,6 +168,7 @@ def install() -> None:
     pyinfra_cli.cli.input = _patient_input  # type: ignore[attr-defined]
     OPTIONS.update(click.get_current_context().params)
     paramiko.Transport.start_client = quick_start  # type: ignore[method-assign, assignment]
+    SSHClient.connect = known_connect  # type: ignore[method-assign, assignment]
     pyinfra_cli.prints.print_json = partial(_print_json, pyinfra_cli.prints.print_json)
     atexit.register(_print_pending)  # below pyinfra's own results
     signal.signal(signal.SIGINT, partial(_interrupt, None))

@@ -17,6 +17,7 @@ from typing import Any
 
 from l4d2ctl.cli import print_table
 from l4d2ctl.status import Status, table
+from left4me.connection import reason
 
 LIMIT = 30
 """Seconds for one host: ssh gives up a connection after 10, l4d2ctl on a hung server after 1."""
@@ -71,7 +72,7 @@ def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Statu
     except subprocess.TimeoutExpired:
         return NotAsked(f"no answer within {LIMIT} s")
     if done.returncode:
-        return NotAsked((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
+        return NotAsked(reason(done.stderr, f"exit {done.returncode}"))
     try:
         known = {each.name for each in fields(Status)}  # one that is newer tells more
         rows = json.loads(done.stdout)

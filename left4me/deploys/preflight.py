@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pyinfra import logger
 from pyinfra.api.deploy import deploy
 from pyinfra.context import host
 
@@ -48,6 +49,20 @@ def _accounts(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
             yield f"gid: group {group} has gid {gid}, the data says {declares.gid} for left4me: set gid in its data"
 
 
+def going_back(deployed: str) -> str:
+    """Return a warning where the revision that a host is at is not part of this checkout's history, else nothing."""
+    theirs, ours = deployed.removesuffix("+"), declared.revision().removesuffix("+")
+    return {
+        "": "",
+        "newer": f"deployed at a newer revision ({theirs}) than this checkout ({ours}): it goes back. "
+        "git pull, if you did not mean that",
+        "diverged": f"deployed at a revision ({theirs}) of another branch than this checkout ({ours}): it loses what "
+        "only that one has. git merge it, if you did not mean that",
+        "missing": f"deployed at a revision ({theirs}) that this checkout ({ours}) does not know: "
+        "it may go back. git fetch, then deploy again, to be told",
+    }[declared.history(deployed)]
+
+
 def refusals() -> list[str]:
     """Lock the host unless this run changes nothing, and look at it; return each reason why it cannot be deployed."""
     unlocked = []
@@ -65,3 +80,5 @@ def preflight() -> None:
     """Lock the host and look at it; stop here with one line where it cannot be deployed."""
     if found := refusals():
         facts.refuse(f"refused, nothing changed: {'; '.join(found)}")
+    if warning := going_back(facts.look()["revision"]):
+        logger.warning(f"{host.print_prefix}{warning}")

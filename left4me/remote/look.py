@@ -167,6 +167,15 @@ def record(path: str) -> dict[str, str]:
         return {}
 
 
+def revision() -> str:
+    """Return the revision that the last deploy which came to its end has noted; nothing before the first."""
+    try:
+        with open("/etc/left4me/revision", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
 def names_in(directory: str) -> list[str]:
     """Return what a directory holds; nothing where it is not there."""
     return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
@@ -215,6 +224,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         # Stopped by hand, or in the middle of a reset that another has to finish.
         "held": names_in(question["held"]) + [path.split("/")[-2] for path in glob.glob(question["unfinished"])],
         "mounts": mounts(),
+        "revision": revision(),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import testinfra  # type: ignore[import-untyped]
 
-from left4me import model
+from left4me import connection, model
 from tests.deployed.pending import Pending
 from tests.deployed.promises import PROPERTIES
 
@@ -39,9 +39,9 @@ class Target:
         try:
             done = _connect(self, sockets).run(command, READER, json.dumps(question))
         except RuntimeError as error:  # testinfra's, with ssh's own words in it
-            raise NotRead(_last_line(getattr(error.args[0], "stderr", str(error)))) from None
+            raise NotRead(connection.reason(getattr(error.args[0], "stderr", str(error)))) from None
         if done.rc != 0:
-            reason = f"no answer within {seconds:.0f} s" if done.rc == 124 else _last_line(done.stderr)
+            reason = f"no answer within {seconds:.0f} s" if done.rc == 124 else connection.reason(done.stderr)
             raise NotRead(f"{reason} (exit {done.rc})")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -80,11 +80,6 @@ class Host:
         """Fail with these lines if there are any, each with the host's name."""
         if wrong:
             pytest.fail("\n".join(f"{self.name}: {line}" for line in wrong), pytrace=False)
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("Connection to ")]
-    return lines[-1].strip() if lines else "no reason given"
 
 
 def _connect(target: Target, sockets: Path) -> Any:

@@ -104,7 +104,8 @@ def paths() -> Iterator[str]:
         for path in walk(directory):
             if re.search(r"/\.?left4me", path):
                 yield path
-    yield from (path for path in children("/etc/sudoers.d") if re.search(r"/\.?left4me", path))
+    for directory in ("/etc/sudoers.d", "/etc/needrestart/conf.d"):
+        yield from (path for path in children(directory) if re.search(r"/\.?left4me", path))
     yield from ("/usr/local/sbin", "/usr/local/sbin/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl")
     yield from ("/usr", "/usr/local", "/usr/local/libexec", "/usr/local/lib", "/usr/local/lib/systemd", "/etc")
     yield from (VAR, *children(VAR), f"{VAR}/game/verdicts", *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))

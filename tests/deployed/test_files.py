@@ -27,6 +27,7 @@ LAYOUT = {
     "/etc/left4me/game": ("file", "0644", "root", "root"),
     "/etc/left4me/revision": ("file", "0644", "root", "root"),
     "/etc/left4me/servers": ("directory", "0755", "root", "root"),
+    "/etc/needrestart/conf.d/left4me.conf": ("file", "0644", "root", "root"),
     "/usr/local/libexec/left4me": ("directory", "0755", "root", "root"),
     HELPER: ("file", "0755", "root", "root"),
     **{f"/usr/local/libexec/left4me/left4me-{name}": ("file", "0755", "root", "root") for name in PROGRAMS},
@@ -183,6 +184,12 @@ def test_the_operators_and_the_webhook_are_the_declared_ones(host: Host) -> None
     host.require(
         [f"{path} must have the one line declared" for path in there if statements(there[path], "#") != [wanted[path]]]
     )
+
+
+def test_an_upgrade_of_a_library_restarts_no_server(host: Host) -> None:
+    path, wanted = "/etc/needrestart/conf.d/left4me.conf", ["$nrconf{override_rc}->{qr(^left4me-)} = 0;"]
+    found = statements(host.found["entries"].get(path, {}).get("text", ""), "#")
+    host.require([] if found == wanted else [f"{path} has {found}, must have {wanted}"])
 
 
 def test_each_server_has_its_declared_files(host: Host, server: str) -> None:

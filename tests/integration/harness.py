@@ -22,8 +22,8 @@ PYINFRA = Path(sys.executable).with_name("pyinfra")
 GAME = {"source": "control", "path": ".boxes/game"}
 SERVERS: Mapping[str, Any] = {"3": {"port": 27015, "hostname": "three"}, "4": {"port": 27016, "hostname": "four"}}
 DEPLOYED = (
-    "/etc/left4me /etc/sudoers.d /etc/systemd/system /usr/local/lib/left4me /usr/local/lib/systemd /usr/local/libexec "
-    "/usr/local/sbin /usr/local/share/bash-completion /var/lib/left4me"
+    "/etc/left4me /etc/needrestart /etc/sudoers.d /etc/systemd/system /usr/local/lib/left4me /usr/local/lib/systemd "
+    "/usr/local/libexec /usr/local/sbin /usr/local/share/bash-completion /var/lib/left4me"
 )
 # What a deploy manages, and what it might touch on the way.
 MANAGED = f"{DEPLOYED} /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"

@@ -62,6 +62,7 @@ def bare() -> dict[str, Any]:
         "mounts": [],
         "running": {},
         "held": [],
+        "revision": "",
         "texts": {},
         "active": [],
         "commands": [],
