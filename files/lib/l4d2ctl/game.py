@@ -110,7 +110,10 @@ def update() -> None:
             for line in lines:
                 print(one.plain(line), flush=True)
     if ended:
-        raise one.Failed(f"the update failed; journalctl -u {UNIT}, and {builds.GAME}/steamcmd.log, have all of it")
+        one.Systemctl("reset-failed", UNIT).wait()  # whoever asked for it has seen why
+        stays = f"build {builds.current() or 'none'} stays current"
+        where = f"journalctl -u {UNIT}, and {builds.GAME}/steamcmd.log, have all of it"
+        raise one.Failed(f"the update failed; {stays}; {where}")
 
 
 def rollback(build: str | None) -> str:

@@ -61,8 +61,9 @@ def _restart(row: status.Status) -> None:
     lifecycle.start_again([row.id])  # not where somebody stopped it for good at this moment
 
 
-def main() -> int:
-    """Restart what waits, each at its time, and return the exit code."""
+def main(words: list[str]) -> int:
+    """Restart what waits, each at its time, and return the exit code; `words` are the quiet time, if not QUIET."""
+    silence = float(words[0]) if words else QUIET
     quiet: dict[str, Quiet] = {}
     seen: dict[tuple[str, str], tuple[float, float]] = {}
     failed: set[str] = set()
@@ -78,7 +79,7 @@ def main() -> int:
                 begun, begun_at = seen.setdefault((server, one.lowers(server)[-1]), (now, time.time()))
                 due = now - begun >= seconds_until(clock, begun_at)
             else:
-                due = quiet.setdefault(server, Quiet(QUIET)).seen(row.players, now)
+                due = quiet.setdefault(server, Quiet(silence)).seen(row.players, now)
             if due:
                 try:
                     _restart(row)
@@ -87,5 +88,5 @@ def main() -> int:
                     failed.add(server)
                 quiet.pop(server, None)
                 break  # that took its time: who plays on the others now?
-        time.sleep(POLL)  # players come and go, and nobody tells
+        time.sleep(min(POLL, silence))  # players come and go, and nobody tells
     return 1 if failed else 0
