@@ -14,7 +14,7 @@ from tests.boxes.system import STATE, locked
 from tests.integration.ctl import LAYERS, fleet
 from tests.integration.harness import ROOT, deploy, wait_for_server
 
-PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace")
+PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace", "faketime")
 """Of the image under it: what a deploy would install, and what tests look with."""
 _PLACE = STATE / "snapshots"
 _SOURCES = ("deploy.py", "config.py", "files", "group_data", "left4me", "templates", "tests/boxes/layer")

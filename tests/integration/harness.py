@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,40 @@ def wait_for_server(box: Box, port: int, limit: float = 20) -> None:
 def rounds(test: int, soak: int) -> int:
     """Return how often a counted test does its thing: `soak` times with SOAK=1 in the environment."""
     return soak if os.environ.get("SOAK") else test
+
+
+@dataclass(frozen=True)
+class SmallDisk:
+    """A small filesystem at /var/lib/left4me of a box."""
+
+    box: Box
+
+    def fill(self) -> None:
+        """Fill it to the last byte and inode."""
+        self.box.run("""
+            cd /var/lib/left4me; mkdir .inodes
+            head -c 1G /dev/zero >.fill 2>/dev/null
+            n=0; while : 2>/dev/null >.inodes/$n; do n=$((n+1)); done; true
+        """)
+
+    def empty(self) -> None:
+        """Remove what filled it."""
+        self.box.run("cd /var/lib/left4me && rm -rf .fill .inodes")
+
+
+@contextmanager
+def small_disk(box: Box) -> Iterator[SmallDisk]:
+    """Have /var/lib/left4me on a small disk with room to spare; all servers are stopped before and started after it."""
+    var, small = "/var/lib/left4me", "/run/small"
+    box.run(f"""
+        l4d2ctl stop --all
+        mkdir -p {small}; mount -t tmpfs -o mode=755,size=400M,nr_inodes=5000 small {small}
+        cp -a {var}/. {small}; mount --bind {small} {var}
+    """)
+    disk = SmallDisk(box)
+    yield disk
+    disk.empty()
+    box.run(f"l4d2ctl stop --all; umount {var} {small}; rmdir {small}; l4d2ctl start --all")
 
 
 def device(box: Box, server: str) -> str:

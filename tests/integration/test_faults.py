@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import pytest
 
 from tests.boxes.boxes import Box, BoxError
 from tests.integration.harness import (
+    SmallDisk,
     device,
     having,
     overlays,
     properties,
     pyinfra,
+    small_disk,
     started,
     wait_for,
     wait_for_server,
@@ -296,38 +298,23 @@ def test_a_server_whose_environment_is_gone_is_unmounted(running: Box, command: 
 
 
 @pytest.fixture
-def full(deployed: Box) -> Iterator[Callable[[], None]]:
-    """Put /var/lib/left4me on a small filesystem; what is yielded fills it, to the last byte and inode."""
-    var, small = "/var/lib/left4me", "/run/small"
-    deployed.run(f"""
-        l4d2ctl stop --all
-        mkdir -p {small}; mount -t tmpfs -o mode=755,size=400M,nr_inodes=20000 small {small}
-        cp -a {var}/. {small}; mount --bind {small} {var}
-    """)
-
-    def fill() -> None:
-        deployed.run(f"""
-            head -c 1G /dev/zero >{var}/.fill 2>/dev/null; n=0; mkdir {var}/.inodes
-            while : 2>/dev/null >{var}/.inodes/$n; do n=$((n+1)); done; true
-        """)
-
-    yield fill
-    deployed.run(f"rm -rf {var}/.fill {var}/.inodes; l4d2ctl stop --all")
-    deployed.run(f"umount {var} {small}; rmdir {small}; l4d2ctl start --all")
+def disk(deployed: Box) -> Iterator[SmallDisk]:
+    """Have /var/lib/left4me on a small disk."""
+    with small_disk(deployed) as disk:
+        yield disk
 
 
-def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: Box) -> None:
-    empty = "rm -rf /var/lib/left4me/.fill /var/lib/left4me/.inodes"
-    full()
+def test_a_full_disk_at_mount_and_at_reset(disk: SmallDisk, deployed: Box) -> None:
+    disk.fill()
     done = deployed.run("l4d2ctl start 3", check=False)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert MERGED not in overlays(deployed)
-    deployed.run(empty)
+    disk.empty()
     assert_sound(deployed)
     deployed.run("l4d2ctl start 3")
     wait_for_server(deployed, 27015)
-    full()
+    disk.fill()
     done = deployed.run("l4d2ctl reset 3", check=False)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
@@ -336,7 +323,7 @@ def test_a_full_disk_at_mount_and_at_reset(full: Callable[[], None], deployed: B
     done = deployed.run("l4d2ctl stop 3", check=False)
     assert (done.returncode, MERGED in overlays(deployed)) == (1, False)
     assert "server 3 is stopped, and the next deploy or reboot will start it" in done.stderr
-    deployed.run(empty)
+    disk.empty()
     deployed.run("l4d2ctl reset 3")
     assert_sound(deployed)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import ATTIC, RUNTIME, ctl, fleet, main_pid, state
+from tests.integration.ctl import ATTIC, RUNTIME, ctl, fleet, game_writes, main_pid, state
 from tests.integration.harness import deploy, name_over_a2s, overlays, wait_for, wait_for_server
 from tests.integration.trap import Trap
 
@@ -39,7 +39,7 @@ def host(deployed: Box, inventory: Path) -> Box:
         install -d -m 500 -o left4me-3 /var/lib/left4me/secrets/3
         echo 'rcon_password "x"' >/var/lib/left4me/secrets/3/rcon.cfg
     """)
-    write(deployed, "mine")
+    game_writes(deployed, "mine.txt", "mine")
     return deployed
 
 
@@ -50,11 +50,6 @@ def again(box: Box, inventory: Path) -> None:
     for port in (27015, 27016):
         wait_for_server(box, port)
     ctl(box, "status")  # which leaves something in /run
-
-
-def write(box: Box, text: str) -> None:
-    """Write a file of server 3 as the game does."""
-    box.run(f"cd {RUNTIME}/3/merged && setpriv --reuid left4me-3 --regid left4me --clear-groups tee {MINE} <<<{text}")
 
 
 def remove(box: Box, servers: str, code: int = 0) -> str:
@@ -110,7 +105,7 @@ def test_what_a_server_wrote_comes_back_with_it(host: Box, inventory: Path) -> N
     ctl(host, "reset --undo 3")
     wait_for_server(host, 27015)
     assert host.run(f"cat {RUNTIME}/3/merged/{MINE}").stdout == "mine\n"
-    write(host, "more")
+    game_writes(host, "mine.txt", "more")
     wait_for("the rest of it is gone from the attic", lambda: len(attic(host)) == 1)
     assert ctl(host, "doctor").stdout == "nothing found\n"
 
@@ -130,7 +125,7 @@ def test_a_server_whose_reset_did_not_finish(host: Box, inventory: Path) -> None
 def test_a_server_whose_undo_did_not_finish(host: Box, inventory: Path) -> None:
     ctl(host, "reset 3")
     wait_for_server(host, 27015)
-    write(host, "since")
+    game_writes(host, "mine.txt", "since")
     call = "inject=rename:error=EIO:when=4"  # what is to come back is out of the attic, half of the rest aside
     host.run(f"strace -o /dev/null -e {call} l4d2ctl reset --undo 3", check=False)
     host.run(f"ls -d {RUNTIME}/3/undo {RUNTIME}/3/reset")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import ATTIC, RUNTIME, ctl, fleet, main_pid, state
+from tests.integration.ctl import ATTIC, RUNTIME, ctl, fleet, game_writes, main_pid, state
 from tests.integration.harness import SERVERS, assert_idle, deploy, overlays, properties, wait_for, wait_for_server
 
 KEEP = [
@@ -57,21 +57,15 @@ def inode(box: Box, *paths: str) -> list[str]:
     return box.run(f"stat -c %i {' '.join(paths)}").stdout.split()
 
 
-def write(box: Box, name: str, text: str) -> None:
-    """Write a file of server 3 as the game does."""
-    path = f"left4dead2/{name}"
-    box.run(f"cd {MERGED} && {AS_THE_GAME} sh -c 'mkdir -p $(dirname {path}); echo {text} >{path}'")
-
-
 def read(box: Box, name: str) -> str | None:
     done = box.run(f"cat {MERGED}/left4dead2/{name}", check=False)
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def test_a_reset_renames_and_starts_again(running: Box) -> None:
-    write(running, "mine.txt", "mine")
-    write(running, "cfg/banned_user.cfg", "banned")
-    write(running, "addons/sourcemod/data/sqlite/ranks.sq3", "ranks")
+    game_writes(running, "mine.txt", "mine")
+    game_writes(running, "cfg/banned_user.cfg", "banned")
+    game_writes(running, "addons/sourcemod/data/sqlite/ranks.sq3", "ranks")
     runtime = f"{RUNTIME}/3"
     before = inode(running, f"{runtime}/upper", f"{runtime}/work")
     pid = main_pid(running, "3")
@@ -88,7 +82,7 @@ def test_a_reset_renames_and_starts_again(running: Box) -> None:
     assert running.run(f"cat {aside}/upper/left4dead2/mine.txt").stdout == "mine\n"
     assert read(running, "cfg/banned_user.cfg") == "banned"
     assert read(running, "addons/sourcemod/data/sqlite/ranks.sq3") == "ranks"
-    write(running, "cfg/banned_user.cfg", "more")
+    game_writes(running, "cfg/banned_user.cfg", "more")
     ctl(running, "reset 3")
     assert read(running, "cfg/banned_user.cfg") == "more"
 
@@ -142,13 +136,13 @@ def test_only_the_latest_stay(running: Box) -> None:
 
 def test_undo_brings_the_latest_back(running: Box) -> None:
     ctl(running, "reset 3")
-    write(running, "mine.txt", "before")
-    write(running, "cfg/banned_user.cfg", "banned")
+    game_writes(running, "mine.txt", "before")
+    game_writes(running, "cfg/banned_user.cfg", "banned")
     before = inode(running, f"{RUNTIME}/3/upper")
     ctl(running, "reset 3")
     wait_for_server(running, 27015)
-    write(running, "mine.txt", "after")
-    write(running, "cfg/banned_user.cfg", "banned since")
+    game_writes(running, "mine.txt", "after")
+    game_writes(running, "cfg/banned_user.cfg", "banned since")
     ctl(running, "reset --undo 3")
     wait_for_server(running, 27015)
     assert inode(running, f"{RUNTIME}/3/upper") == before
@@ -166,10 +160,10 @@ def listed(box: Box, server: str = "3") -> list[dict[str, Any]]:
 def resets_with(box: Box, *texts: str) -> None:
     """Reset server 3 so many times, each while it has another file mine.txt."""
     for text in texts:
-        write(box, "mine.txt", text)
+        game_writes(box, "mine.txt", text)
         ctl(box, "reset 3")
         wait_for_server(box, 27015)
-    write(box, "mine.txt", "now")
+    game_writes(box, "mine.txt", "now")
 
 
 def undone(box: Box, words: str = "reset --undo 3") -> str | None:
@@ -233,7 +227,7 @@ def test_the_attic_is_listed_also_of_a_server_that_is_not_declared(running: Box)
 
 @pytest.mark.parametrize("latest", ["20990101T235959.999999999", "20990101T000000.5", "20990101T235959.999999999-undo"])
 def test_what_is_put_aside_comes_after_all_that_is_there_whatever_the_clock_says(running: Box, latest: str) -> None:
-    write(running, "mine.txt", "before")
+    game_writes(running, "mine.txt", "before")
     running.run(
         f"mkdir -p {ATTIC}/3@{latest}/upper/left4dead2; echo future >{ATTIC}/3@{latest}/upper/left4dead2/mine.txt"
     )
@@ -315,8 +309,9 @@ def read_only_attic(box: Box) -> Iterator[None]:
 
 @pytest.mark.parametrize("words", ["reset 3", "reset --undo 3"])
 def test_what_fails_midway_stays_down_until_another_reset(running: Box, inventory: Path, words: str) -> None:
-    ctl(running, "reset 3")
-    write(running, "mine.txt", "mine")
+    for _ in range(2):  # of which the second puts aside what nobody wrote in
+        ctl(running, "reset 3")
+    game_writes(running, "mine.txt", "mine")
     with read_only_attic(running):
         done = ctl(running, words, code=1)
         assert re.fullmatch(r"l4d2ctl: server 3 is stopped, .*: l4d2ctl reset 3\n", done.stderr), done.stderr
@@ -354,10 +349,10 @@ def keep_one(box: Box) -> None:
 def reset_with(box: Box, text: str) -> None:
     """Reset server 3 while it has a file mine.txt; what the attic had of it before is gone."""
     box.run(f"systemctl start left4me-attic; rm -rf {ATTIC}/3@*")
-    write(box, "mine.txt", text)
+    game_writes(box, "mine.txt", text)
     ctl(box, "reset 3")
     wait_for_server(box, 27015)
-    write(box, "mine.txt", "since")
+    game_writes(box, "mine.txt", "since")
 
 
 def test_an_undo_that_fails_anywhere_keeps_what_it_brings_back(running: Box) -> None:
@@ -461,7 +456,7 @@ def test_what_is_mounted_in_upper_goes_nowhere(running: Box) -> None:
 )
 def test_a_disk_that_is_full_by_then_leaves_it_stopped_until_another_reset(running: Box, call: str) -> None:
     # The first mkdir is that of /run; then one in the attic, upper, work, and the way to what is kept.
-    write(running, "cfg/banned_user.cfg", "banned")
+    game_writes(running, "cfg/banned_user.cfg", "banned")
     done = failing(running, call, "reset 3")
     assert re.fullmatch(r"l4d2ctl: server 3 is stopped, .* No space left on device.*: l4d2ctl reset 3\n", done.stderr)
     assert state(running, "3") == "inactive"
