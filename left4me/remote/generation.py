@@ -111,6 +111,8 @@ def main(words: list[str]) -> None:
     for server, record in records.items() if "--record" in words else ():
         if "error" not in record:
             write(server, record)
+        elif os.path.lexists(path := f"{RUN}/{server}.started"):
+            os.unlink(path)  # that of a start before, see look.py
     print(json.dumps(records))
 
 

@@ -155,13 +155,20 @@ def running() -> dict[str, dict[str, str]]:
                 servers.update(re.findall(r"/left4me-server@([^/\n]+)\.service$", file.read(), re.MULTILINE))
         except OSError:
             continue  # it has ended
-    return {server: record(f"/run/left4me/{server}.started") for server in sorted(servers)}
+    return {server: record(server) for server in sorted(servers)}
 
 
-def record(path: str) -> dict[str, str]:
-    """Return the pairs of KEY=VALUE in a file; none where it is missing."""
+def record(server: str) -> dict[str, str]:
+    """Return the pairs of KEY=VALUE in a server's record; none where it is missing, or that of a start before.
+
+    A left4me-overlay from before there were records leaves an old one as it is: where somebody went back, and forward
+    again. Each one notes its mounts.
+    """
+    path, note = f"/run/left4me/{server}.started", f"/run/left4me/{server}.overlay"
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
+            if os.path.lexists(note) and os.lstat(note).st_mtime_ns > os.fstat(file.fileno()).st_mtime_ns:
+                return {}
             return {key: value for key, _, value in (line.rstrip("\n").partition("=") for line in file)}
     except FileNotFoundError:
         return {}
