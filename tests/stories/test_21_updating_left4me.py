@@ -1,0 +1,67 @@
+"""He updates left4me itself, goes back and forward again, while people play: nobody is thrown out, nothing is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.integration.ctl import main_pid, state
+from tests.integration.harness import wait_for_server
+from tests.stories.operator import Operator
+
+OLD = "997ad99"  # the last one before servers' starts were recorded
+KEPT = (
+    "cat /var/lib/left4me/secrets/4/rcon.cfg",
+    "grep PORT /etc/left4me/servers/*/server.env",
+    "cd /var/lib/left4me/attic && find . -path '*ours*'",
+)
+
+
+def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
+    # Server 4 has the port and the RCON password that its host gave it.
+    servers: dict[str, dict[str, Any]] = {"3": {"hostname": "three"}, "4": {"hostname": "four", "rcon_password": None}}
+    here, host = operator.clones("here"), operator.bare()
+    operator.declare(servers)
+    deploy, verify = f"pyinfra {operator.inventory} deploy.py", f"make verify INVENTORY={operator.inventory}"
+    operator.types(f"git checkout --quiet {OLD}", at=here)
+    operator.types(f"{deploy} -y", at=here)
+    wait_for_server(host, 27015)
+    operator.on(host, "touch /var/lib/left4me/runtime/3/merged/left4dead2/ours && l4d2ctl reset 3 && l4d2ctl stop 4")
+    wait_for_server(host, 27015)
+    operator.plays(host, 2)
+
+    playing, kept = main_pid(host, "3"), [operator.on(host, command) for command in KEPT]
+    assert all(kept)
+
+    def nothing_is_lost() -> None:
+        assert (main_pid(host, "3"), state(host, "4")) == (playing, "inactive")
+        assert [operator.on(host, command) for command in KEPT] == kept
+
+    # git pull: nothing in it requires a restart.
+    operator.types("git checkout --quiet -", at=here)
+    operator.types(f"{deploy} --dry", "stopped by hand: 4", never=["restart"], at=here)
+    operator.types(f"{deploy} -y", "stopped by hand: 4", never=["restart required"], at=here)
+    nothing_is_lost()
+    operator.types(verify, "stopped by hand", never=["failed", "restart required"], at=here)
+    operator.types(f"python rollout.py {operator.inventory} -y", "Done and proved: 1 host; 1 pending.", at=here)
+    nothing_is_lost()
+
+    # He does not like it, and goes back. People come and go, and the server is started anew there, with something else.
+    operator.types(f"git checkout --quiet {OLD}", at=here)
+    operator.types(f"{deploy} -y", at=here)
+    nothing_is_lost()
+    operator.plays(host, 0)
+    operator.declare({**servers, "3": {**servers["3"], "tickrate": 60}})
+    operator.types(f"{deploy} -y", at=here)
+    operator.on(host, "l4d2ctl restart 3")
+    wait_for_server(host, 27015)
+    operator.plays(host, 2)
+    playing = main_pid(host, "3")
+
+    # Forward again.
+    operator.types("git checkout --quiet -", at=here)
+    operator.types(f"{deploy} -y", "stopped by hand: 4", never=["restart required"], at=here)
+    nothing_is_lost()
+    operator.types(verify, "stopped by hand", never=["failed", "restart required"], at=here)
+    operator.plays(host, 0)
+    operator.on(host, "l4d2ctl reset --undo 3 && ls /var/lib/left4me/runtime/3/upper/left4dead2", "ours")
+    operator.on(host, "l4d2ctl start 4")
