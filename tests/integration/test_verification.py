@@ -120,6 +120,10 @@ DAMAGES = {
     ),
     "a stop": (f"systemctl stop {SERVER}", rf"{SERVER}.service is inactive \(dead\), must be active"),
     "disabled": (f"systemctl disable {SERVER}", f"{SERVER}.service is disabled, must be enabled"),
+    "resets that no boot finishes": (
+        "systemctl disable left4me-finish-resets",
+        "left4me-finish-resets.service: UnitFileState is 'disabled', must be 'enabled'",
+    ),
     "another port": (
         "sed -i s/27016/27017/ /etc/left4me/servers/4/server.env",
         r"/etc/left4me/servers/4/server.env has .*27017.*, must have .*27016",
@@ -145,8 +149,9 @@ DAMAGES = {
 # Several at once that do not hide each other; a soak takes each by itself.
 FILES = ["a mode", "an owner", "the helper", "a foreign file", "a hidden leftover", "another port", "another release"]
 SECRETS = ["the mode of a secret", "a password in a unit", "what the game is told"]
+UNITS = ["a line of the unit", "a foreign drop-in", "a limit", "disabled", "resets that no boot finishes"]
 TOGETHER = [
-    [*FILES, *SECRETS, "a leftover", "a login", "a line of the unit", "a foreign drop-in", "a limit", "disabled"],
+    [*FILES, *SECRETS, *UNITS, "a leftover", "a login"],
     ["a stop", "a line that systemd has not read"],
 ]
 CASES = [[damage] for damage in DAMAGES] if os.environ.get("SOAK") else TOGETHER

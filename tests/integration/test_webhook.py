@@ -197,6 +197,17 @@ def test_a_server_without_its_environment_does_not_start_and_is_told(host: Box, 
     assert "Failed to load environment files" in text
 
 
+def test_a_reset_that_cannot_be_finished_at_the_boot_is_told(host: Box, listener: Listener) -> None:
+    plan = "into=3@20260101T000000.000000000\\nback=\\nstart=\\n"
+    host.run(f"printf '{plan}' >{RUNTIME}/3/reset; systemctl start left4me-finish-resets", check=False)
+    text = listener.told()
+    what = "a reset could not be finished at the boot, and its server stays down"
+    assert text.splitlines()[0] == f"{host.name}: {what}"
+    assert f"a reset of server 3 is not finished: server 3: {RUNTIME}/3/merged is mounted" in text
+    ctl(host, "reset 3")
+    assert host.run("systemctl list-units --failed --no-legend").stdout == ""
+
+
 def test_long_lines_and_odd_ones_fit(host: Box, listener: Listener) -> None:
     for _ in range(10):
         line = "say " + "```@everyone é " * 60
