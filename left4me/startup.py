@@ -41,6 +41,9 @@ OPTIONS: dict[str, Any] = {}
 PENDING: dict[str, list[pending.Pending]] = {}
 """What is pending on each host of this run, by its name."""
 
+REMOVAL: dict[str, str] = {}
+"""What --data says to remove.py: `remove`, the host once more, and `keep`."""
+
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
@@ -89,15 +92,38 @@ def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
     if OPTIONS.get("dry") and OPTIONS.get("yes"):
         _refuse(["--dry with -y shows nothing, since pyinfra then looks for no changes: leave out -y"])
     hosts = list(inventory)
+    removes = [each for each in OPTIONS.get("operations", ()) if Path(each).name == "remove.py"]
     if not hosts:
         _refuse(["the inventory holds no hosts (as cloned it lists the test boxes that are up: ./box up)"])
     if limit is not None and not limit:
         names = ", ".join(host.name for host in hosts)
         _refuse([f"--limit and --exclude leave no host; the inventory has: {names}"])
+    data = {host.name: host.data.dict() for host in hosts}
+    if removes:
+        _check_removal(limit or hosts)
+        data = {name: {key: own[key] for key in own if key not in REMOVAL} for name, own in data.items()}
     try:
-        MODELS.update(validation.validate_all({host.name: host.data.dict() for host in hosts}))
+        MODELS.update(validation.validate_all(data))
     except validation.InvalidData as invalid:
         _refuse(str(mistake) for mistake in invalid.mistakes)
+
+
+def _check_removal(hosts: list[PyinfraHost]) -> None:
+    """Exit 2 where it is not plain which host remove.py is to take left4me off."""
+    given = dict(each.split("=", 1) for each in OPTIONS["data"])
+    REMOVAL.update({key: given[key] for key in ("remove", "keep") if key in given})
+    if len(OPTIONS["operations"]) != 1:
+        _refuse(["remove.py stands alone on its command line"])
+    if not OPTIONS["limit"] or len(hosts) != 1:
+        names = ", ".join(host.name for host in hosts)
+        _refuse([f"remove.py is for one host: add --limit with one of {names}"])
+    if REMOVAL.get("keep", "yes") not in ("yes", "no"):
+        _refuse(["--data keep= is yes, which it is without that, or no"])
+    name = hosts[0].name
+    if OPTIONS["yes"] and REMOVAL.get("remove") != name:
+        _refuse([f"remove.py -y asks nobody, so the host is to be named once more: add --data remove={name}"])
+    if REMOVAL.get("remove", name) != name:
+        _refuse([f"--data remove={REMOVAL['remove']} is not the host of --limit, {name}"])
 
 
 def changes_nothing() -> bool:

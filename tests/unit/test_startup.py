@@ -139,6 +139,28 @@ def test_group_data_that_cannot_be_read(tmp_path: Path, port: int, game: dict[st
     assert line == f"{tmp_path}/group_data/all.py:1: NameError: name 'undefined' is not defined"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("-y",), "remove.py is for one host: add --limit with one of one, two"),
+        (("--limit", "hosts", "-y"), "remove.py is for one host: add --limit with one of one, two"),
+        (("--exclude", "two"), "remove.py is for one host: add --limit with one of one"),
+        (
+            ("--limit", "one", "-y"),
+            "remove.py -y asks nobody, so the host is to be named once more: add --data remove=one",
+        ),
+        (("--limit", "one", "--data", "remove=two"), "--data remove=two is not the host of --limit, one"),
+        (("--limit", "one", "--data", "keep=maybe"), "--data keep= is yes, which it is without that, or no"),
+        (("deploy.py", "--limit", "one"), "remove.py stands alone on its command line"),
+    ],
+)
+def test_which_host_left4me_is_taken_off_has_to_be_plain(
+    tmp_path: Path, port: int, game: dict[str, str], arguments: tuple[str, ...], reason: str
+) -> None:
+    inventory = write(tmp_path / "hosts", port, {"one": {"game": game}, "two": {"game": game}})
+    assert refusal(inventory, "remove.py", *arguments) == [reason]
+
+
 def test_a_run_without_our_hooks_is_not_a_deploy(tmp_path: Path, port: int, game: dict[str, str]) -> None:
     """The tests above fail where pyinfra calls no hook; this shows what they would then see."""
     (tmp_path / "config.py").write_text("", encoding="utf-8")

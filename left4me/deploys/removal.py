@@ -1,0 +1,93 @@
+"""Take left4me off a host: left4me/remote/remove.py does it there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pyinfra import logger
+from pyinfra.api.deploy import deploy
+from pyinfra.context import host
+
+from left4me import declared, facts, lock, startup
+from left4me.operations import Commands
+
+_OURS = [
+    *declared.MANAGED,
+    *(declared.VAR, declared.CTL, f"{declared.COMPLETIONS}/l4d2ctl"),
+    *("/run/left4me", "/run/left4me-attic", "/var/cache/left4me"),
+]
+_SHARED = [
+    *(declared.UNITS, str(Path(declared.UNITS).parent), str(Path(declared.LIBEXEC).parent)),
+    *(declared.COMPLETIONS, str(Path(declared.COMPLETIONS).parent)),
+    *(declared.NEEDRESTART, str(Path(declared.NEEDRESTART).parent)),
+]
+"""The system's directories that a deploy makes where they are missing, each before the one that it is in."""
+_NEEDED_ANYHOW = ("util-linux:amd64", "sudo:amd64", "ca-certificates:all")
+"""Packages that no host should lose with a game."""
+
+
+def _wish(act: str) -> str:
+    """Return the argument of the program on the host at hand."""
+    packages = [name for name in declared.packages(facts.declared_here()) if name not in _NEEDED_ANYHOW]
+    keep = startup.REMOVAL.get("keep") != "no"
+    return json.dumps(
+        {"act": act, "host": host.name, "keep": keep, "ours": _OURS, "shared": _SHARED, "packages": packages}
+    )
+
+
+def _look() -> dict[str, Any]:
+    """Return what is there now; leave the host where it cannot be taken away."""
+    seen: dict[str, Any] = facts.ask("remove", _wish("look"))
+    if "python" in seen:
+        facts.refuse("refused, nothing changed: python3 is missing: apt-get install python3")
+    if not seen["root"]:
+        facts.refuse("refused, nothing changed: the SSH user is not root: set _sudo = True in its data")
+    if seen["refused"]:
+        facts.refuse(f"refused, nothing changed: {'; '.join(seen['refused'])}")
+    return seen
+
+
+def _locked() -> None:
+    """Take the host's lock unless this run changes nothing; leave the host where that is another's."""
+    try:
+        why = "" if startup.changes_nothing() else lock.take(host)
+    except lock.NoAnswer as error:
+        why = f"its lock cannot be taken: {error}"
+    if why:
+        facts.refuse(f"refused, nothing changed: {why}")
+
+
+def _plan(seen: dict[str, Any]) -> list[str]:
+    """Return what this run will do, a line for each kind of thing."""
+    names = {"paths": "files and directories", "units": "units", "users": "users", "groups": "groups"}
+    lines = [f"stops the servers that run: {', '.join(seen['running'])}"] if seen["running"] else []
+    lines += [f"removes {names[kind]}: {' '.join(found)}" for kind, found in seen["found"].items()]
+    if seen["archives"]:
+        lines.append(f"keeps what servers wrote and the attic in one archive: {seen['archives'][0]}")
+    elif startup.REMOVAL.get("keep") == "no":
+        lines.append("keeps nothing of what servers wrote (--data keep=no)")
+    if seen["packages"]:
+        lines.append(f"packages stay: {' '.join(seen['packages'])}")
+    return lines
+
+
+@lock.operation
+def _remove() -> Commands:
+    """Stop the servers, archive what they wrote, and remove all that is left4me's."""
+    command = facts.program("remove", _wish("remove"))
+    command.told = True
+    yield command
+
+
+@deploy("Removal")
+def removal() -> None:
+    """Show what is there and take it away; a host that has nothing of left4me is left as it is."""
+    if not _look()["found"]:
+        logger.info(f"{host.print_prefix}nothing to remove")
+        return
+    _locked()
+    for line in _plan(_look()):
+        logger.info(f"{host.print_prefix}{line}")
+    _remove(name="Take left4me off the host", _timeout=14400)
