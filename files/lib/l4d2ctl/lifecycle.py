@@ -10,6 +10,7 @@ from l4d2ctl import server as one
 # In PID 1's mount namespace, as the unit's own Exec lines have it.
 HELPER = ["/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", "/usr/local/libexec/left4me/left4me-overlay"]
 _SIGSEGV, _BY_SIGNAL = "11", ("2", "3")  # CLD_KILLED and CLD_DUMPED of waitid(2)
+_PORT = "LEFT4ME_PORT"
 _AFTER = ("ActiveState", "Result", "ExecMainCode", "ExecMainStatus")
 
 
@@ -18,11 +19,54 @@ def forgetting(servers: list[str]) -> one.Systemctl:
     return one.Systemctl("reset-failed", *map(one.unit, servers))
 
 
-def start(servers: list[str], failures: Iterable[str] = ()) -> None:
-    """Start servers and end what an operator's stop holds.
+def _port_holder(server: str, free: Iterable[str] = ()) -> str:
+    """Return which other server, none of `free`, runs on the port that a start would give a server; or nothing."""
+    port = one.environment(server).get(_PORT)
+    others = [each for each in one.instances() if each != server and each not in free]
+    held = [each for each in others if one.started_with(each).get(_PORT) == port]
+    states = one.properties(held, "ActiveState")
+    # What could not be unmounted is there still, and its game is not.
+    return "".join([each for each in held if states[each]["ActiveState"] not in ("inactive", "failed")][:1])
 
-    Raises Failed with the last lines of who did not start, after `failures` of others that could not even be tried.
+
+def require_ports(servers: list[str], command: str) -> None:
+    """Raise Failed where `command`, which is start, restart or reset, would start a server that finds its port taken.
+
+    Such a game ends at once, again and again: a changed port is in use until the server that has it is restarted too.
     """
+    lines = []
+    for server in servers:
+        if command == "start" and one.started_with(server):
+            continue  # it runs
+        other = _port_holder(server, servers if command == "restart" else ())
+        if other:
+            what = f"server {server}: port {one.environment(server)[_PORT]}, which it is to have, is still held by"
+            lines.append(f"{what} server {other}; {_way(servers, server, other, command)}")
+    if lines:
+        raise one.Failed("\n".join(lines))
+
+
+def _way(servers: list[str], server: str, other: str, command: str) -> str:
+    """Return the commands after which a server has its port, which another one holds."""
+    if one.environment(other).get(_PORT) == one.environment(server)[_PORT]:  # it is not declared any more
+        return f"l4d2ctl stop {other} && l4d2ctl {command} {server}"
+    if command == "start":
+        return f"l4d2ctl restart {other} && l4d2ctl start {server}"
+    together = list(servers if command == "restart" else [server])
+    while other:
+        together.append(other)
+        other = _port_holder(other, together)
+    return f"together: l4d2ctl restart {' '.join(together)}"
+
+
+def start(servers: list[str]) -> None:
+    """Start servers and end what an operator's stop holds. Raises Failed with the last lines of who did not start."""
+    require_ports(servers, "start")
+    _start(servers)
+
+
+def _start(servers: list[str], failures: Iterable[str] = ()) -> None:
+    """Start servers; raise Failed after `failures` of others that could not even be tried."""
     unfinished = list(filter(one.reset_unfinished, servers))
     lines = [
         f"server {server}: a reset of it did not finish; l4d2ctl reset {server} does that" for server in unfinished
@@ -134,5 +178,6 @@ def _after_stop(server: str, state: dict[str, str], ran: bool, again: str) -> st
 
 def restart(servers: list[str]) -> None:
     """Stop servers and start those that stopped. Raises Failed."""
+    require_ports(servers, "restart")
     failed = _stop(servers, "restart")
-    start([server for server in servers if server not in failed], failed.values())
+    _start([server for server in servers if server not in failed], failed.values())

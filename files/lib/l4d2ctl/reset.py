@@ -224,6 +224,7 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
         into = attic_name(server) + BY_UNDO * bool(back)
         runs = asked()[server]["ActiveState"] in _RUNNING
         if runs:  # beside the stop; not of one that has failed, since the stop tells how
+            lifecycle.require_ports([server], "reset")
             forgotten = lifecycle.forgetting([server])
         plan = {"into": into, "back": back, "asked": undo or "", "start": "yes" if runs else ""}
         try:

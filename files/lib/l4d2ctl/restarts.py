@@ -51,6 +51,7 @@ def waiting() -> dict[str, status.Status]:
 
 
 def _restart(row: status.Status) -> None:
+    lifecycle.require_ports([row.id], "restart")
     print(f"restarting server {row.id}, {row.players if row.players is not None else 'unknown'} players", flush=True)
     if row.players != 0:
         try:
