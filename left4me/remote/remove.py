@@ -71,10 +71,11 @@ def there(patterns: list[str]) -> list[str]:
     return sorted(path for path in found if not any(path.startswith(f"{other}/") for other in found))
 
 
-def units() -> list[str]:
-    """Return left4me's units that systemd knows now."""
+def units(*states: str) -> list[str]:
+    """Return left4me's units that systemd knows now, of these states or of all."""
     names = ("left4me*", "system-left4me*")
-    listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--no-pager", *names)
+    which = f"--state={','.join(states)}" if states else "--all"
+    listed = run("systemctl", "list-units", which, "--plain", "--no-legend", "--no-pager", *names)
     return [line.split()[0] for line in listed.splitlines() if line.strip()]
 
 
@@ -113,7 +114,8 @@ def overlaid() -> list[str]:
 
 
 def played(servers: list[str]) -> Iterator[str]:
-    """Yield why running servers cannot be stopped."""
+    """Yield why running servers cannot be stopped; nobody plays where a build of the game is tried."""
+    servers = [each for each in servers if not each.startswith("_")]
     asked = [each for each in servers if os.path.isdir(f"{ETC}/servers/{each}")] if os.path.exists(CTL) else []
     rows = {row["id"]: row for row in json.loads(run(CTL, "status", "--json", *asked))} if asked else {}
     for server in servers:
@@ -186,13 +188,14 @@ def installed(names: list[str]) -> list[str]:
 
 def stop() -> None:
     """Stop what works by itself, then the servers, and unmount. Raises Failed where an overlay is held."""
-    known = units()
+    # One whose file is gone already may be known and inactive, and would not be stopped.
+    known = units("active", "reloading", "activating", "deactivating", "failed")
     servers = [name for name in known if name.startswith("left4me-server@")]
     slices = [name for name in known if name.endswith(".slice")]
     # The timer before what it starts, and all that could start a server before the servers.
     alone = sorted(set(known) - set(servers) - set(slices), key=lambda name: not name.endswith(".timer"))
-    for names in ([name] for name in alone):
-        run("systemctl", "stop", *names)
+    for name in alone:
+        run("systemctl", "stop", name)
     if servers:
         say(f"stopping {' '.join(servers)}")
         run("systemctl", "stop", *servers)
