@@ -14,12 +14,10 @@ import pytest
 from left4me import declared, model
 from left4me.declared import ROOT
 from tests.boxes.boxes import Box
-from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, state, unit
+from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, unit
 from tests.integration.harness import (
     SERVERS,
-    assert_idle,
     deploy,
-    overlays,
     properties,
     wait_for,
     wait_for_server,
@@ -212,24 +210,6 @@ def test_a_restart_is_due_when_what_runs_is_not_what_was_declared(deployed: Box,
     ctl(deployed, "restart 3")
     wait_for_server(deployed, 27025)
     assert not status(deployed)["3"]["restart_due"]
-
-
-def test_a_stop_holds_over_a_deploy_and_a_reboot(deployed: Box, inventory: Path) -> None:
-    deploy(inventory)
-    ctl(deployed, "stop 3")
-    assert overlays(deployed) == ["/var/lib/left4me/runtime/4/merged"]
-    assert_idle(deploy(inventory), [deployed])
-    assert state(deployed, "3") == "inactive"
-    assert status(deployed)["3"]["held"]
-    deployed.reboot()
-    wait_for_server(deployed, 27016)
-    assert state(deployed, "3") == "inactive"
-    assert_idle(deploy(inventory), [deployed])
-    ctl(deployed, "start 3")
-    wait_for_server(deployed, 27015)
-    assert not status(deployed)["3"]["held"]
-    deployed.reboot()
-    wait_for_server(deployed, 27015)
 
 
 def test_logs_are_the_servers_own_and_end(deployed: Box) -> None:

@@ -180,22 +180,6 @@ def test_a_running_server_keeps_its_version_until_it_is_restarted(host: Box, inv
     assert_idle(deploy(inventory), [host])
 
 
-def test_a_version_that_two_servers_share_goes_with_the_last(host: Box, evening: Path, tmp_path: Path) -> None:
-    both = {each: {"port": port, "layers": ["evening"]} for each, port in (("3", 27015), ("4", 27016))}
-    inventory = declare(tmp_path / "both", host, {"evening": control(evening)}, servers=both)
-    deploy(inventory)
-    ctl(host, "restart 4")
-    old = current(host, "evening")
-    write(evening, "cfg/evening.cfg", b"for two")
-    deploy(inventory)
-    ctl(host, "restart 3")
-    assert_idle(deploy(inventory), [host])
-    assert (lowers(host, "4")[0], old in versions(host, "evening")) == (old, True)
-    ctl(host, "restart 4")
-    deploy(inventory)
-    assert versions(host, "evening") == [lowers(host, "4")[0]] == [lowers(host)[0]]
-
-
 def test_a_layer_that_nobody_names_goes_with_the_last_server_on_it(host: Box, evening: Path, tmp_path: Path) -> None:
     without = declare(tmp_path / "without", host, {"evening": control(evening)}, servers=SERVERS)
     old, before = current(host, "evening"), about(host, current(host, "evening"))

@@ -21,7 +21,6 @@ from tests.integration.harness import (
     inodes,
     name_over_a2s,
     pyinfra,
-    wait_for,
     wait_for_server,
     write_inventory,
 )
@@ -124,22 +123,6 @@ def test_what_the_game_is_started_with(both: Fleet) -> None:
     )
     assert (both.row("3")["map"], both.row("3")["slots"]) == ("c2m1_highway", 4)
     assert '"abc"' in both.says("3", "sv_search_key")
-
-
-def test_a_changed_cvar_holds_at_the_next_map_without_a_restart(both: Fleet) -> None:
-    pid = main_pid(both.box, "3")
-    three = {**THREE, "cvars": {"sv_tags": "new"}}
-    assert not both.row("3")["next_map"]
-    assert changed(both.deploy({"3": three, "4": FOUR})) == ["Servers | Write the servers' files"]
-    assert '"of the data"' in both.says("3", "sv_tags")
-    assert both.row("3")["next_map"]
-    assert "at the next map" in ctl(both.box, "status 3").stdout
-    assert not both.row("4")["next_map"]
-    both.says("3", "changelevel c1m1_hotel")
-    wait_for("the new value is in force", lambda: '"new"' in both.says("3", "sv_tags"))
-    wait_for("status has seen it", lambda: not both.row("3")["next_map"])
-    assert main_pid(both.box, "3") == pid
-    assert not both.row("3")["restart_due"]
 
 
 def test_admins_are_where_sourcemod_looks(both: Fleet) -> None:
@@ -388,21 +371,6 @@ def test_a_password_from_outside_is_as_invisible_and_works(
     ctl(both.box, "restart 4")
     both.up("4")
     assert '"four"' in both.says("4", "hostname")
-
-
-def test_a_server_that_is_declared_stopped_is_down_after_each_deploy_and_reboot(both: Fleet) -> None:
-    servers = {"3": THREE, "4": {**FOUR, "state": "stopped"}}
-    both.deploy(servers)
-    assert (state(both.box, "3"), state(both.box, "4")) == ("active", "inactive")
-    assert_idle(deploy(both.inventory), [both.box])
-    both.box.reboot()
-    both.up("3")
-    assert state(both.box, "4") == "inactive"
-    must_pass(both.inventory)
-    ctl(both.box, "start 4")
-    both.up("4")
-    assert changed(deploy(both.inventory)) == ["Start | Stop the servers that are to be down"]
-    assert state(both.box, "4") == "inactive"
 
 
 def test_a_server_that_is_to_be_down_and_cannot_be_unmounted_fails_its_deploy(both: Fleet) -> None:
