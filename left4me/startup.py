@@ -96,7 +96,7 @@ def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
     if not hosts:
         _refuse(["the inventory holds no hosts (as cloned it lists the test boxes that are up: ./box up)"])
     if limit is not None and not limit:
-        names = ", ".join(host.name for host in hosts)
+        names = ", ".join(sorted(host.name for host in hosts))
         _refuse([f"--limit and --exclude leave no host; the inventory has: {names}"])
     data = {host.name: host.data.dict() for host in hosts}
     if removes:
@@ -115,7 +115,7 @@ def _check_removal(hosts: list[PyinfraHost]) -> None:
     if len(OPTIONS["operations"]) != 1:
         _refuse(["remove.py stands alone on its command line"])
     if not OPTIONS["limit"] or len(hosts) != 1:
-        names = ", ".join(host.name for host in hosts)
+        names = ", ".join(sorted(host.name for host in hosts))
         _refuse([f"remove.py is for one host: add --limit with one of {names}"])
     if REMOVAL.get("keep", "yes") not in ("yes", "no"):
         _refuse(["--data keep= is yes, which it is without that, or no"])
