@@ -128,6 +128,7 @@ def test_the_servers_are_run_from_day_to_day(reader: Reader) -> None:
     reader.typed.update(game.splitlines()[1:])  # test_update, where a Steam is
     for command in [game.splitlines()[0], *block.splitlines()]:
         reader.types(command, f"./box ssh box1 {command}")
+    reader.types("l4d2ctl restart 3 4", "./box ssh box1 l4d2ctl restart 3 4")
     assert "reset --undo" in reader.types("l4d2ctl --help", "./box ssh box1 l4d2ctl --help")
 
 
