@@ -16,14 +16,18 @@ from left4me.operations import Commands
 _OURS = [
     *declared.MANAGED,
     *(declared.VAR, declared.CTL, f"{declared.COMPLETIONS}/l4d2ctl"),
-    *("/run/left4me", "/run/left4me-attic", "/var/cache/left4me"),
+    *("/run/left4me", "/run/left4me-attic", "/var/cache/left4me/usr"),  # what l4d2ctl compiled, named after its place
 ]
 _SHARED = [
-    *(declared.UNITS, str(Path(declared.UNITS).parent), str(Path(declared.LIBEXEC).parent)),
+    "/var/cache/left4me",
+    *(declared.UNITS, str(Path(declared.UNITS).parent)),
     *(declared.COMPLETIONS, str(Path(declared.COMPLETIONS).parent)),
     *(declared.NEEDRESTART, str(Path(declared.NEEDRESTART).parent)),
 ]
-"""The system's directories that a deploy makes where they are missing, each before the one that it is in."""
+"""The system's directories that a deploy makes where they are missing, each before the one that it is in.
+
+Not /usr/local/libexec, which Debian 13 makes by itself.
+"""
 _NEEDED_ANYHOW = ("util-linux:amd64", "sudo:amd64", "ca-certificates:all")
 """Packages that no host should lose with a game."""
 

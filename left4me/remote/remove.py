@@ -226,7 +226,8 @@ def written() -> list[str]:
             found += [f"runtime/{server}/{name}" for name in ("upper", "undo")]
     attic = f"{VAR}/attic"
     names = sorted(os.listdir(attic)) if os.path.isdir(attic) else []
-    found += [f"attic/{name}" for name in names if not name.startswith(".gone-")]
+    # What else an entry holds is root's: the RCON password of a removed server is not for an archive.
+    found += [f"attic/{name}/upper" for name in names if not name.startswith(".gone-")]
     return [path for path in found if os.path.isdir(f"{VAR}/{path}") and os.listdir(f"{VAR}/{path}")]
 
 
