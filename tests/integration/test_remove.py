@@ -17,7 +17,7 @@ from tests.integration.trap import Trap, kill_both
 PROGRAM = '{"act": "remove"'
 LEFT = """
     find / /run -xdev '(' -name '*left4me*' -o -name '*l4d2ctl*' ')' -print
-    ls -d /usr/local/libexec /usr/local/lib/systemd /usr/local/share/bash-completion /etc/needrestart 2>/dev/null
+    ls -d /usr/local/lib/systemd /usr/local/share/bash-completion /etc/needrestart 2>/dev/null
     getent passwd | grep ^left4me; getent group | grep left4me
     systemctl list-units --all --plain --no-legend '*left4me*'
     systemctl list-unit-files --no-legend '*left4me*'
