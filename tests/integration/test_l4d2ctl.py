@@ -195,7 +195,9 @@ def test_a_server_that_never_answered_since_it_was_started_says_when_that_was(de
     wait_for_server(deployed, 27016)
 
 
-def test_a_restart_is_due_when_what_runs_is_not_what_was_declared(deployed: Box, tmp_path: Path) -> None:
+def test_a_restart_is_required_when_what_runs_is_not_what_was_declared(
+    deployed: Box, inventory: Path, tmp_path: Path
+) -> None:
     renamed = fleet(tmp_path / "renamed", [deployed], {**SERVERS, "3": {**SERVERS["3"], "hostname": "new name"}})
     pid = main_pid(deployed, "3")
     deploy(renamed)
@@ -210,6 +212,9 @@ def test_a_restart_is_due_when_what_runs_is_not_what_was_declared(deployed: Box,
     ctl(deployed, "restart 3")
     wait_for_server(deployed, 27025)
     assert not status(deployed)["3"]["restart_due"]
+    deploy(inventory)
+    ctl(deployed, "restart 3")
+    wait_for_server(deployed, 27015)
 
 
 def test_logs_are_the_servers_own_and_end(deployed: Box) -> None:
