@@ -33,7 +33,7 @@ _LOCK = STATE / ".lock"
 _FACTS = "box.json"
 _IDENTITY = (
     *("etc/machine-id", "etc/hostname", "etc/hosts", "etc/ssh/ssh_host_*", "etc/apt/apt.conf.d/90proxy"),
-    *("root/.ssh", "home/admin/.ssh", "var/log/journal/*"),
+    *("root/.ssh", "home/admin/.ssh", "var/log/journal/*", "var/tmp/*"),
 )
 # A starting box takes about one second alone, four in a dozen; a loaded CI machine several times that.
 _START_SECONDS = 90
@@ -155,6 +155,8 @@ class Box:
             for pattern in _IDENTITY:
                 for path in (new / "upper").glob(pattern):
                     _remove_tree(path)
+            (new / "lib/systemd/random-seed").unlink(missing_ok=True)
+            tool("sync", "--file-system", new, timeout=300)
             new.rename(place)
             _remove(self)
 
@@ -182,11 +184,14 @@ class Box:
         self._stop()
         disk = self.directory / "disk"
         launch = Path(__file__).with_name("launch.sh")
-        # A disk is a layer over one image: another one, built since, would not fit under it.
-        if not self.image.is_dir():
-            raise BoxError(f"{self.name}: its image {self.image} is gone; ./box down {self.name}, then up again")
-        lower = f"{self.snapshot}/upper:{self.image}" if self.snapshot else str(self.image)
-        argv = ["/bin/sh", str(launch), self.name, lower, str(disk)]
+        lowers = [*([self.snapshot / "upper"] if self.snapshot else []), self.image]
+        # A disk is a layer over these: others, made since, would not fit under it.
+        for lower in lowers:
+            if not lower.is_dir():
+                raise BoxError(f"{self.name}: {lower} is gone; ./box down {self.name}, then up again")
+        # In the options of an overlay a colon stands between two of them.
+        stack = ":".join(str(lower).replace(":", r"\:") for lower in lowers)
+        argv = ["/bin/sh", str(launch), self.name, stack, str(disk)]
         argv += [network.BRIDGE, network.veth(self.index), network.mac(self.index), f"{self.address}/24"]
         self._group.start(argv, self.directory / "console.log")
 

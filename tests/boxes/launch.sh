@@ -10,7 +10,8 @@ fi
 unset launch_stage
 machine=$1 lower=$2 disk=$3 bridge=$4 veth=$5 mac=$6 address=$7
 
-mount -t overlay box -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/work" "$disk/root"
+# By its newer call mount(8) passes on 255 bytes an option at most: two paths may be longer.
+LIBMOUNT_FORCE_MOUNT2=always mount -t overlay box -o "lowerdir=$lower,upperdir=$disk/upper,workdir=$disk/work" "$disk/root"
 # nspawn refuses to clean its directory there where /run is no tmpfs.
 mkdir -p /run/systemd/nspawn
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
