@@ -5,71 +5,104 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 from left4me.declared import revision
 from tests.boxes import boxes as machines
-from tests.boxes import game, image
-from tests.boxes.system import STATE, locked
-from tests.integration.ctl import LAYERS, fleet
-from tests.integration.harness import ROOT, deploy, wait_for_server
+from tests.boxes import game, image, requirements
+from tests.boxes.boxes import Box
+from tests.boxes.system import STATE, BoxError, locked
+from tests.integration.ctl import layered
+from tests.integration.harness import GAME, ROOT, SERVERS, deploy, wait_for_server, write_inventory
 
 PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace", "faketime")
 """Of the image under it: what a deploy would install, and what tests look with."""
+Kind = Literal["plain", "layered"]
+DATA: Mapping[Kind, Mapping[str, Any]] = {
+    "plain": {"game": GAME, "servers": dict(SERVERS)},
+    "layered": {"game": GAME, **layered()},
+}
+"""What is declared of the hosts: servers 3 and 4, without more and with a layer and an RCON password each."""
 _PLACE = STATE / "snapshots"
 _SOURCES = ("deploy.py", "config.py", "files", "group_data", "left4me", "templates", "tests/boxes/layer")
 
 
-def _key(debian: int) -> str:
+def up(names: list[str], debian: int, kind: Kind = "layered") -> list[Box]:
+    """Have new boxes up that are deployed, and whose servers answer; those of these names that are there go."""
+    kept = snapshot(debian, kind)
+    machines.down([each.name for each in machines.boxes() if each.name in names])
+    boxes = machines.up(names, debian, PACKAGES, kept)
+    for box in boxes:
+        _wait_for_servers(box)
+    return boxes
+
+
+def _wait_for_servers(box: Box) -> None:
+    for server in SERVERS.values():
+        wait_for_server(box, server["port"])
+
+
+def _key(debian: int, kind: Kind) -> str:
     """Return a name for what goes into a snapshot: the revision that the deploy notes, and all that it brings."""
-    whole = hashlib.sha256(f"{revision()} {image.image(debian, PACKAGES)} {LAYERS}".encode())
+    below = image.image(debian, PACKAGES)
+    # It fits over one image: not over another of that name, built since.
+    whole = hashlib.sha256(f"{revision()} {below} {below.stat().st_ctime_ns} {DATA[kind]}".encode())
     whole.update(Path(__file__).read_bytes() + (STATE / "game.recipe").read_bytes())
     for source in _SOURCES:
         for path in sorted([ROOT / source, *(ROOT / source).rglob("*")]):
             if path.is_file() and "__pycache__" not in path.parts:
                 whole.update(f"{path.relative_to(ROOT)} {path.stat().st_mode}\0".encode() + path.read_bytes())
-    return f"{debian}-{whole.hexdigest()[:12]}"
+    return f"{debian}-{kind}-{whole.hexdigest()[:12]}"
 
 
-def snapshot(debian: int) -> Path:
-    """Return the snapshot of a box with servers 3 and 4, as tests.integration.ctl.fleet() declares them.
+def snapshot(debian: int, kind: Kind) -> Path:
+    """Return the snapshot of a box as DATA declares it.
 
     It is made first where there is none, under a lock; those that are out of date and of no box are removed.
     """
     game.build()
-    place = _PLACE / _key(debian)
-    with locked(STATE / f".snapshot-{debian}.lock"):
+    place = _PLACE / _key(debian, kind)
+    with locked(STATE / f".snapshot-{debian}-{kind}.lock"):
         if not place.is_dir():
-            _make(debian, place)
+            _make(debian, kind, place)
     return place
 
 
-def _make(debian: int, place: Path) -> None:
-    name = f"snapshot-{debian}"
+def _make(debian: int, kind: Kind, place: Path) -> None:
+    name = f"test-{kind}-{debian}"  # as the tests' own boxes, which no inventory of a checkout has
     print(f"{name}: deploying (once for each change of what is deployed)", file=sys.stderr, flush=True)
     machines.down([each.name for each in machines.boxes() if each.name == name])
     used = {each.snapshot for each in machines.boxes()}
-    for old in [*_PLACE.glob(f"{debian}-*"), *_PLACE.glob(f".{debian}-*")]:
+    for old in [*_PLACE.glob(f"{debian}-{kind}-*"), *_PLACE.glob(f".{debian}-{kind}-*")]:
         if old not in used:
             shutil.rmtree(old)
     [box] = machines.up([name], debian, PACKAGES)
-    deploy(fleet(box.directory / "inventory", [box]))
-    for port in (27015, 27016):
-        wait_for_server(box, port)
+    deploy(write_inventory(box.directory / "inventory", [box], **DATA[kind]))
+    _wait_for_servers(box)
     box.keep(place)
     print(f"{name}: done", file=sys.stderr, flush=True)
 
 
+def _everything(debian: int) -> None:
+    image.image(debian)
+    image.image(debian, PACKAGES)
+    for kind in DATA:
+        snapshot(debian, kind)
+
+
 def main() -> None:
     """Make images and snapshots of both Debians, with progress, so that no test waits for them in silence."""
-    for debian in (12, 13):
-        image.image(debian)
-        image.image(debian, PACKAGES)
-        snapshot(debian)
+    requirements.ensure()
+    game.build()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_everything, (12, 13)))
 
 
 if __name__ == "__main__":
-    from tests.boxes import requirements
-
-    requirements.ensure()
-    main()
+    try:
+        main()
+    except (BoxError, game.BuildError) as error:
+        sys.exit(f"boxes: {error}")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
-from tests.boxes.deployed import PACKAGES
+from tests.boxes.deployed import DATA, PACKAGES, Kind, up
 from tests.boxes.game import build
 from tests.integration.harness import ROOT, deploy, write_inventory
 from tests.integration.rolling import FOLDER
@@ -21,6 +21,11 @@ DEBIANS = {
     # Where the host's systemd, Python or util-linux make no difference to what is tested, one Debian is enough.
     **dict.fromkeys(("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "servers"), (12,)),
     **dict.fromkeys(("fleet", "lock", "removal", "remove", "update"), (13,)),
+}
+SNAPSHOTS: dict[str, Kind] = {
+    # The box of these begins as one that is deployed. Others say themselves what is declared of theirs.
+    **dict.fromkeys(("faults", "helper", "holders", "lock", "sandbox", "start", "verification"), "plain"),
+    **dict.fromkeys(("doctor", "rcon"), "layered"),
 }
 
 
@@ -63,26 +68,33 @@ def packages() -> Sequence[str]:
 
 
 @pytest.fixture(scope="module")
-def box(debian: int, packages: Sequence[str], request: pytest.FixtureRequest) -> Iterator[Box]:
-    """Bring up a fresh box of one Debian for a module's tests."""
+def snapshot(request: pytest.FixtureRequest) -> Kind | None:
+    """Return what a module's box begins as, where it is not a new one."""
+    return SNAPSHOTS.get(request.path.stem.removeprefix("test_"))
+
+
+@pytest.fixture(scope="module")
+def box(debian: int, snapshot: Kind | None, packages: Sequence[str], request: pytest.FixtureRequest) -> Iterator[Box]:
+    """Bring up a box of one Debian for a module's tests."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
     name = f"test-{stem[:8]}-{debian}"
     machines.down([each.name for each in machines.boxes() if each.name == name])
-    [box] = machines.up([name], debian, packages)
+    [box] = up([name], debian, snapshot) if snapshot else machines.up([name], debian, packages)
     yield box
     machines.down([name])
 
 
 @pytest.fixture(scope="module")
-def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inventory(box: Box, snapshot: Kind | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the inventory of the module's box, with servers 3 and 4."""
-    return write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [box])
+    return write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [box], **DATA[snapshot or "plain"])
 
 
 @pytest.fixture(scope="module")
-def deployed(box: Box, inventory: Path, game: Path) -> Box:
-    """Deploy the module's box."""
-    deploy(inventory)
+def deployed(box: Box, inventory: Path, snapshot: Kind | None, game: Path) -> Box:
+    """Have the module's box deployed."""
+    if not snapshot:
+        deploy(inventory)
     return box
 
 

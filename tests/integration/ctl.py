@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,13 @@ def main_pid(box: Box, server: str) -> str:
 
 def fleet(path: Path, boxes: Iterable[Box], servers: dict[str, Any] | None = None, **data: Any) -> Path:
     """Write an inventory whose servers can be told by RCON what to do, and have a layer."""
+    return write_inventory(path, boxes, **layered(servers or SERVERS, **data))
+
+
+def layered(servers: Mapping[str, Any] = SERVERS, **data: Any) -> dict[str, Any]:
+    """Return the data of a host whose servers have a layer, and a password for RCON, beside their own."""
     common = {"layers": [LAYER], "rcon_password": PASSWORD}
-    declared = {server: {**common, **of_its_own} for server, of_its_own in (servers or SERVERS).items()}
-    return write_inventory(path, boxes, servers=declared, **{"layers": LAYERS, **data})
+    return {"layers": LAYERS, **data, "servers": {server: {**common, **own} for server, own in servers.items()}}
 
 
 def add_version(box: Box, version: str, layer: str = LAYER) -> str:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import ATTIC, LAYER, RUNTIME, add_version, ctl, fleet, main_pid, state
+from tests.integration.ctl import ATTIC, LAYER, RUNTIME, add_version, ctl, main_pid, state
 from tests.integration.harness import overlays, wait_for_server
 
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
 OVERLAYS = "/var/lib/left4me/overlays"
 LIMITS = "/etc/systemd/system/left4me-server@4.service.d/limits.conf"
 OWNERS = f"stat -c '%U:%G %a %n' {RUNTIME}/3 {RUNTIME}/3/upper {RUNTIME}/3/work"
-
-
-@pytest.fixture(scope="module")
-def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fleet(tmp_path_factory.mktemp("fleet") / "inventory", [box])
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ import pytest
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
-from tests.boxes.deployed import PACKAGES
-from tests.integration.harness import deploy, overlays, properties, wait_for_server, write_inventory
+from tests.boxes.deployed import up
+from tests.integration.harness import overlays, properties, wait_for_server
 
 UNIT = "left4me-server@3.service"
 PORT = 27015
@@ -68,12 +68,10 @@ class Stop(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pair(debian: int, game: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Box, Box]]:
+def pair(debian: int) -> Iterator[tuple[Box, Box]]:
     """Two boxes of one Debian with the same servers."""
     names = [f"stop-a-{debian}", f"stop-b-{debian}"]
-    machines.down([each.name for each in machines.boxes() if each.name in names])
-    first, second = machines.up(names, debian, PACKAGES)
-    deploy(write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [first, second]))
+    first, second = up(names, debian, "plain")
     yield first, second
     machines.down(names)
 

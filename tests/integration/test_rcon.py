@@ -5,23 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import ctl, fleet, main_pid, state, wait_for_state
+from tests.integration.ctl import ctl, main_pid, state, wait_for_state
 from tests.integration.harness import name_over_a2s, wait_for, wait_for_server
 
 PASSWORD = "correct horse"
 CFG = "/etc/left4me/servers/3/server.cfg"
 SECRETS = "/var/lib/left4me/secrets/3"
-
-
-@pytest.fixture(scope="module")
-def inventory(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fleet(tmp_path_factory.mktemp("fleet") / "inventory", [box])
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
-from tests.boxes.deployed import PACKAGES
-from tests.integration.harness import deploy, pyinfra, write_inventory
+from tests.boxes.deployed import up
+from tests.integration.harness import pyinfra, write_inventory
 
 GOOD_HOSTNAMES = iter(range(10**6))
 # Not: what logging in writes.
@@ -20,10 +19,9 @@ EVERYTHING = "find / -xdev /var/lib -xdev -path /var/log -prune -o -printf '%i %
 
 
 @pytest.fixture(scope="module")
-def good(debian: int, game: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+def good(debian: int) -> Iterator[Box]:
     """A deployed box beside the one that is refused."""
-    [box] = machines.up([f"beside-{debian}"], debian, PACKAGES)
-    deploy(write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [box]))
+    [box] = up([f"beside-{debian}"], debian, "plain")
     yield box
     box.down()
 

@@ -22,9 +22,8 @@ import pytest
 
 from left4me.rollout.report import ANSWER
 from tests.boxes import boxes as machines
-from tests.boxes import network
+from tests.boxes import deployed, network
 from tests.boxes.boxes import Box
-from tests.boxes.deployed import PACKAGES
 from tests.integration.ctl import LAYER, LAYERS, ctl, main_pid, rcon, state
 from tests.integration.harness import (
     ROOT,
@@ -46,12 +45,11 @@ SERVER_CFG = r"servers/3/\.server\.cfg"
 
 
 @pytest.fixture(scope="module")
-def boxes(debian: int, game: Path, reports: None) -> Iterator[list[Box]]:
+def boxes(debian: int, reports: None) -> Iterator[list[Box]]:
     """Three boxes of one Debian, in the order of the rollout: the canary is the inventory's second."""
     names = [f"test-roll-{which}-{debian}" for which in "bac"]
-    machines.down([each.name for each in machines.boxes() if each.name in names])
-    up = {each.name: each for each in machines.up(names, debian, PACKAGES)}
-    yield [up[name] for name in names]
+    there = {each.name: each for each in deployed.up(names, debian)}
+    yield [there[name] for name in names]
     machines.down(names)
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tests.boxes import boxes as machines
+from tests.boxes import deployed
 from tests.boxes.boxes import Box
-from tests.boxes.deployed import PACKAGES, snapshot
-from tests.integration.ctl import LAYERS, PASSWORD, rcon
-from tests.integration.harness import ROOT, SERVERS, wait_for, wait_for_server, write_inventory
+from tests.integration.ctl import layered, rcon
+from tests.integration.harness import ROOT, SERVERS, wait_for, write_inventory
 
 TYPED_SECONDS = 300
 COMMIT = "git -c user.name=olga -c user.email=olga@desk commit --quiet"
@@ -43,18 +43,14 @@ class Operator:
 
     def host(self, name: str = "") -> Box:
         """Bring up a host that is deployed: servers 3 and 4 run on ports 27015 and 27016, with a layer each."""
-        [box] = machines.up([self.name + name], self.debian, PACKAGES, snapshot(self.debian))
+        [box] = deployed.up([self.name + name], self.debian)
         self.hosts.append(box)
         self.declare()
-        for port in (27015, 27016):
-            wait_for_server(box, port)
         return box
 
-    def declare(self, servers: Mapping[str, Any] | None = None, **data: Any) -> None:
+    def declare(self, servers: Mapping[str, Any] = SERVERS, **data: Any) -> None:
         """Write the inventory of all his hosts: `servers` by id, SERVERS unless said, each with what all have."""
-        common = {"layers": ["layer"], "rcon_password": PASSWORD}
-        declared = {server: {**common, **own} for server, own in (SERVERS if servers is None else servers).items()}
-        write_inventory(self.inventory, self.hosts, servers=declared, **{"layers": LAYERS, **data})
+        write_inventory(self.inventory, self.hosts, **layered(servers, **data))
 
     def types(
         self,
