@@ -141,6 +141,7 @@ def _question(name: str) -> str:
         "packages": declared.packages(declares),
         "uid": declares.uid,
         "gid": declares.gid,
+        "operators": declares.operators,
         "installation": declares.game.path if isinstance(declares.game, model.GameOnHost) else None,
         "releases": declared.RELEASES,
         "overlays": declared.OVERLAYS,

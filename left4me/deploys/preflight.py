@@ -37,6 +37,8 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
             yield f"{key}: {build} is not on this host, which has {', '.join(seen['releases']) or 'no build yet'}"
     if not facts.missing_packages() and (error := facts.workshop().get("error")):
         yield f"Steam's workshop cannot be asked: {error}"
+    if declares.operators and declares.operators not in seen["groups"]:
+        yield f"operators: there is no group {declares.operators} on this host: groupadd {declares.operators}"
     yield from _accounts(seen, declares)
 
 

@@ -6,6 +6,7 @@ Answers what a deploy compares with what is declared: see left4me.facts.
 from __future__ import annotations
 
 import base64
+import contextlib
 import glob
 import grp
 import hashlib
@@ -183,6 +184,15 @@ def revision() -> str:
         return ""
 
 
+def groups(gid: int, operators: str | None) -> dict[str, int]:
+    """Return the gids of the groups that are named left4me or as the operators' group, or have this gid, by name."""
+    found = {each.gr_name: each.gr_gid for each in grp.getgrall() if each.gr_name == "left4me" or each.gr_gid == gid}
+    if operators:
+        with contextlib.suppress(KeyError):  # by its name: a directory service need not list what it has
+            found[operators] = grp.getgrnam(operators).gr_gid
+    return found
+
+
 def names_in(directory: str) -> list[str]:
     """Return what a directory holds; nothing where it is not there."""
     return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
@@ -217,11 +227,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             for each in pwd.getpwall()
             if each.pw_name.startswith("left4me") or each.pw_uid == question["uid"]
         },
-        "groups": {
-            each.gr_name: each.gr_gid
-            for each in grp.getgrall()
-            if each.gr_name == "left4me" or each.gr_gid == question["gid"]
-        },
+        "groups": groups(question["gid"], question["operators"]),
         "installation": installation(question["installation"]) if question["installation"] else "",
         "releases": names_in(question["releases"]),
         "overlays": {name: names_in(f"{question['overlays']}/{name}") for name in names_in(question["overlays"])},

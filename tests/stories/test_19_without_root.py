@@ -28,12 +28,15 @@ def test_an_operator_without_root_runs_the_servers_and_nothing_else(operator: Op
         """Type a command at the host, in the shell of a user who has logged in there."""
         return operator.types(f"ssh -F {host.ssh_config} {user}@{host.name} {shlex.quote(command)}", *says, code=code)
 
+    deploy = f"pyinfra {operator.inventory} deploy.py -y"
     verify = f"make verify INVENTORY={operator.inventory}"
 
     # Before root says so in the data she is nobody.
     types_as("olga", "sudo -n l4d2ctl status", "password is required", code=1)
+    operator.declare(operators="gamer")
+    operator.types(deploy, "refused, nothing changed: operators: there is no group gamer on this host", code=1)
     operator.declare(operators="gamers")
-    operator.types(f"pyinfra {operator.inventory} deploy.py -y")
+    operator.types(deploy)
 
     # She stops a server for good, starts it, looks, and says something to the players.
     wait_for_server(host, 27015)

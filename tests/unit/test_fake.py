@@ -112,7 +112,9 @@ class Other:
             for path, entry in self.state["entries"].items()
             if path in question["paths"] or any(fnmatch.fnmatchcase(path, glob) for glob in managed)
         }
-        return {**self.state, "entries": found, "commands": None, "sent": None, "texts": None, "active": None}
+        groups = {**({question["operators"]: 27} if question["operators"] else {}), **self.state["groups"]}
+        hidden = dict.fromkeys(("commands", "sent", "texts", "active"))
+        return {**self.state, "entries": found, "groups": groups, **hidden}
 
     def _place(self, _words: list[str], lines: list[str]) -> None:
         for item in json.loads("".join(lines)):
