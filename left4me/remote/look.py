@@ -20,6 +20,9 @@ import sys
 import zlib
 from typing import Any
 
+SERVERS = "/etc/left4me/servers"
+ATTIC = "/var/lib/left4me/attic"
+
 
 def user(uid: int) -> str:
     """Return the name of a uid, or its digits where it has none."""
@@ -130,13 +133,13 @@ def ports() -> dict[str, int]:
     A port that nobody has any more is given to others last, for as long as the attic holds what that server wrote.
     """
     found = {}
-    for path in glob.glob("/etc/left4me/servers/*/server.env"):
+    for path in glob.glob(f"{SERVERS}/*/server.env"):
         with open(path, encoding="utf-8", errors="replace") as file:
             values = [line.strip().removeprefix('LEFT4ME_PORT="').rstrip('"') for line in file if "_PORT=" in line]
         if values and values[0].isdigit():
             found[path.split("/")[-2]] = int(values[0])
     former = {}
-    for path in sorted(glob.glob("/var/lib/left4me/attic/*@*/port")):
+    for path in sorted(glob.glob(f"{ATTIC}/*@*/port")):
         with open(path, encoding="ascii", errors="replace") as file:
             text = file.read().strip()
         if text.isdigit() and int(text) not in found.values():
