@@ -57,7 +57,7 @@ boxes: .venv/installed
 	@$(PYTHON) -m tests.boxes.deployed
 
 # More tests side by side than there are processors: most of them wait, for what a host does in its own time.
-SIDE_BY_SIDE := -n 4 --dist loadgroup
+SIDE_BY_SIDE := -n 4 --dist loadgroup --no-loadscope-reorder
 # In CI a test that fails by chance is told from a broken one.
 RUN := $(PYTHON) -m $(if $(CI),tests.rerun,pytest)
 
