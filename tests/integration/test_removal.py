@@ -138,6 +138,13 @@ def test_a_server_whose_undo_did_not_finish(host: Box, inventory: Path) -> None:
     assert host.run(f"cat {ATTIC}/3@*-undo/upper/{MINE}", check=False).stdout == "since\n"
 
 
+def test_a_password_that_is_a_symlink_is_not_kept(host: Box) -> None:
+    about = "stat -c '%h %U %a' /etc/shadow"
+    before = host.run(f"ln -sfn /etc/shadow /var/lib/left4me/secrets/3/rcon.cfg; {about}").stdout
+    assert remove(host, "3") == ""
+    assert host.run(f"{about}; ls {ATTIC}/3@*").stdout.split() == [*before.split(), "merged", "port", "upper", "work"]
+
+
 def test_the_attic_keeps_as_many_as_of_resets(host: Box, inventory: Path) -> None:
     for kept in (1, 2, 2):
         before = attic(host)

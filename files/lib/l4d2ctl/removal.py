@@ -29,10 +29,10 @@ def _keep(server: str) -> None:
     """Lay the RCON password that the host made and the port beside what a server wrote, where only root can read."""
     made = f"{one.VAR}/secrets/{server}/{reset.PASSWORD}"
     kept = f"{one.runtime(server)}/{reset.PASSWORD}"
-    if os.path.isfile(made):
+    if reset.is_plain(made):
         if os.path.lexists(kept):  # from a removal that was killed
             os.unlink(kept)
-        os.link(made, kept)
+        os.link(made, kept, follow_symlinks=False)
     if port := one.environment(server).get("LEFT4ME_PORT"):
         with open(f"{one.runtime(server)}/port", "w", encoding="ascii") as file:
             file.write(f"{port}\n")

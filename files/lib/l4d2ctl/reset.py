@@ -316,12 +316,17 @@ def _bring_back(server: str, back: str, into: str, user: pwd.struct_passwd) -> N
 def _bring_back_password(server: str, kept: str, aside: str, user: pwd.struct_passwd) -> None:
     """Bring back the RCON password of a server that was removed, and keep the present one, where the host makes it."""
     folder = f"{one.VAR}/secrets/{server}"
-    if os.path.lexists(kept) and os.path.lexists(f"{folder}/{PASSWORD}"):
+    if is_plain(kept) and is_plain(f"{folder}/{PASSWORD}"):
         if not os.path.lexists(aside):
-            os.link(f"{folder}/{PASSWORD}", aside)
-        os.chown(kept, user.pw_uid, 0)
+            os.link(f"{folder}/{PASSWORD}", aside, follow_symlinks=False)
+        os.chown(kept, user.pw_uid, 0, follow_symlinks=False)
         os.rename(kept, f"{folder}/{PASSWORD}")
         one.sync_directory(folder)
+
+
+def is_plain(path: str) -> bool:
+    """Tell whether there is a file, and no symlink: the directory of its password is the server's user's."""
+    return os.path.isfile(path) and not os.path.islink(path)
 
 
 def unfinished() -> list[str]:
