@@ -71,8 +71,8 @@ def stopped(box: Box, inventory: Path) -> Iterator[tuple[subprocess.Popen[str], 
 @contextmanager
 def elsewhere(box: Box) -> Iterator[str]:
     """Have another machine on the boxes' network: a network namespace, by its name, as is its cable's outer end."""
-    # One for each box: tests of both Debians run side by side.
-    name, there = f"{BRIDGE}c{box.debian}", ipaddress.ip_interface(f"{box.address}/24").network[-box.debian]
+    # One for each box: tests run side by side. Boxes have the addresses from the other end.
+    name, there = f"{BRIDGE}c{box.index}", ipaddress.ip_interface(f"{box.address}/24").network[-2 - box.index]
     for command in (
         f"ip netns add {name}",
         f"ip link add {name} type veth peer name eth0 netns {name}",
