@@ -22,24 +22,28 @@ def hears(discord: Listener, *words: str) -> None:
 
 def test_what_is_seen_of_a_server_that_crashes_is_killed_or_hangs(operator: Operator) -> None:
     host = operator.host()
+
+    def sub_state() -> str:
+        return properties(host, unit("3"), "SubState")["SubState"]
+
     with Listener(outside(host)) as discord:
         operator.declare(webhook=discord.url)
         operator.types(f"pyinfra {operator.inventory} deploy.py -y")
-        verify = f"pytest tests/deployed --inventory {operator.inventory} --grace 1s"
 
         # Server 4 hangs. Its process is there, and systemd finds nothing wrong: only who asks it knows.
         wait_for_server(host, 27016)
         hung = main_pid(host, "4")
         rcon(host, 27016, "standin_hang forever")
         operator.on(host, "l4d2ctl status 4", "active", "no answer since")
-        with operator.begins(verify) as verifying:
+        with operator.begins(f"pytest tests/deployed --inventory {operator.inventory} --grace 1s") as verifying:
             # While that asks it for ten seconds, server 3 crashes with two people on it.
             wait_for_server(host, 27015)
             operator.plays(host, 2)
             rcon(host, 27015, "say last words", "standin_crash SEGV")
-            hears(discord, f"{host.name}: server 3 crashed (SIGSEGV)", "last words")
+            wait_for("it has crashed", lambda: sub_state() == "auto-restart")
             operator.on(host, "l4d2ctl status 3", "auto-restart")
-            operator.on(host, "l4d2ctl logs -n 10 3", "last words")
+            hears(discord, f"{host.name}: server 3 crashed (SIGSEGV)", "last words")
+            operator.on(host, "l4d2ctl logs -n 10 3", "last words", "server 3 crashed (SIGSEGV)")
             wait_for_server(host, 27015)
             operator.on(host, "l4d2ctl status 3", "active", "0/8")
             verifying.ends("server 4 does not answer A2S_INFO on its port", code=1)
@@ -51,7 +55,7 @@ def test_what_is_seen_of_a_server_that_crashes_is_killed_or_hangs(operator: Oper
 
             def has_given_up() -> bool:
                 host.run(kill_it, check=False)
-                return properties(host, unit("3"), "SubState")["SubState"] == "failed"
+                return sub_state() == "failed"
 
             wait_for("systemd gives up", has_given_up)
             hears(discord, "server 3 was killed (SIGKILL)", "status=9/KILL")
@@ -64,7 +68,8 @@ def test_what_is_seen_of_a_server_that_crashes_is_killed_or_hangs(operator: Oper
         assert main_pid(host, "4") not in ("0", hung)
 
         # Server 4 is well again. Server 3 stays down, and verification names it, until somebody starts it.
-        operator.types(verify, "left4me-server@3.service is failed (failed), must be active", "l4d2ctl logs 3", code=1)
+        verify = f"make verify INVENTORY={operator.inventory}"
+        operator.types(verify, "left4me-server@3.service is failed (failed), must be active", "l4d2ctl logs 3", code=2)
         operator.on(host, "l4d2ctl start 3")
         wait_for_server(host, 27015)
         assert [state(host, server) for server in ("3", "4")] == ["active", "active"]
