@@ -73,18 +73,24 @@ def elsewhere(box: Box) -> Iterator[str]:
     """Have another machine on the boxes' network: a network namespace, by its name, as is its cable's outer end."""
     # One for each box: tests run side by side. Boxes have the addresses from the other end.
     name, there = f"{BRIDGE}c{box.index}", ipaddress.ip_interface(f"{box.address}/24").network[-2 - box.index]
-    for command in (
+    made = (
         f"ip netns add {name}",
-        f"ip link add {name} type veth peer name eth0 netns {name}",
+        f"ip link add name {name} type veth peer name eth0 netns {name}",
         f"ip link set {name} master {BRIDGE} up",
         f"ip -n {name} address add {there}/24 dev eth0",
         f"ip -n {name} link set eth0 up",
-    ):
-        subprocess.run(command.split(), check=True)
+    )
+    # The cable first: the kernel removes what goes with a namespace when it finds the time.
+    gone = (f"ip link delete {name}", f"ip netns delete {name}")
+    for command in gone:  # what a killed test left
+        subprocess.run(command.split(), capture_output=True, check=False)
     try:
+        for command in made:
+            subprocess.run(command.split(), check=True)
         yield name
     finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
+        for command in gone:
+            subprocess.run(command.split(), check=False)
 
 
 @contextmanager
