@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from left4me.rollout.waves import duration
 from tests.deployed.hosts import READ_SECONDS, Host, NotRead, Target
 from tests.deployed.pending import Pending, pending
 
+SILENT_SECONDS = 5
+"""After which it is said what is waited for."""
 _targets = pytest.StashKey[dict[str, Target]]()
 _pending = pytest.StashKey[list[Pending]]()
 _wrong = pytest.StashKey[set[str]]()
@@ -113,7 +115,14 @@ def readings(request: pytest.FixtureRequest, sockets: Path) -> dict[str, Host | 
 
     targets = request.config.stash[_targets]
     with ThreadPoolExecutor(min(32, len(targets))) as pool:
-        result = dict(zip(targets, pool.map(read, targets.values()), strict=True))
+        reading_of = {name: pool.submit(read, target) for name, target in targets.items()}
+        slow = wait(reading_of.values(), SILENT_SECONDS).not_done
+        if names := [name for name, each in reading_of.items() if each in slow]:
+            reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+            assert reporter
+            reporter.ensure_newline()
+            reporter.write_line(f"reading {', '.join(names)}: a server that does not answer is asked for {grace:.0f} s")
+        result = {name: each.result() for name, each in reading_of.items()}
     for reading in result.values():
         if isinstance(reading, Host):
             for kinds in reading.pending.values():

@@ -87,7 +87,9 @@ def _restart(found: Mapping[str, Any], server: str, declared: model.Server) -> t
         *(found["entries"].get(each, {}).get("since", "") for each in links),
     ]
     since = changed[0] if set(names) - {"layers", "build"} else max(changed[1:])
-    return f"{RESTART} ({', '.join(names)})", since, "", f"l4d2ctl restart {server}"
+    # Servers that exchange their ports are restarted together.
+    together = [server, *filter(None, [_holder(found, server)])]
+    return f"{RESTART} ({', '.join(names)})", since, "", f"l4d2ctl restart {' '.join(sorted(together))}"
 
 
 def _holder(found: Mapping[str, Any], server: str) -> str:
@@ -98,7 +100,7 @@ def _holder(found: Mapping[str, Any], server: str) -> str:
         for other, about in found["servers"].items()
         if other != server and is_up(found, other) and about["record"].get("LEFT4ME_PORT") == port
     ]
-    return others[0] if others else ""
+    return others[0] if port and others else ""
 
 
 def _kinds(found: Mapping[str, Any], host: model.Host, server: str, grace: float) -> Iterator[tuple[str, Any]]:
