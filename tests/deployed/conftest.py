@@ -118,10 +118,10 @@ def readings(request: pytest.FixtureRequest, sockets: Path) -> dict[str, Host | 
         reading_of = {name: pool.submit(read, target) for name, target in targets.items()}
         slow = wait(reading_of.values(), SILENT_SECONDS).not_done
         if names := [name for name, each in reading_of.items() if each in slow]:
-            reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-            assert reporter
-            reporter.ensure_newline()
-            reporter.write_line(f"reading {', '.join(names)}: a server that does not answer is asked for {grace:.0f} s")
+            capture = request.config.pluginmanager.get_plugin("capturemanager")
+            assert capture
+            with capture.global_and_fixture_disabled():
+                print(f"\nreading {', '.join(names)}: a server that does not answer is asked for {grace:.0f} s")
         result = {name: each.result() for name, each in reading_of.items()}
     for reading in result.values():
         if isinstance(reading, Host):
