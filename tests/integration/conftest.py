@@ -19,8 +19,10 @@ from tests.integration.rolling import FOLDER
 
 DEBIANS = {
     # Where the host's systemd, Python or util-linux make no difference to what is tested, one Debian is enough.
-    **dict.fromkeys(("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "servers"), (12,)),
-    **dict.fromkeys(("fleet", "lock", "removal", "remove", "update"), (13,)),
+    **dict.fromkeys(
+        ("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "servers", "sources"), (12,)
+    ),
+    **dict.fromkeys(("fleet", "lock", "removal", "remove", "reset", "update"), (13,)),
 }
 SNAPSHOTS: dict[str, Kind] = {
     # The box of these begins as one that is deployed. Others say themselves what is declared of theirs.
