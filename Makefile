@@ -65,7 +65,7 @@ test: lint types boxes
 	@$(PYTEST) tests/stories tests/unit $(SIDE_BY_SIDE)
 
 test-all: lint types boxes
-	@$(RUN) tests/stories tests/unit tests/integration --both $(SIDE_BY_SIDE)
+	@$(RUN) tests/stories tests/unit tests/integration --both $(SIDE_BY_SIDE) $(MARKS)
 
 soak: boxes
 	@SOAK=1 $(RUN) tests/integration -m soak $(SIDE_BY_SIDE)
