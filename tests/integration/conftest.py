@@ -22,7 +22,7 @@ DEBIANS = {
     **dict.fromkeys(
         ("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "servers", "sources"), (12,)
     ),
-    **dict.fromkeys(("fleet", "lock", "removal", "remove", "reset", "update"), (13,)),
+    **dict.fromkeys(("fleet", "holders", "lock", "removal", "remove", "reset", "update"), (13,)),
 }
 SNAPSHOTS: dict[str, Kind] = {
     # The box of these begins as one that is deployed. Others say themselves what is declared of theirs.
