@@ -54,8 +54,6 @@ MANAGED = (
     *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
 )
 """Where a path that nobody declared is removed; the dot is that of a killed run's temporary file."""
-RESTARTS = "will require a restart"
-"""What a deploy that only shows what it would do says of servers; a rollout reads it."""
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ def _played(running: set[str], asked: Sequence[str]) -> set[str]:
 @operation
 def remove_servers() -> Commands:
     """Stop the servers that are not declared any more and put what they wrote into the attic, but none with players."""
-    gone, _played = undeclared()
+    gone = undeclared()[0]
     if gone:
         yield facts.Command(f"{declared.LIBEXEC}/left4me-remove", *sorted(gone))
     else:
@@ -272,7 +272,7 @@ def start_servers() -> Commands:
     declares = facts.declared_here()
     units = _systemd()["units"]
     held = facts.look()["held"]
-    gone, _played = undeclared()
+    gone = undeclared()[0]
     running = [name for name, each in declares.present.items() if each.state == "running" and name not in held]
     down = [
         unit
@@ -343,7 +343,7 @@ def report(items: Sequence[Item]) -> Commands:
     else:
         rows = facts.once("status") if facts.look()["running"] or facts.look()["held"] else {}
         found = [each for each in pending.pending(rows.values(), declares) if each.what != pending.REQUIRED]
-        found += [pending.Pending(declared.RESTARTS, server, pending.RESTART) for server in restarts(items)]
+        found += [pending.Pending(pending.WILL_BE_REQUIRED, server, pending.RESTART) for server in restarts(items)]
     if host.state.is_executing or startup.changes_nothing():
         startup.PENDING[host.name] = found
     else:  # before pyinfra asks whether to go on

@@ -9,6 +9,8 @@ from typing import Any
 from left4me import model
 
 REQUIRED = "restart required"
+WILL_BE_REQUIRED = "will require a restart"
+"""What a deploy that only shows what it would do says instead."""
 RESTART = "l4d2ctl restart "
 
 

@@ -33,6 +33,7 @@ UNIT_DIRECTORIES = (
 OVERLAYFS = 0x794C7630  # statfs(2), OVERLAYFS_SUPER_MAGIC
 RUN = "/run/left4me"
 ANSWER_SECONDS = 10.0  # a server is silent while it loads a map; a datagram may be lost
+STARTING_SECONDS = 2.0  # for one that was just started: without an answer it is pending
 STARTED_SECONDS = 120.0  # a first start on a slow disk
 STOPPED_SECONDS = 90.0  # four times TimeoutStopSec=15s is what systemd takes at most, and some
 
@@ -488,7 +489,7 @@ def patience(age: float, grace: float) -> float:
 
     Another one may be loading a map: it is asked for as long as that may take.
     """
-    return min(ANSWER_SECONDS, 2.0) if age < grace else max(ANSWER_SECONDS, grace)
+    return STARTING_SECONDS if age < grace else max(ANSWER_SECONDS, grace)
 
 
 def port_of(server: str) -> int:

@@ -22,6 +22,8 @@ def forgetting(servers: list[str]) -> one.Systemctl:
 def _port_holder(server: str, free: Iterable[str] = ()) -> str:
     """Return which other server, none of `free`, runs on the port that a start would give a server; or nothing."""
     port = one.environment(server).get(_PORT)
+    if port is None:
+        return ""  # systemd says what is missing
     others = [each for each in one.instances() if each != server and each not in free]
     held = [each for each in others if one.started_with(each).get(_PORT) == port]
     states = one.properties(held, "ActiveState")
