@@ -115,54 +115,54 @@ def prove(build: str) -> None:
 
 def _try_both(build: str) -> None:
     modded = told()["trial_server"]
-    for instance, how in ((BARE, "bare"), (MODDED, f"with the layers of server {modded}")):
-        if instance == BARE or modded:
+    for trial, how in ((BARE, "bare"), (MODDED, f"with the layers of server {modded}")):
+        if trial == BARE or modded:
             try:
-                _try(instance)
+                _try(trial)
             except ValueError as error:
                 reason = f"build {build} does not run {how}: {error}"
                 note(build, reason)
                 raise ValueError(reason) from None
 
 
-def _try(instance: str) -> None:
-    """Start an instance, wait for its answer and stop it.
+def _try(trial: str) -> None:
+    """Start an trial, wait for its answer and stop it.
 
     Raises ValueError where it does not answer, OSError where that would not tell of the build.
     """
-    unit = one.unit(instance)
+    unit = one.unit(trial)
     one.Systemctl("stop", unit).wait()  # what a killed run left
     try:
-        with one.unmounted(instance):  # of the trial before, as deep as it made it
-            for entry in os.scandir(f"{one.runtime(instance)}/upper"):
+        with one.unmounted(trial):  # of the trial before, as deep as it made it
+            for entry in os.scandir(f"{one.runtime(trial)}/upper"):
                 tree.run("rm", "--recursive", "--force", "--one-file-system", "--", entry.path)
     except one.Failed as failed:
         raise OSError(str(failed)) from None
-    address = one.address_of(one.environment(instance))
+    address = one.address_of(one.environment(trial))
     assert address
-    if a2s.ask({instance: address}):
+    if a2s.ask({trial: address}):
         raise OSError(f"somebody else answers on trial_port, {address[1]}: set another one in the data")
     one.Systemctl("reset-failed", unit).wait()
     try:
         code, _words = one.Systemctl("start", unit).wait()
-        if code or not _answers(instance, address):
-            result = one.properties([instance], "Result")[instance]["Result"]
+        if code or not _answers(trial, address):
+            result = one.properties([trial], "Result")[trial]["Result"]
             how = f"it gave no answer within {ANSWER} s" if result == "success" else f"it ended with {result}"
             why = f"{how}; its log ends with: {' / '.join(one.journal(unit, 4))}"
             one.Systemctl("stop", unit).wait()
-            if one.noted(instance):
-                raise OSError(f"the trial before is in use still, l4d2ctl holders {instance} tells by whom: {why}")
+            if one.noted(trial):
+                raise OSError(f"the trial before is in use still, l4d2ctl holders {trial} tells by whom: {why}")
             raise ValueError(why)
     finally:
         one.Systemctl("stop", unit).wait()
         one.Systemctl("reset-failed", unit).wait()
 
 
-def _answers(instance: str, address: tuple[str, int]) -> bool:
+def _answers(trial: str, address: tuple[str, int]) -> bool:
     end = time.monotonic() + ANSWER
     while time.monotonic() < end:
-        answered = a2s.ask({instance: address})
-        if one.properties([instance], "ActiveState")[instance]["ActiveState"] != "active":
+        answered = a2s.ask({trial: address})
+        if one.properties([trial], "ActiveState")[trial]["ActiveState"] != "active":
             return False
         if answered:
             return True
