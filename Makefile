@@ -33,10 +33,10 @@ demo: .venv/installed
 	@$(PYTHON) -m tests.boxes.demo
 
 show: .venv/installed
-	@$(PYTHON) -m left4me.fleet --show $(INVENTORY) $(if $(HOST),--limit $(HOST))
+	@$(PYTHON) -m left4me.inventory_export --show $(INVENTORY) $(if $(HOST),--limit $(HOST))
 
 status: .venv/installed
-	@$(PYTHON) -m left4me.status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
+	@$(PYTHON) -m left4me.fleet_status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
 
 # Without the plugins of the other tests it is there half a second sooner.
 verify: .venv/installed

@@ -1,5 +1,5 @@
 """pyinfra runs this file first, before it reads the inventory."""
 
-from left4me import startup
+from left4me import pyinfra_hooks
 
-startup.install()
+pyinfra_hooks.install()

@@ -1,20 +1,33 @@
-"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares."""
+"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares, from top to bottom."""
 
-from left4me.deploys import accounts, content, layout, packages, preflight, programs, servers, units
+from left4me import facts, manifest, operations, sources
+from left4me.preflight import preflight
 
-preflight.preflight()
-packages.packages()
-accounts.accounts()
-layout.layout()
-programs.programs()
-servers.record()
-units.units()
-content.layers()
-content.game()
-servers.files()
-servers.removal()
-units.reload()
-servers.start()
-content.prune()
-servers.revision()
-servers.report()
+# Locks the host, looks at it, and leaves it where it cannot be deployed, before anything is changed.
+preflight()
+
+data = facts.declared_host()
+
+operations.packages(name="Install the i386 libraries that srcds needs", _timeout=900)
+operations.accounts(name="Make the group left4me and a user for each server")
+operations.apply_files(name="Lay out the directories", items=manifest.directories(data))
+operations.apply_files(name="Install the overlay helper and l4d2ctl", items=manifest.programs(data))
+operations.record_starts(name="Record what running servers were started with")
+operations.apply_files(name="Install the systemd units", items=manifest.units(data))
+
+operations.layers(name="Put the layers in place", _timeout=7200)
+operations.apply_files(name="Write the configuration of the test instances", items=manifest.test_instances(data))
+operations.game(name="Put the game in place", _timeout=14400)
+
+server_files = manifest.servers(sources.with_ports(data))
+operations.apply_files(name="Write the servers' files", items=server_files)
+operations.remove_servers(name="Remove the servers that are not declared", _timeout=300)
+operations.remove_undeclared(name="Remove what is not declared")
+operations.reload_systemd(name="Reload systemd where it needs it")
+operations.stop_servers(name="Stop the servers that are to be down", _timeout=120)
+operations.start_servers(name="Start the servers that do not run", _timeout=120)
+operations.collect_garbage(name="Remove versions that nobody uses", _timeout=600)
+
+# What failed before never comes here.
+operations.apply_files(name="Note the revision", items=manifest.noted_revision())
+operations.report_pending(name="Say what is pending", items=server_files)

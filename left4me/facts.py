@@ -7,7 +7,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
 import gevent
@@ -21,27 +20,22 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import host
 
-from left4me import declared, model, startup
+from left4me import manifest, model, pyinfra_hooks
+from left4me.remote.program_text import program_text
+from left4me_host import layout
 
 SYSTEMS = ("debian 12", "debian 13")
-_HERE = Path(__file__).parent
-_LIBRARY = _HERE.parent / "files/lib"
-# Some that are installed on the host too are asked before that.
-_ASKED = [
-    _LIBRARY / name for name in ("l4d2ctl/units.py", "content/tree.py", "content/unused.py", "content/workshop.py")
-]
-_PROGRAMS = {path.stem: path for path in [*_HERE.glob("remote/*.py"), *_ASKED]}
 
 
 class Command(StringCommand):
-    """A command on the host, with its standard input; of one that is `told` the operator sees the progress.
+    """A command on the host, with its standard input; `stream` shows what it prints as it arrives.
 
     `_timeout` bounds all of it, standard input included: pyinfra's own bounds only the reading of what it prints.
     """
 
-    def __init__(self, *words: str, stdin: Any = None, told: bool = False) -> None:
+    def __init__(self, *words: str, stdin: Any = None, stream: bool = False) -> None:
         super().__init__(*map(QuoteString, words), _stdin=stdin)
-        self.told = told
+        self.stream = stream
 
     def execute(
         self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
@@ -50,13 +44,16 @@ class Command(StringCommand):
         connector_arguments.update(self.connector_arguments)
         with gevent.Timeout(connector_arguments.get("_timeout"), TimeoutError):
             return host.run_shell_command(
-                self, print_output=self.told or state.print_output, print_input=state.print_input, **connector_arguments
+                self,
+                print_output=self.stream or state.print_output,
+                print_input=state.print_input,
+                **connector_arguments,
             )
 
 
 def program(name: str, *arguments: str, stdin: Any = None) -> Command:
-    """Return the command that runs one of _PROGRAMS on the host, with Python's standard library."""
-    return Command("python3", "-I", "-c", _PROGRAMS[name].read_text(encoding="utf-8"), *arguments, stdin=stdin)
+    """Return the command that runs a program of left4me.remote.program_text on the host."""
+    return Command("python3", "-I", "-c", program_text(name), *arguments, stdin=stdin)
 
 
 class Entry(TypedDict):
@@ -70,7 +67,7 @@ class Entry(TypedDict):
 
 
 class HostState(TypedDict, total=False):
-    """The answer of left4me/remote/look.py; on a system that is not in SYSTEMS, or without root, its first three."""
+    """The answer of left4me/remote/gather.py; on a system that is not in SYSTEMS, or without root, its first three."""
 
     python: list[int] | None
     system: str
@@ -94,7 +91,7 @@ class HostState(TypedDict, total=False):
 
 
 class Answer(FactBase[Any]):
-    """What one of _PROGRAMS answers on the host."""
+    """What a program of left4me.remote.program_text answers on the host."""
 
     def command(self, asks: str, words: Sequence[str]) -> StringCommand:
         """Return the command; without a Python the answer is a HostState that says so."""
@@ -111,8 +108,8 @@ class Status(FactBase[dict[str, Any]]):
 
     def command(self, words: Sequence[str]) -> StringCommand:
         """Return the command; `words` are ids, none for all that have files on the host."""
-        none = f"[ -x {declared.CTL} ] || {{ echo '[]'; exit 0; }};"
-        return StringCommand(none, "exec", Command(declared.CTL, "status", "--json", *words))
+        none = f"[ -x {layout.CTL} ] || {{ echo '[]'; exit 0; }};"
+        return StringCommand(none, "exec", Command(layout.CTL, "status", "--json", *words))
 
     def process(self, output: list[str]) -> dict[str, Any]:
         """Return the answer."""
@@ -120,34 +117,34 @@ class Status(FactBase[dict[str, Any]]):
         return {row["id"]: row for row in json.loads(said[said.rindex("\n[") :])}
 
 
-def declared_here() -> model.Host:
+def declared_host() -> model.Host:
     """Return what the host at hand declares; raises PyinfraError where config.py has not been read."""
-    if host.name not in startup.MODELS:
+    if host.name not in pyinfra_hooks.MODELS:
         raise PyinfraError("config.py was not read: start pyinfra in the repository's root")
-    return startup.MODELS[host.name]
+    return pyinfra_hooks.MODELS[host.name]
 
 
 @cache
 def _question(name: str) -> str:
-    declares = startup.MODELS[name]
+    declares = pyinfra_hooks.MODELS[name]
     question = {
         "systems": SYSTEMS,
         "paths": [
-            *(item.path for item in declared.everything(declares)),
-            *map(declared.link_of, declared.layers(declares)),
-            declared.INSTALLATION,
+            *(item.path for item in manifest.everything(declares)),
+            *map(manifest.link_of, manifest.layers(declares)),
+            layout.INSTALLATION,
         ],
-        "managed": declared.MANAGED,
-        "packages": declared.packages(declares),
+        "managed": manifest.MANAGED,
+        "packages": manifest.packages(declares),
         "uid": declares.uid,
         "gid": declares.gid,
         "operators": declares.operators,
         "installation": declares.game.path if isinstance(declares.game, model.GameOnHost) else None,
-        "releases": declared.RELEASES,
-        "overlays": declared.OVERLAYS,
-        "runtime": f"{declared.VAR}/runtime",
-        "held": declared.HELD,
-        "unfinished": f"{declared.VAR}/runtime/*/reset",
+        "releases": layout.RELEASES,
+        "overlays": layout.OVERLAYS,
+        "runtime": layout.RUNTIME,
+        "held": layout.HELD,
+        "unfinished": f"{layout.RUNTIME}/*/reset",
     }
     # As one argument: Linux takes 128 KB, which a hundred servers' paths would fill.
     return base64.b64encode(zlib.compress(json.dumps(question).encode())).decode("ascii")
@@ -165,7 +162,7 @@ def refuse(reason: str) -> NoReturn:
 
 
 def ask(asks: str, *words: str) -> Any:
-    """Return what one of _PROGRAMS answers now, or l4d2ctl for `status`."""
+    """Return what a program answers now, or l4d2ctl for `status`."""
     found = host.get_fact(Status, words=words) if asks == "status" else host.get_fact(Answer, asks=asks, words=words)
     if found is None:  # pyinfra has said why, and would go on with nothing
         refuse(f"its state ({asks}) could not be read, so nothing more is done there: deploy again")
@@ -182,22 +179,22 @@ def once(asks: str, *words: str) -> Any:
     return _seen[key]
 
 
-def look() -> HostState:
+def host_state() -> HostState:
     """Return the state of the host at hand as it was before this run changed it."""
-    state: HostState = once("look", _question(host.name))
+    state: HostState = once("gather", _question(host.name))
     return state
 
 
 def missing_packages() -> list[str]:
     """Return what a deploy has to install first: what asking Steam takes may be among it."""
-    there = look()["packages"]
-    return [name for name in declared.packages(declared_here()) if name not in there]
+    there = host_state()["packages"]
+    return [name for name in manifest.packages(declared_host()) if name not in there]
 
 
 def workshop() -> dict[str, Any]:
     """Return what Steam says of the workshop items of the layers, by their numbers, or of itself (`error`)."""
-    declares = declared_here()
-    layers = [each for each in declared.layers(declares).values() if isinstance(each, model.LayerWorkshop)]
+    declares = declared_host()
+    layers = [each for each in manifest.layers(declares).values() if isinstance(each, model.LayerWorkshop)]
     items = sorted({item for layer in layers for item in layer.items})
-    found: dict[str, Any] = once("workshop", declares.workshop_api, *map(str, items)) if items else {}
+    found: dict[str, Any] = once("ask_workshop", declares.workshop_api, *map(str, items)) if items else {}
     return found

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import re
+import runpy
 from collections.abc import Mapping
+from functools import cache
 from ipaddress import AddressValueError, IPv4Address
-from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -22,7 +24,8 @@ from pydantic import (
     StringConstraints,
 )
 
-VAR = "/var/lib/left4me"
+from left4me_host import layout
+
 VERSION_LENGTH = 8
 """Of a layer's version: 40 bits in base32. Every character counts, as all layers' paths share one page."""
 PAGE = 4096
@@ -32,10 +35,6 @@ SIZE = r"infinity|[1-9][0-9]{0,17}[KMGT]?"
 ADMINS_LAYER = "left4me-admins"
 """On top of a server that has admins: leads SourceMod to the file that the deploy writes for that server."""
 
-SERVER_ID = r"[a-z0-9][a-z0-9_-]{0,19}"
-"""What may follow the @ of a unit's name. With the prefix left4me- it fits a user name (32 characters)."""
-BARE, MODDED = "_bare", "_modded"
-"""The instances that try a build before it becomes current, without layers and with a server's: no ids of servers."""
 
 # What would undo what the unit, or a key of a server's own, decides; a password would be in every `ps`.
 _DECIDED = frozenset({"hostname", "sv_lan", "rcon_password", "servercfgfile", "mp_gamemode", "map", "hostport"})
@@ -142,7 +141,7 @@ def _repository(text: str) -> str:
     return _web(text)
 
 
-Id = Annotated[str, StringConstraints(pattern=f"^{SERVER_ID}$")]
+Id = Annotated[str, StringConstraints(pattern=f"^{layout.SERVER_ID}$")]
 LayerName = Annotated[str, StringConstraints(pattern=f"^{LAYER_NAME}$"), AfterValidator(_layer_name)]
 MapName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
 GameMode = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
@@ -176,7 +175,14 @@ class _Declared(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class _Game(_Declared):
+class _Source(_Declared):
+    packages: ClassVar[tuple[str, ...]] = ()
+    """What the host needs to bring it: Debian packages with their architecture."""
+    named_by: ClassVar[tuple[str, ...]] = ()
+    """Which fields a version's name follows from, where left4me/sources.py asks for nothing else."""
+
+
+class _Game(_Source):
     # The one default beside group_data: a host's `game` replaces the default one whole.
     build: BuildName | None = Field(None, description="a build on the host that is to be current; None: the newest")
 
@@ -210,31 +216,37 @@ class GameOnControl(_Game):
     path: str = Field(description="the directory that holds srcds_run; relative to where pyinfra is started")
 
 
-class LayerOnControl(_Declared):
+Game = GameFromSteam | GameArchive | GameOnHost | GameOnControl
+
+
+class LayerOnControl(_Source):
     """A directory on the machine that runs pyinfra; only what changed is sent."""
 
     source: Literal["control"] = Field(description="from this machine")
     path: str = Field(description="the directory that holds left4dead2/; relative to where pyinfra is started")
 
 
-class LayerArchive(_Declared):
+class LayerArchive(_Source):
     """A tar.gz, tar.xz or zip that the host downloads."""
 
+    named_by = ("sha256", "strip")
     source: Literal["archive"] = Field(description="an archive by its address")
     url: WebAddress = Field(description="where the host gets it")
     sha256: Sha256 = Field(description="of the archive; another is refused")
     strip: int = Field(ge=0, le=9, description="leading directories to leave out, until left4dead2/ is on top")
 
 
-class LayerGit(_Declared):
+class LayerGit(_Source):
     """A git repository that the host fetches."""
 
+    packages = ("git:amd64",)
+    named_by = ("url", "ref")
     source: Literal["git"] = Field(description="a repository")
     url: Repository = Field(description="where the host gets it")
     ref: GitRef = Field(description="a commit, or a tag, which is taken not to move")
 
 
-class LayerWorkshop(_Declared):
+class LayerWorkshop(_Source):
     """Items of the Steam workshop, as .vpk files in left4dead2/addons; refreshed when they are updated there."""
 
     source: Literal["workshop"] = Field(description="Steam's workshop")
@@ -273,13 +285,20 @@ class Server(_Declared):
         return ((ADMINS_LAYER,) if self.admins else ()) + self.layers
 
 
+@cache
+def _shipped_server_defaults() -> dict[str, object]:
+    """Return server_defaults of group_data/all.py as shipped; what an operator's own data say of servers plays no part.
+
+    What tries a build says of each setting that matters there what it is; any other is as the shipped data have it.
+    """
+    data = runpy.run_path(str(Path(__file__).parent.parent / "group_data/all.py"))
+    return {key: tuple(each) if isinstance(each, list) else each for key, each in data["server_defaults"].items()}
+
+
 class Host(_Declared):
     """Everything that a host's data says."""
 
-    game: Annotated[
-        GameFromSteam | GameArchive | GameOnHost | GameOnControl,
-        Field(discriminator="source", description="where it comes from"),
-    ]
+    game: Annotated[Game, Field(discriminator="source", description="where it comes from")]
     steamcmd_url: WebAddress = Field(description="where a host gets SteamCMD")
     steamcmd_sha256: Sha256 | None = Field(description="of that archive; another is refused. None: any is taken")
     update_at: Clock | None = Field(description="when a host asks Steam for a new build each day, in its own time")
@@ -306,20 +325,20 @@ class Host(_Declared):
         return {server_id: server for server_id, server in self.servers.items() if server.state != "absent"}
 
     @property
-    def trials(self) -> dict[str, Server]:
+    def test_instances(self) -> dict[str, Server]:
         """The instances that try a build before it becomes current."""
         own = {"port": self.trial_port, "hostname": "left4me: trial of a build", "state": "stopped", "restart": "never"}
+        own |= {"admins": (), "rcon_password": None, "keep": (), "build": None}
         bare = {"map": "c1m1_hotel", "gamemode": "coop", "max_players": 4, "tickrate": 30, "layers": (), "exec": ()}
         bare |= {"cvars": {}, "arguments": (), "memory_max": "infinity", "cpu_weight": 100, "nice": 0}
-        rest = {"admins": (), "rcon_password": None, "keep": (), "build": None}
-        plain = Server.model_validate(bare | rest | own)
-        modded = self.servers[self.trial_server].model_copy(update=rest | own) if self.trial_server else plain
-        return {BARE: plain, MODDED: modded}
+        plain = Server.model_validate({**_shipped_server_defaults(), **bare, **own})
+        modded = self.servers[self.trial_server].model_copy(update=own) if self.trial_server else plain
+        return {layout.BARE: plain, layout.MODDED: modded}
 
     @property
     def instances(self) -> dict[str, Server]:
-        """All that has files on the host: the servers that are to be there, and the trials."""
-        return {**self.present, **self.trials}
+        """All that has files on the host: the servers that are to be there, and the test instances."""
+        return {**self.present, **self.test_instances}
 
     def with_ports(self, known: Mapping[str, int]) -> Host:
         """Return this host with a port for each of its servers: its own, the one it is known by, or the next free one.

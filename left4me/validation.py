@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from content import tree
 from left4me import model
+from left4me_host import filetree, layout
 
 _SSH = (
     "hostname port user password key key_password allow_agent look_for_keys forward_agent config_file known_hosts_file "
@@ -177,8 +177,8 @@ def _layers(server_id: Any, own: list[str], names: list[str], declared: Any) -> 
         elif isinstance(declared, dict) and layer not in declared and re.fullmatch(model.LAYER_NAME, layer):
             yield repr(layer), f"is not one of the host's layers: {', '.join(map(str, declared)) or 'it has none'}"
     # As left4me-overlay writes them for mount(2), which takes one page (mount(2), "data"); 20 is the longest release.
-    runtime = f"{model.VAR}/runtime/{server_id}/"
-    rest = f"lowerdir={model.VAR}/releases/{'r' * 20},upperdir={runtime}upper,workdir={runtime}work,"
+    runtime = f"{layout.VAR}/runtime/{server_id}/"
+    rest = f"lowerdir={layout.VAR}/releases/{'r' * 20},upperdir={runtime}upper,workdir={runtime}work,"
     rest += "index=off,metacopy=off,redirect_dir=off,xino=off"
     left = model.PAGE - 1 - len(rest) - sum(map(_lower, own))
     for count, layer in enumerate(names):
@@ -190,7 +190,7 @@ def _layers(server_id: Any, own: list[str], names: list[str], declared: Any) -> 
 
 def _lower(layer: str) -> int:
     """Return how many characters a layer takes in the list of lowers."""
-    return len(f"{model.VAR}/overlays/{layer}/:") + model.VERSION_LENGTH
+    return len(f"{layout.VAR}/overlays/{layer}/:") + model.VERSION_LENGTH
 
 
 def _is_here(name: str, key: str, source: Any, needs: str = "") -> Iterator[Mistake]:
@@ -211,7 +211,7 @@ def _is_here(name: str, key: str, source: Any, needs: str = "") -> Iterator[Mist
 def _unreadable(path: str) -> str:
     """Return why a directory cannot be sent, or nothing. No file is opened, and hosts that share one look once."""
     try:
-        for _, full, status in tree.walk(path):
+        for _, full, status in filetree.walk(path):
             if stat.S_ISREG(status.st_mode) and not os.access(full, os.R_OK, effective_ids=True):
                 return f"{full} cannot be read by who deploys"
     except (OSError, ValueError) as error:

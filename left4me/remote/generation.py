@@ -18,9 +18,9 @@ import subprocess
 import sys
 import time
 
-RUN = "/run/left4me"
-VAR = "/var/lib/left4me"
-TEMPLATE = "/usr/local/lib/systemd/system/left4me-server@.service"
+from left4me_host import layout, mountinfo
+
+TEMPLATE = f"{layout.UNITS}/left4me-server@.service"
 LIVE = frozenset(
     {
         # What systemd asks for only at the next start or end of a server, as it has it then (systemd.service(5)).
@@ -61,7 +61,7 @@ def generation(template: str, drop_in: str, environment: str) -> str:
 
 def started(server: str) -> float:
     """Return when a server's start began, in seconds since the epoch; infinity where it does not run."""
-    unit = f"left4me-server@{server}.service"
+    unit = layout.unit(server)
     show = ["systemctl", "show", "--value", "--property=InactiveExitTimestampMonotonic", unit]
     told = subprocess.run(show, capture_output=True, text=True, check=True).stdout.strip()
     return time.time() - time.monotonic() + int(told) / 1e6
@@ -69,17 +69,14 @@ def started(server: str) -> float:
 
 def lowers(server: str) -> str:
     """Return the lower layers of a server's overlay as PID 1 has it mounted; empty where it is not, or not once."""
-    with open("/proc/1/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        fields = [line.rstrip("\n").split(" ") for line in file]
-    found = [each[-1] for each in fields if each[4] == f"{VAR}/runtime/{server}/merged"]
-    options = found[0].split(",") if len(found) == 1 else []
-    return "".join(each.removeprefix("lowerdir=") for each in options if each.startswith("lowerdir="))
+    found = [mount for mount in mountinfo.mounts() if mount.point == layout.merged(server)]
+    return ":".join(found[0].lowers()) if len(found) == 1 else ""
 
 
 def made(server: str) -> dict[str, str]:
     """Return the record of a server, made from its files; or only why there can be none, as `error`."""
-    environment = f"/etc/left4me/servers/{server}/server.env"
-    paths = [TEMPLATE, f"/etc/systemd/system/left4me-server@{server}.service.d/limits.conf", environment]
+    environment = f"{layout.SERVERS}/{server}/server.env"
+    paths = [TEMPLATE, f"{layout.OWN_UNITS}/{layout.unit(server)}.d/limits.conf", environment]
     texts = []
     try:
         changed = max(os.stat(path).st_ctime for path in paths)
@@ -98,8 +95,8 @@ def made(server: str) -> dict[str, str]:
 
 def write(server: str, record: dict[str, str]) -> None:
     """Write a record as left4me-overlay does."""
-    os.makedirs(RUN, 0o755, exist_ok=True)
-    path = f"{RUN}/{server}.started"
+    os.makedirs(layout.RUN, 0o755, exist_ok=True)
+    path = layout.started_record(server)
     with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
         file.writelines(f"{key}={value}\n" for key, value in record.items())
     os.rename(f"{path}.new", path)
@@ -111,8 +108,8 @@ def main(words: list[str]) -> None:
     for server, record in records.items() if "--record" in words else ():
         if "error" not in record:
             write(server, record)
-        elif os.path.lexists(path := f"{RUN}/{server}.started"):
-            os.unlink(path)  # that of a start before, see look.py
+        elif os.path.lexists(path := layout.started_record(server)):
+            os.unlink(path)  # that of a start before, see gather.py
     print(json.dumps(records))
 
 

@@ -16,15 +16,17 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from l4d2ctl.cli import print_table
-from left4me import fence, status
-from left4me.declared import ROOT, revision
-from left4me.rollout import judge, restarts, waves
+from left4me import fleet_status
+from left4me.lock.fleet import Locks
+from left4me.manifest import ROOT
+from left4me.revision import checked_out
+from left4me.rollout import drain, results, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
-from left4me.rollout.judge import Verdict
-from left4me.rollout.locks import Locks
 from left4me.rollout.report import ANSWER, Report
+from left4me.rollout.results import Result
 from left4me.rollout.waves import Host
+from left4me_host import layout
+from left4me_host.commands import print_table
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
@@ -81,7 +83,7 @@ class Rollout:
         self._report = Report()
         self._locks = Locks()
         self._waves: list[list[Host]] = []
-        self._failures: dict[str, tuple[str, Verdict]] = {}
+        self._failures: dict[str, tuple[str, Result]] = {}
         self._pending: list[dict[str, str]] = []
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
@@ -108,7 +110,7 @@ class Rollout:
         if Path.cwd() != ROOT:
             raise Refused(f"it works in the directory of this repository: cd {shlex.quote(str(ROOT))}")
         options = [f"--{key}={each}" for key in ("limit", "exclude") for each in getattr(self._arguments, key)]
-        told = run([sys.executable, "-m", "left4me.fleet", self._arguments.inventory, *options])
+        told = run([sys.executable, "-m", "left4me.inventory_export", self._arguments.inventory, *options])
         if told.returncode:
             lines = [line for line in told.stderr.splitlines() if line.startswith("refused: ")]
             raise Refused(*(line.removeprefix("refused: ") for line in lines or last_lines(told.stderr)))
@@ -126,7 +128,7 @@ class Rollout:
     def plan(self, hosts: list[Host]) -> None:
         """Connect to every host and show what would change. Raises Refused."""
         self._waves = waves.split(hosts, self._arguments.waves)
-        verdicts = judge.planned(self._pyinfra(hosts, "--dry"), [host.name for host in hosts])
+        verdicts = results.planned(self._pyinfra(hosts, "--dry"), [host.name for host in hosts])
         if wrong := [f"{name}: {line}" for name, verdict in verdicts.items() for line in verdict.wrong]:
             raise Refused(*wrong, "mend that, or leave the host out: --exclude NAME")
         for number, wave in enumerate(self._waves, 1):
@@ -148,7 +150,7 @@ class Rollout:
     def go(self) -> int:
         """Go through the waves and return the exit code."""
         names = [[host.name for host in wave] for wave in self._waves]
-        self._report.content.update(revision=revision(), waves=names)
+        self._report.content.update(revision=checked_out(), waves=names)
         code = STOPPED
         try:
             if all(self._wave(number, wave) for number, wave in enumerate(self._waves, 1)):
@@ -184,11 +186,11 @@ class Rollout:
             if interrupted.is_set():
                 return False
             self._report.begin(number, [host.name], "lock")
-            if not self._judged("lock", [host], {host.name: Verdict(self._locks.take(host))}):
+            if not self._judged("lock", [host], {host.name: Result(self._locks.take(host))}):
                 return False
         return True
 
-    def _judged(self, step: str, hosts: Sequence[Host], verdicts: Mapping[str, Verdict]) -> list[Host]:
+    def _judged(self, step: str, hosts: Sequence[Host], verdicts: Mapping[str, Result]) -> list[Host]:
         """Note how a step went on each host and return those on which it went well."""
         for name, verdict in verdicts.items():
             if verdict.wrong:
@@ -198,17 +200,17 @@ class Rollout:
 
     def _deploy(self, hosts: Sequence[Host]) -> list[Host]:
         done = self._pyinfra(hosts, "-y", self._locks.environment)
-        return self._judged("deploy", hosts, judge.deployed(done, [host.name for host in hosts]))
+        return self._judged("deploy", hosts, results.deployed(done, [host.name for host in hosts]))
 
     def _settle(self, hosts: Sequence[Host]) -> list[Host]:
         def settle(host: Host) -> list[Host]:
-            verdict = Verdict()
+            verdict = Result()
             try:
-                settling = restarts.Settling(host, self._arguments, self._locks, partial(self._report.note, host.name))
+                settling = drain.Drain(host, self._arguments, self._locks, partial(self._report.note, host.name))
                 verdict.changed, due, down = settling.settle()
                 verdict.changed += [f"not restarted: server {server}" for server in due]
                 verdict.changed += [f"not started: server {server}" for server in down]
-            except restarts.Failed as failed:
+            except drain.Failed as failed:
                 verdict.wrong = list(failed.args)
             return self._judged("restart", [host], {host.name: verdict})
 
@@ -223,7 +225,7 @@ class Rollout:
             command += [f"--inventory={self._arguments.inventory}", *(f"--limit={name}" for name in names)]
             command += [f"--grace={self._arguments.grace:.0f}s", f"--pending-json={pending}"]
             done = run(command, environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
-            verdicts = judge.verified(done, junit, names)
+            verdicts = results.verified(done, junit, names)
             if pending.is_file():
                 self._pending += json.loads(pending.read_text(encoding="utf-8"))
             return self._judged("verify", hosts, verdicts)
@@ -237,9 +239,9 @@ class Rollout:
             only = [self._arguments.inventory, "--limit", name]
             tests = [word for test in verdict.tests[:1] for word in ("-k", test.partition("[")[0])]
             closer = {
-                "lock": status.command(name, hosts[name].connection, "cat", fence.PATH),
+                "lock": fleet_status.command(name, hosts[name].connection, "cat", layout.DEPLOY_LOCK),
                 "deploy": ["pyinfra", *only, "deploy.py"],
-                "restart": status.command(name, hosts[name].connection, "l4d2ctl", "status"),
+                "restart": fleet_status.command(name, hosts[name].connection, "l4d2ctl", "status"),
                 "verify": ["pytest", "tests/deployed", "--inventory", *only, *tests],
             }
             print(f"  look closer: {shlex.join(closer[step])}")

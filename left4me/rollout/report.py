@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from l4d2ctl.server import plain
 from left4me.rollout.children import interrupted
+from left4me_host.instance import plain
 
 ANSWER = "Interrupted: what is under way is finished; Ctrl-C again stops at once."
 """To a first Ctrl-C."""

@@ -13,7 +13,7 @@ CANARY = "canary"
 
 @dataclass(frozen=True)
 class Host:
-    """A host of the fleet, as left4me.fleet tells it; `running` are its servers that are declared to run."""
+    """A host of the fleet, as left4me.inventory_export tells it; `running` are its servers that are declared to run."""
 
     name: str
     groups: frozenset[str]
@@ -22,7 +22,7 @@ class Host:
 
     @classmethod
     def read(cls, told: Mapping[str, Any]) -> Host:
-        """Return the host that left4me.fleet told."""
+        """Return the host that left4me.inventory_export told."""
         running = [name for name, server in told["declares"]["servers"].items() if server["state"] == "running"]
         return cls(told["name"], frozenset(told["groups"]), told["connection"], tuple(running))
 

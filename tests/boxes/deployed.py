@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from left4me.declared import revision
+from left4me.revision import checked_out
 from tests.boxes import boxes as machines
 from tests.boxes import game, image, requirements
 from tests.boxes.boxes import Box
@@ -49,7 +49,7 @@ def _key(debian: int, kind: Kind) -> str:
     """Return a name for what goes into a snapshot: the revision that the deploy notes, and all that it brings."""
     below = image.image(debian, PACKAGES)
     # It fits over one image: not over another of that name, built since.
-    whole = hashlib.sha256(f"{revision()} {below} {below.stat().st_ctime_ns} {DATA[kind]}".encode())
+    whole = hashlib.sha256(f"{checked_out()} {below} {below.stat().st_ctime_ns} {DATA[kind]}".encode())
     whole.update(Path(__file__).read_bytes() + (STATE / "game.recipe").read_bytes())
     for source in _SOURCES:
         for path in sorted([ROOT / source, *(ROOT / source).rglob("*")]):

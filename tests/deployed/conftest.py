@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not inventory:
         raise pytest.UsageError("which hosts? --inventory FILE, as for pyinfra")
     limits = [f"--limit={limit}" for limit in config.getoption("limit")]
-    command = [sys.executable, "-m", "left4me.fleet", inventory, *limits]
+    command = [sys.executable, "-m", "left4me.inventory_export", inventory, *limits]
     loaded = subprocess.run(command, capture_output=True, text=True, check=False)
     if loaded.returncode != 0:
         refused = [line for line in loaded.stderr.splitlines() if line.startswith("refused: ")]

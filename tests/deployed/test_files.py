@@ -34,8 +34,8 @@ LAYOUT = {
     "/usr/local/sbin/l4d2ctl": ("file", "0755", "root", "root"),
     "/usr/local/share/bash-completion/completions/l4d2ctl": ("file", "0644", "root", "root"),
     "/usr/local/lib/left4me": ("directory", "0755", "root", "root"),
-    "/usr/local/lib/left4me/content": ("directory", "0755", "root", "root"),
-    "/usr/local/lib/left4me/l4d2ctl": ("directory", "0755", "root", "root"),
+    "/usr/local/lib/left4me/left4me_host": ("directory", "0755", "root", "root"),
+    "/usr/local/lib/left4me/left4me_host/source_kinds": ("directory", "0755", "root", "root"),
     f"{UNITS}/left4me-server@.service": ("file", "0644", "root", "root"),
     f"{UNITS}/left4me.slice": ("file", "0644", "root", "root"),
     **{
@@ -85,8 +85,8 @@ AS_HERE = {
     "/usr/local/sbin/l4d2ctl": "files/sbin/l4d2ctl",
     "/usr/local/share/bash-completion/completions/l4d2ctl": "files/completions/l4d2ctl",
     **{
-        f"/usr/local/lib/left4me/{path.parent.name}/{path.name}": f"files/lib/{path.parent.name}/{path.name}"
-        for path in (ROOT / "files/lib").glob("*/*.py")
+        f"/usr/local/lib/left4me/{name}": f"files/lib/{name}"
+        for name in (str(path.relative_to(ROOT / "files/lib")) for path in (ROOT / "files/lib").rglob("*.py"))
     },
 }
 

@@ -77,7 +77,7 @@ def test_a_mount_without_its_server_that_somebody_holds(host: Box) -> None:
 STARTED_MEANWHILE = """
 import sys
 sys.path.insert(0, "/usr/local/lib/left4me")
-from l4d2ctl import doctor, lifecycle
+from left4me_host import doctor, lifecycle
 [finding] = doctor.examine()
 lifecycle.start(["3"])
 assert doctor.mended(finding) is None

@@ -38,7 +38,7 @@ def packages() -> tuple[str, ...]:
 
 VAR = "/var/lib/left4me"
 UNITS = "/usr/local/lib/systemd/system"
-PLACE, CONTENT = "place.py, with", "left4me-content build"
+PLACE, CONTENT = "apply_files.py, with", "left4me-content build"
 
 
 class Death(NamedTuple):
@@ -107,7 +107,7 @@ def test_what_a_killed_deploy_left_at_work_is_waited_for(box: Box, inventory: Pa
     # strace lets go of it while it stands.
     wait_for("what was killed stands", lambda: is_stopped(orphan))
     with started(inventory, "deploy.py", "-y") as following:
-        wait_for("the next deploy waits", lambda: waits_for_a_lock("lock.py WISH"), 25)
+        wait_for("the next deploy waits", lambda: waits_for_a_lock("holder.py REQUEST"), 25)
         os.kill(orphan, signal.SIGCONT)
         wait_for("the orphan ends", lambda: not command_line(orphan))
         following.communicate(timeout=60)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from left4me import declared, model
-from left4me.declared import ROOT
+from left4me import manifest, model
+from left4me.manifest import ROOT
 from tests.boxes.boxes import Box
 from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, unit
 from tests.integration.harness import (
@@ -153,12 +153,12 @@ def test_bash_completes(deployed: Box, typed: str, offered: str) -> None:
 def test_sudo_never_gets_a_file_that_it_cannot_read(deployed: Box) -> None:
     path = "/etc/sudoers.d/left4me"
     before = deployed.run(f"cat {path}; stat -c '%i' {path}").stdout
-    [item] = [each for each in declared.programs(model.Host.model_construct(operators=OPERATORS)) if each.path == path]
+    [item] = [each for each in manifest.programs(model.Host.model_construct(operators=OPERATORS)) if each.path == path]
     item = replace(item, text="%gamers ALL=(root NOPASSWD\n")
-    place = (ROOT / "left4me/remote/place.py").read_text(encoding="utf-8")
+    place = (ROOT / "left4me/remote/apply_files.py").read_text(encoding="utf-8")
     asked = json.dumps([asdict(item)]).encode()
-    deployed.run("cat >/run/place.py", input=place.encode())
-    done = deployed.run("python3 -I /run/place.py; code=$?; rm /run/place.py; exit $code", input=asked, check=False)
+    deployed.run("cat >/run/apply.py", input=place.encode())
+    done = deployed.run("python3 -I /run/apply.py; code=$?; rm /run/apply.py; exit $code", input=asked, check=False)
     assert done.returncode == 1
     assert f"cannot file {path}" in done.stderr
     assert deployed.run(f"cat {path}; stat -c '%i' {path}").stdout == before

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from left4me.remote.program_text import program_text
 from tests.boxes.boxes import Box
 from tests.boxes.network import BRIDGE
 from tests.integration.harness import (
@@ -36,8 +37,8 @@ from tests.integration.harness import (
 from tests.integration.trap import Trap, command_line, is_stopped
 
 LOCK = "/run/left4me/deploy.lock"
-PLACE, HOLDER = "place.py, with", "lock.py WISH"
-WISH = {"who": "olga@desk", "revision": "abc1234", "token": "hers", "given": False, "waits": False, "silence": 60}
+PLACE, HOLDER = "apply_files.py, with", "holder.py REQUEST"
+REQUEST = {"who": "olga@desk", "revision": "abc1234", "token": "hers", "given": False, "waits": False, "silence": 60}
 OLGAS = "refused, nothing changed: is being deployed by olga@desk from "
 # In Python, for no shell has this kind of lock. It says nothing where the lock is free.
 PROBE = f"import fcntl; fcntl.lockf(open({LOCK!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
@@ -94,10 +95,9 @@ def elsewhere(box: Box) -> Iterator[str]:
 
 
 @contextmanager
-def held(box: Box, **wish: object) -> Iterator[subprocess.Popen[str]]:
+def held(box: Box, **more: object) -> Iterator[subprocess.Popen[str]]:
     """Hold a box's lock as somebody else does it, with the token `hers`."""
-    text = (ROOT / "left4me/remote/lock.py").read_text(encoding="utf-8")
-    remote = shlex.join(["python3", "-I", "-c", text, json.dumps({**WISH, **wish})])
+    remote = shlex.join(["python3", "-I", "-c", program_text("holder"), json.dumps({**REQUEST, **more})])
     ssh = ["ssh", "-F", str(box.ssh_config), box.name, remote]
     with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdin

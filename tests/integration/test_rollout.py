@@ -357,7 +357,7 @@ def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
     canary, before = up.canary, main_pid(up.canary, "3")
     with draining(up, 33) as running:
         running.process.send_signal(signal.SIGSTOP)  # else it may take the lock again first
-        canary.run("pkill -f 'lock.py WISH'")
+        canary.run("pkill -f 'holder.py REQUEST'")
         wait_for("the lock is free", lambda: is_free(canary), 10)
         with held(canary):
             running.process.send_signal(signal.SIGCONT)
@@ -370,19 +370,19 @@ def test_what_lost_its_lock_restarts_nothing(up: Fleet) -> None:
 def test_a_host_that_does_not_let_go_of_its_lock_holds_up_no_end(up: Fleet) -> None:
     canary = up.canary
     with draining(up, 47) as running:
-        canary.run("pkill -STOP -f 'lock.py WISH'")
+        canary.run("pkill -STOP -f 'holder.py REQUEST'")
         try:
             rcon(canary, 27015, "standin_players 0")
             assert "Done and proved: 1 host." in running.end(0, limit=120)
         finally:
-            canary.run("pkill -CONT -f 'lock.py WISH'")
+            canary.run("pkill -CONT -f 'holder.py REQUEST'")
     wait_for("the lock is free", lambda: is_free(canary), 10)
 
 
 def test_a_short_loss_of_the_connection_is_waited_out(up: Fleet) -> None:
     canary = up.canary
     with draining(up, 55) as running:
-        canary.run("systemctl stop ssh && pkill -f '[l]ock.py WISH'")
+        canary.run("systemctl stop ssh && pkill -f '[h]older.py REQUEST'")
         try:
             running.wait_for_line("restart: host", "refused")
         finally:
@@ -648,7 +648,7 @@ def test_a_checkout_of_an_older_commit_brings_back_what_it_knew(up: Fleet, tmp_p
     git("add", ".")
     git("commit", "--quiet", "--message", "Old")
     git("tag", "OLD")
-    (tree / "files/lib/l4d2ctl/later.py").write_text('"""What only the newer state has."""\n')
+    (tree / "files/lib/left4me_host/later.py").write_text('"""What only the newer state has."""\n')
     unit = tree / "templates/systemd/left4me-server@.service.j2"
     unit.write_text(f"# Of a later time.\n{unit.read_text()}")
     (tree / "files/layers/admins/left4dead2/later.txt").touch()
@@ -665,7 +665,7 @@ def test_a_checkout_of_an_older_commit_brings_back_what_it_knew(up: Fleet, tmp_p
 
     up.declare({"admins": ["STEAM_1:0:1"]}, operators="admin")
     before = rolled_out("OLD")
-    there = "test -e /usr/local/lib/left4me/l4d2ctl/later.py && grep -q 'a later time' /usr/local/lib/systemd/system/*"
+    there = "test -e /usr/local/lib/left4me/*/later.py && grep -q 'a later time' /usr/local/lib/systemd/system/*"
     assert rolled_out("NEW") != before
     for box in up.boxes:
         box.run(there)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from l4d2ctl.a2s import Info, ask, parse
+from left4me_host.a2s import Info, ask, parse
 
 PORT = 0x80
 TELEVISION = 0x40

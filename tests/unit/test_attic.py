@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from l4d2ctl import attic, reset
-from l4d2ctl import server as one
-from left4me.declared import ROOT
-from left4me.remote import look
+from left4me.manifest import ROOT
+from left4me.remote import gather
+from left4me_host import attic, instance, layout, reset
 
 NOON = 1_767_268_800 * 10**9  # 2026-01-01 12:00 UTC, in ns
 LATER = "20260101T130000.000000000"
@@ -24,7 +23,7 @@ Put = Callable[..., Path]
 @pytest.fixture
 def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
     """Return what puts names into an attic; it is noon."""
-    monkeypatch.setattr(reset, "ATTIC", str(tmp_path))
+    monkeypatch.setattr(layout, "ATTIC", str(tmp_path))
     monkeypatch.setattr(time, "time_ns", lambda: NOON)
 
     def names(*names: str) -> Path:
@@ -71,11 +70,11 @@ def test_an_undo_takes_the_top_of_the_stack_or_what_is_asked_for(put: Put) -> No
     assert reset._chosen("3", "") == second
     assert reset._chosen("3", "20260101T10") == first
     assert reset._chosen("3", aside) == aside
-    with pytest.raises(one.Failed, match=r"T1 is any of 20260101T100000\.0, 20260101T110000\.0; l4d2ctl attic"):
+    with pytest.raises(instance.Failed, match=r"T1 is any of 20260101T100000\.0, 20260101T110000\.0; l4d2ctl attic"):
         reset._chosen("3", "20260101T1")
-    with pytest.raises(one.Failed, match=r"20270101T is none of the times in the attic; l4d2ctl attic 3"):
+    with pytest.raises(instance.Failed, match=r"20270101T is none of the times in the attic; l4d2ctl attic 3"):
         reset._chosen("3", "20270101T")
-    with pytest.raises(one.Failed, match=r"server 4: there is no reset to undo, nothing of it is in \S+$"):
+    with pytest.raises(instance.Failed, match=r"server 4: there is no reset to undo, nothing of it is in \S+$"):
         reset._chosen("4", "")
 
 
@@ -121,8 +120,8 @@ def test_a_former_port_is_known_while_nobody_has_it(tmp_path: Path, monkeypatch:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
 
-    monkeypatch.setattr(look, "SERVERS", str(tmp_path / "servers"))
-    monkeypatch.setattr(look, "ATTIC", str(tmp_path / "attic"))
+    monkeypatch.setattr(layout, "SERVERS", str(tmp_path / "servers"))
+    monkeypatch.setattr(layout, "ATTIC", str(tmp_path / "attic"))
     write("servers/4/server.env", 'LEFT4ME_ADDRESS="0.0.0.0"\nLEFT4ME_PORT="27016"\n')
     write("attic/3@20260101T100000.0/port", "27020\n")
     write("attic/3@20260102T100000.0/port", "27015\n")
@@ -130,4 +129,4 @@ def test_a_former_port_is_known_while_nobody_has_it(tmp_path: Path, monkeypatch:
     write("attic/5@20260102T100000.0/port", "27016\n")
     write("attic/.gone-6@20260102T100000.0/port", "27018\n")
     write("attic/7@20260102T100000.0/port", "")
-    assert look.ports() == {"3": 27015, "4": 27016}
+    assert gather.ports() == {"3": 27015, "4": 27016}

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from content import steam, unused
-from l4d2ctl import restarts
+from left4me_host import gc, idle_restarts, layout, steam
 
 MANIFEST = """"AppState"
 {
@@ -41,10 +40,10 @@ def test_steam_is_asked_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatc
     def fails() -> None:
         nonlocal tries
         tries += 1
-        raise steam.Passing("Steam is away")
+        raise steam.TransientError("Steam is away")
 
-    with pytest.raises(steam.Passing, match="Steam is away"):
-        steam.persistently(fails)
+    with pytest.raises(steam.TransientError, match="Steam is away"):
+        steam.with_retries(fails)
     assert tries == 5
     assert waited == sorted(waited)
     assert waited[0] < waited[-1]
@@ -57,7 +56,7 @@ def test_what_will_not_pass_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) 
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="full"):
-        steam.persistently(fails)
+        steam.with_retries(fails)
 
 
 def at(text: str) -> float:
@@ -73,15 +72,17 @@ def at(text: str) -> float:
     ],
 )
 def test_the_next_time_of_a_clock(clock: str, now: str, then: str) -> None:
-    assert restarts.seconds_until(clock, at(now)) == at(then) - at(now)
+    assert idle_restarts.seconds_until(clock, at(now)) == at(then) - at(now)
 
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host with four builds, the latest current: of the others two are good, and one does not run."""
-    monkeypatch.setattr(unused, "VAR", str(tmp_path / "var"))
-    monkeypatch.setattr(unused, "ETC", str(tmp_path / "etc"))
-    monkeypatch.setattr(unused, "PROC", str(tmp_path / "proc"))
+    for name, path in vars(layout).items():
+        if isinstance(path, str):
+            here = path.replace("/var/lib/left4me", f"{tmp_path}/var").replace("/etc/left4me", f"{tmp_path}/etc")
+            monkeypatch.setattr(layout, name, here)
+    monkeypatch.setattr(gc, "PROC", str(tmp_path / "proc"))
     for name in ("var/game/verdicts", "var/overlays", "etc/servers/3", "proc"):
         (tmp_path / name).mkdir(parents=True)
     for build, verdict in (("1", "good"), ("2", "left by a rollback to 1"), ("3", "does not run"), ("4", "good")):
@@ -94,7 +95,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def left(host: Path, kept: int, build: str = "null") -> list[str]:
     (host / "etc/game").write_text(f'{{"kept": {kept}, "build": {build}}}')
-    return sorted(Path(path).name for path in unused.unused())
+    return sorted(Path(path).name for path in gc.unused())
 
 
 def test_the_latest_good_builds_are_kept(host: Path) -> None:

@@ -29,6 +29,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from left4me.remote.program_text import program_text
 from tests.integration.harness import wait_for
 
 LIB = Path(__file__).parents[2] / "files/lib"
@@ -36,13 +37,14 @@ PROGRAM = """
 import os, sys
 lib, top, *arguments = sys.argv[1:]
 sys.path.insert(0, lib)
-from content import builds, store, tree, unused
-unused.VAR, unused.ETC, unused.PROC = f"{top}/var", f"{top}/etc", f"{top}/proc"
-builds.VAR, builds.GAME, builds.RELEASES = unused.VAR, f"{top}/var/game", f"{top}/var/releases"
-builds.VERDICTS = f"{builds.GAME}/verdicts"
-builds.prove = lambda build: builds.note(build, unused.GOOD)  # which takes a host
-tree.owner = lambda: (os.getuid(), os.getgid())
-sys.exit(store.main(arguments))
+from left4me_host import builds, filetree, gc, layout, versions
+for name, value in list(vars(layout).items()):
+    if isinstance(value, str):
+        setattr(layout, name, value.replace("/var/lib/left4me", f"{top}/var").replace("/etc/left4me", f"{top}/etc"))
+gc.PROC = f"{top}/proc"
+builds.prove = lambda build: builds.note(build, gc.GOOD)  # which takes a host
+filetree.owner = lambda: (os.getuid(), os.getgid())
+sys.exit(versions.main(arguments))
 """
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if not name.upper().startswith(("GIT_", "HTTP"))}
 
@@ -86,7 +88,7 @@ def with_directories(spec: Spec) -> Spec:
 
 def listing(*directories: Path) -> Any:
     """List directories as the deploy does: by the module's text."""
-    text = (LIB / "content/tree.py").read_text()
+    text = program_text("filetree")
     command = [sys.executable, "-I", "-c", text, *map(str, directories)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -257,7 +259,7 @@ def test_a_listing_tells_files_programs_links_and_empty_directories_apart(tmp_pa
 
 def test_a_listing_of_a_fifo_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    text = (LIB / "content/tree.py").read_text()
+    text = program_text("filetree")
     done = subprocess.run(
         [sys.executable, "-I", "-c", text, str(tmp_path)], capture_output=True, text=True, check=False
     )
@@ -711,7 +713,9 @@ def test_a_git_server_that_says_nothing_is_given_up_and_git_is_gone_with_all_tha
     host: Host, scheme: str
 ) -> None:
     tree = json.dumps([host.layer("cfg", "aaaaaaaa", source="git", url="URL", ref="v1")])
-    command = [word.replace("tree.owner", "store.git.SECONDS = 0.5; tree.owner") for word in host.command("build")]
+    command = [
+        word.replace("filetree.owner", "versions.git.SECONDS = 0.5; filetree.owner") for word in host.command("build")
+    ]
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/r"
         given = tree.replace("URL", url).encode() + b"\n"
@@ -729,7 +733,7 @@ def test_a_git_server_that_says_nothing_is_given_up_and_git_is_gone_with_all_tha
 
 def details(api: str, *ids: str) -> Any:
     """Ask as the deploy does: by the module's text."""
-    text = (LIB / "content/workshop.py").read_text()
+    text = program_text("ask_workshop")
     command = [sys.executable, "-I", "-c", text, api, *ids]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.stderr == ""

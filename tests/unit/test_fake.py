@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from left4me import validation
+from left4me.remote.program_text import program_text
 
 ROOT = Path(__file__).parent.parent.parent
 DEFAULTS = {
@@ -42,7 +43,7 @@ COUNT = 25
 
 
 def bare() -> dict[str, Any]:
-    """Return what look.py answers on a fresh Debian, with what else this file keeps of a host."""
+    """Return what gather.py answers on a fresh Debian, with what else this file keeps of a host."""
     return {
         "python": [3, 13],
         "system": "debian 13",
@@ -76,11 +77,9 @@ class Other:
     def __init__(self, state: dict[str, Any]) -> None:
         self.state = state
         self.programs = {
-            (ROOT / path).read_text(encoding="utf-8"): getattr(self, f"_{Path(path).stem}")
-            for path in (
-                *("left4me/remote/look.py", "left4me/remote/place.py", "left4me/remote/packages.py"),
-                *("files/lib/l4d2ctl/units.py", "files/lib/content/tree.py", "files/lib/content/workshop.py"),
-                "files/lib/content/unused.py",
+            program_text(name): getattr(self, f"_{name}")
+            for name in (
+                *("gather", "apply_files", "install_packages", "daemon_reload", "filetree", "ask_workshop", "gc"),
             )
         }
 
@@ -103,7 +102,7 @@ class Other:
         known[words[0]](words[1:], lines)
         return ""
 
-    def _look(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
+    def _gather(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         [packed] = words
         question = json.loads(zlib.decompress(base64.b64decode(packed)))
         managed = [glob for pattern in question["managed"] for glob in (pattern, f"{pattern}/*")]
@@ -116,7 +115,7 @@ class Other:
         hidden = dict.fromkeys(("commands", "sent", "texts", "active"))
         return {**self.state, "entries": found, "groups": groups, **hidden}
 
-    def _place(self, _words: list[str], lines: list[str]) -> None:
+    def _apply_files(self, _words: list[str], lines: list[str]) -> None:
         for item in json.loads("".join(lines)):
             path = item["path"]
             if item["do"] == "remove":
@@ -136,20 +135,20 @@ class Other:
             if server := re.fullmatch(r"/etc/left4me/servers/(.+)/server\.env", path):
                 self.state["ports"][server[1]] = int(re.findall(r'^LEFT4ME_PORT="(\d+)"$', text, re.MULTILINE)[0])
 
-    def _packages(self, words: list[str], _lines: list[str]) -> None:
+    def _install_packages(self, words: list[str], _lines: list[str]) -> None:
         self.state["packages"] += words
 
-    def _units(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
+    def _daemon_reload(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         states = {unit: "active" if unit in self.state["active"] else "inactive" for unit in words}
         return {"reload": False, "units": {unit: {"ActiveState": state} for unit, state in states.items()}}
 
-    def _tree(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
+    def _filetree(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         return {directory: {} for directory in words}
 
-    def _unused(self, words: list[str], _lines: list[str]) -> list[str]:
+    def _gc(self, words: list[str], _lines: list[str]) -> list[str]:
         return []
 
-    def _workshop(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
+    def _ask_workshop(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         # Steam does not give the odd ones.
         return {item: None if int(item) % 2 else {"time": 1, "size": 1, "url": "http://x/"} for item in words[1:]}
 
@@ -197,7 +196,7 @@ def main(hosts: Path, done: Path) -> None:
     from pyinfra.connectors.util import CommandOutput, OutputLine
     from pyinfra_cli.cli import cli
 
-    from left4me import fence, lock
+    from left4me.lock import client, protocol
 
     states: dict[str, dict[str, Any]] = json.loads(done.read_text()) if done.exists() else {}
     sides: dict[str, Other] = {}
@@ -208,7 +207,7 @@ def main(hosts: Path, done: Path) -> None:
         sides[connector.host.name] = Other(state)
 
     def run(connector: Any, command: Any, **arguments: Any) -> tuple[bool, Any]:
-        words = command.get_raw_value().removeprefix(f"{fence.fence(lock.TOKEN)} ")
+        words = command.get_raw_value().removeprefix(f"{protocol.fence(client.TOKEN)} ")
         said = sides[connector.host.name].run(words, arguments.get("_stdin"))
         return True, CommandOutput([OutputLine("stdout", said)])
 

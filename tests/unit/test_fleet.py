@@ -1,4 +1,4 @@
-"""left4me.fleet reads an inventory as pyinfra does, and refuses what a deploy refuses."""
+"""left4me.inventory_export reads an inventory as pyinfra does, and refuses what a deploy refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def fleet(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "left4me.fleet", *map(str, arguments)]
+    command = [sys.executable, "-m", "left4me.inventory_export", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from left4me import model, validation
+from left4me_host import layout
 
 ROOT = Path(__file__).parent.parent.parent
 DEFAULTS = {
@@ -380,7 +381,7 @@ def test_make_show_prints_what_data_come_to_without_the_secrets(tmp_path: Path) 
     inventory = tmp_path / "inventory"
     hosts = [(f"h{number}", {"game": GAME, **data}) for number, (data, _) in enumerate(PAIRS)]
     inventory.write_text(f"hosts = {hosts!r}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "left4me.fleet", "--show", str(inventory)]
+    command = [sys.executable, "-m", "left4me.inventory_export", "--show", str(inventory)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert not [secret for secret in SECRETS if secret in done.stdout + done.stderr]
     shown = json.loads(done.stdout)
@@ -541,7 +542,7 @@ def overlay_bytes(server_id: str, layers: Iterable[str], release: str, helper: A
         declared_layers=lambda _server: list(layers),
         directory=lambda path, **_: path,
         resolve=lambda link, below: (
-            link.replace("current", "v" * 8) if not below else f"{model.VAR}/releases/{release}"
+            link.replace("current", "v" * 8) if not below else f"{layout.VAR}/releases/{release}"
         ),
     )
     return len(helper["wanted"](server_id) + helper["OFF"])

@@ -16,8 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "files/lib"))
 
-from l4d2ctl import rcon
-from l4d2ctl import server as one
+from left4me_host import instance, rcon
 
 Address = tuple[str, int]
 Serve = Callable[..., Address]
@@ -51,7 +50,7 @@ def serve() -> Iterator[Serve]:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for each in answers:
                     client.recv(8192)
-                    data = each if isinstance(each, bytes) else b"".join(packet(*one) for one in each)
+                    data = each if isinstance(each, bytes) else b"".join(packet(*part) for part in each)
                     for start in range(0, len(data), piece):
                         client.sendall(data[start : start + piece])
                 if not close:
@@ -115,5 +114,5 @@ def test_who_falls_silent_is_not_waited_for(
 
 
 def test_a_command_is_no_longer_than_a_packet() -> None:
-    with pytest.raises(one.Failed, match="4086 bytes"):
+    with pytest.raises(instance.Failed, match="4086 bytes"):
         rcon.rcon("3", "ä" * 2044)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from l4d2ctl.restarts import Quiet
-from left4me import fence, status
-from left4me.rollout import judge, waves
-from left4me.rollout.locks import Locks
+from left4me import fleet_status
+from left4me.lock import protocol
+from left4me.lock.fleet import Locks
+from left4me.remote.program_text import program_text
+from left4me.rollout import results, waves
 from left4me.rollout.report import Report
 from left4me.rollout.waves import Host
+from left4me_host.idle_restarts import IdleTimer
 
 
 def host(name: str, *groups: str) -> Host:
@@ -89,12 +91,10 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locks]:
         here = shlex.quote(str(tmp_path / name))
         return ["sh", "-c", f"cat {here}/noise >&2 2>/dev/null; cd {here} && {shlex.join(words)}"]
 
-    program = tmp_path / "lock.py"
-    program.write_text(fence.PROGRAM.read_text().replace("/run/left4me/", "./"))
-    monkeypatch.setattr(fence, "PROGRAM", program)
-    monkeypatch.setattr(fence, "BEAT", 0.2)
-    monkeypatch.setattr(fence, "SILENCE", 1)
-    monkeypatch.setattr(status, "command", command)
+    monkeypatch.setattr("left4me.lock.fleet.program_text", lambda name: program_text(name).replace("/run/left4me", "."))
+    monkeypatch.setattr(protocol, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(protocol, "SILENCE", 1)
+    monkeypatch.setattr(fleet_status, "command", command)
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -129,20 +129,20 @@ def test_what_is_said_before_the_answer_is_none(locks: Locks, tmp_path: Path) ->
 
 
 def test_a_server_is_empty_when_every_answer_of_the_quiet_time_says_so() -> None:
-    quiet = Quiet(10)
+    quiet = IdleTimer(10)
     assert [quiet.seen(0, now) for now in (0, 5, 9, 10)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("interruption", [1, None])
 def test_a_player_and_a_missing_answer_begin_the_quiet_time_anew(interruption: int | None) -> None:
-    quiet = Quiet(10)
+    quiet = IdleTimer(10)
     quiet.seen(0, 0)
     assert not quiet.seen(interruption, 5)
     assert [quiet.seen(0, now) for now in (6, 11, 15, 16)] == [False, False, False, True]
 
 
 def test_no_quiet_time_still_wants_one_answer() -> None:
-    quiet = Quiet(0)
+    quiet = IdleTimer(0)
     assert not quiet.seen(None, 0)
     assert not quiet.seen(2, 1)
     assert quiet.seen(0, 2)
@@ -173,14 +173,14 @@ def operation(**hosts: list[str]) -> dict[str, Any]:
     return {"name": "Put the game in place", "success": [], "error": [], "no_change": [], **hosts}
 
 
-def results(*operations: dict[str, Any], failed: tuple[str, ...] = ()) -> dict[str, Any]:
+def answer(*operations: dict[str, Any], failed: tuple[str, ...] = ()) -> dict[str, Any]:
     return {"plan": [], "results": {"operations": operations, "failed_hosts": failed}}
 
 
 def test_a_host_is_deployed_where_each_operation_went_well() -> None:
-    told = results(operation(success=["a"], no_change=["b"]), operation(no_change=["a"], error=["b"]), failed=("b",))
+    told = answer(operation(success=["a"], no_change=["b"]), operation(no_change=["a"], error=["b"]), failed=("b",))
     done = ended(1, told, "    [b] the disk is full\n    [b] Error: executed 0 commands\n    [bb] what is another's\n")
-    verdicts = judge.deployed(done, ["a", "b"])
+    verdicts = results.deployed(done, ["a", "b"])
     assert (verdicts["a"].wrong, verdicts["a"].changed) == ([], ["Put the game in place"])
     assert verdicts["b"].wrong == ["failed: Put the game in place", "the disk is full"]
 
@@ -190,20 +190,20 @@ def test_a_host_is_deployed_where_each_operation_went_well() -> None:
     [
         ended(0),
         ended(0, {"plan": [], "results": None}),
-        ended(0, results()),
-        ended(0, results(operation(success=["b"]))),
-        ended(0, results(operation(success=["a"]), failed=("a",))),
-        ended(0, results(operation(success=["a"]), operation(error=["a"]))),
+        ended(0, answer()),
+        ended(0, answer(operation(success=["b"]))),
+        ended(0, answer(operation(success=["a"]), failed=("a",))),
+        ended(0, answer(operation(success=["a"]), operation(error=["a"]))),
         subprocess.CompletedProcess([], 0, '{"plan": [], "results": {"opera', ""),
     ],
 )
 def test_exit_0_proves_nothing(done: subprocess.CompletedProcess[str]) -> None:
-    assert judge.deployed(done, ["a"])["a"].wrong
+    assert results.deployed(done, ["a"])["a"].wrong
 
 
 def test_the_exit_code_of_another_host_is_not_this_ones() -> None:
-    done = ended(1, results(operation(success=["a"]), failed=("b",)), "[b] Could not connect\n")
-    assert not judge.deployed(done, ["a", "b"])["a"].wrong
+    done = ended(1, answer(operation(success=["a"]), failed=("b",)), "[b] Could not connect\n")
+    assert not results.deployed(done, ["a", "b"])["a"].wrong
 
 
 def planned_operation(*hosts: str, conditional: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -212,10 +212,10 @@ def planned_operation(*hosts: str, conditional: tuple[str, ...] = ()) -> dict[st
 
 def test_the_plan_names_what_would_change_and_who_is_not_reached() -> None:
     told = {"plan": [planned_operation("a")], "results": None}
-    verdicts = judge.planned(ended(0, told), ["a", "b"])
+    verdicts = results.planned(ended(0, told), ["a", "b"])
     assert [(each.changed, each.wrong) for each in verdicts.values()] == [(["Write"], []), ([], [])]
     said = "[a] Connected\n[a] Ready: deploy.py\n[b] Could not connect (timed out)\n"
-    verdicts = judge.planned(ended(1, told, said), ["a", "b"])
+    verdicts = results.planned(ended(1, told, said), ["a", "b"])
     assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect (timed out)"]]
 
 
@@ -223,7 +223,7 @@ def test_the_plan_names_the_servers_that_will_require_a_restart() -> None:
     will = {"what": "will require a restart", "command": "l4d2ctl restart "}
     pending = {"a": [{**will, "server": "3"}, {**will, "server": "4"}, {**will, "server": "6", "what": "other"}]}
     pending["aa"] = [{**will, "server": "5"}]
-    verdicts = judge.planned(ended(0, {"plan": [], "results": None, "pending": pending}, ""), ["a", "aa", "b"])
+    verdicts = results.planned(ended(0, {"plan": [], "results": None, "pending": pending}, ""), ["a", "aa", "b"])
     assert [each.pending for each in verdicts.values()] == [
         ["will require a restart: 3, 4: l4d2ctl restart 3 4", "other: 6: l4d2ctl restart 6"],
         ["will require a restart: 5: l4d2ctl restart 5"],
@@ -233,18 +233,18 @@ def test_the_plan_names_the_servers_that_will_require_a_restart() -> None:
 
 def test_a_name_that_pyinfra_pads_is_ready_and_what_an_inventory_prints_is_no_result() -> None:
     said = "[a]    Ready: deploy.py\n[a]    a warning\n[long] Could not connect\n"
-    verdicts = judge.planned(ended(1, {"plan": [], "results": None}, said), ["a", "long"])
+    verdicts = results.planned(ended(1, {"plan": [], "results": None}, said), ["a", "long"])
     assert [each.wrong for each in verdicts.values()] == [[], ["Could not connect"]]
-    noisy = ended(0, results(operation(success=["a"])))
+    noisy = ended(0, answer(operation(success=["a"])))
     noisy.stdout = f"loading the fleet\n{noisy.stdout}"
-    assert not judge.deployed(noisy, ["a"])["a"].wrong
+    assert not results.deployed(noisy, ["a"])["a"].wrong
 
 
 @pytest.mark.parametrize(
     "done", [ended(0, err="--> No hosts"), ended(1, {"plan": [], "results": None}, "[a] Ready: deploy.py")]
 )
 def test_a_plan_that_failed_without_a_reason_is_no_plan(done: subprocess.CompletedProcess[str]) -> None:
-    assert all(each.wrong for each in judge.planned(done, ["a", "b"]).values())
+    assert all(each.wrong for each in results.planned(done, ["a", "b"]).values())
 
 
 # -- pytest
@@ -262,7 +262,7 @@ def case(name: str, inside: str = "") -> str:
 def test_a_failed_test_is_its_hosts(tmp_path: Path) -> None:
     failed = case("test_files[a1/3]", '<failure message="wrong">a1: /etc/x is missing</failure>')
     path = junit(tmp_path / "x", case("test_units[a]"), failed, case("test_units[a1]"))
-    verdicts = judge.verified(ended(1), path, ["a", "a1"])
+    verdicts = results.verified(ended(1), path, ["a", "a1"])
     assert verdicts["a"].wrong == []
     assert verdicts["a1"].wrong == ["test_files[a1/3]", "a1: /etc/x is missing"]
     assert verdicts["a1"].tests == ["test_files[a1/3]"]
@@ -270,17 +270,17 @@ def test_a_failed_test_is_its_hosts(tmp_path: Path) -> None:
 
 def test_who_was_not_tested_is_not_proved(tmp_path: Path) -> None:
     path = junit(tmp_path / "x", case("test_units[a]"), case("test_units[b]", "<skipped/>"))
-    verdicts = judge.verified(ended(0), path, ["a", "b", "c"])
+    verdicts = results.verified(ended(0), path, ["a", "b", "c"])
     assert [not each.wrong for each in verdicts.values()] == [True, False, False]
 
 
 def test_an_error_of_no_host_is_everybodys(tmp_path: Path) -> None:
     path = junit(tmp_path / "x", case("test_units[a]"), case("tests.deployed.test_x", "<error>SyntaxError</error>"))
-    assert judge.verified(ended(1), path, ["a"])["a"].wrong
+    assert results.verified(ended(1), path, ["a"])["a"].wrong
 
 
 @pytest.mark.parametrize("code", [2, 3, 4, 5, -9])
 def test_a_pytest_that_did_not_end_well_proves_nothing(tmp_path: Path, code: int) -> None:
     path = junit(tmp_path / "x", case("test_units[a]"))
-    assert judge.verified(ended(code), path, ["a"])["a"].wrong
-    assert judge.verified(ended(0), tmp_path / "none", ["a"])["a"].wrong
+    assert results.verified(ended(code), path, ["a"])["a"].wrong
+    assert results.verified(ended(0), tmp_path / "none", ["a"])["a"].wrong

@@ -1,0 +1,196 @@
+"""What is not as it should be on this host, and the mending of what can be mended with no running server touched."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from left4me_host import daemon_reload, gc, holders, instance, layout, reset, server_removal
+
+_CONTENT = f"{layout.LIBEXEC}/left4me-content"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong; `mend` does what is safe for a server and says what it did; None where nothing is."""
+
+    server: str
+    what: str
+    do: str
+    mend: Callable[[str], str] | None = None
+
+
+def _umount(server: str) -> str:
+    # It was looked at a while ago: the helper would take the mount from beneath a server that has started since.
+    if instance.properties([server], "ActiveState")[server]["ActiveState"] not in ("inactive", "failed"):
+        raise instance.Failed(f"server {server} runs by now")
+    done = subprocess.run([*layout.OVERLAY_HELPER, "umount", server], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise instance.Failed(done.stderr.strip())
+    return "unmounted, and work/work removed"
+
+
+def _difference(mounted: list[str], current: list[str]) -> str:
+    """Return in which versions a running server's layers differ from what a restart would give it."""
+    pairs = [(old, new) for old, new in zip(mounted, current, strict=False) if old != new]
+    if len(mounted) != len(current) or any(os.path.dirname(old) != os.path.dirname(new) for old, new in pairs):
+        return "runs with other layers than declared"
+    names = {layout.RELEASES: "the game"}
+    return "; ".join(
+        f"{names.get(folder := os.path.dirname(old), folder.rpartition('/')[2])}: {os.path.basename(old)} is mounted"
+        f"{'' if os.path.isdir(old) else ', though removed'}, {os.path.basename(new)} is current"
+        for old, new in pairs
+    )
+
+
+def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
+    for mount, several in instance.overlays().items():
+        server = mount.removeprefix(f"{layout.RUNTIME}/").partition("/")[0]
+        if mount != layout.merged(server):
+            yield Finding(server, f"{mount} is mounted, and nothing of left4me does that", f"umount {mount}")
+        elif server not in running:
+            yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount)
+        elif server in servers and several[0] != (now := instance.lowers(server)):
+            yield Finding(server, _difference(several[0], now), f"l4d2ctl restart {server} applies it, when it suits")
+        if len(several) > 1 and server in running:
+            yield Finding(server, f"{mount} is mounted {len(several)} times", f"l4d2ctl stop {server}, then start")
+
+
+def _records(running: set[str]) -> Iterator[Finding]:
+    mounted = instance.overlays()  # without its mount a server waits for another start
+    for server in sorted(running):
+        if layout.merged(server) in mounted and not instance.started_with(server):
+            do = f"l4d2ctl restart {server}, when it suits"
+            yield Finding(server, "runs, and what it was started with is not recorded", do)
+
+
+def _unused() -> Iterator[Finding]:
+    """Find the versions that are left of layers and releases after nobody has them mounted."""
+    try:
+        paths = sorted(gc.unused())
+    except FileNotFoundError as error:
+        yield Finding("", f"{error.filename} is missing: what is unused cannot be told", "deploy this host")
+        return
+    if paths:
+        yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _prune)
+
+
+def _prune(_server: str) -> str:
+    with instance.between_deploys() as free:
+        if not free:
+            raise instance.Failed("a deploy is at work, which removes them itself")
+        done = subprocess.run([_CONTENT, "prune"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise instance.Failed(done.stderr.strip())
+    return "removed"
+
+
+def _shared_uppers(servers: list[str]) -> Iterator[Finding]:
+    spaces = [holders.mounts_of(tasks) for tasks in holders.spaces().values()]
+    for server in servers:
+        if (several := len({copy.device for mounts in spaces for copy in holders.copies(server, mounts)})) > 1:
+            do = f"l4d2ctl stop {server}; l4d2ctl holders {server} names who has the other"
+            yield Finding(server, f"{several} overlays are mounted over its upper", do)
+
+
+def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
+    for server in sorted(os.listdir(layout.RUNTIME)):
+        path = layout.runtime(server)
+        if server in running or instance.mounted(server):
+            continue
+        if instance.noted(server):
+            yield Finding(server, "its overlay may live on", f"l4d2ctl holders {server} names who has it", _umount)
+        if os.path.lexists(f"{path}/work/work"):
+            yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount)
+        if server not in declared:
+            yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic)
+        elif os.path.lexists(f"{path}/reset"):
+            yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset)
+
+
+def _to_attic(server: str) -> str:
+    return f"moved to {server_removal.to_attic(server)}"
+
+
+def _finish_reset(server: str) -> str:
+    reset.reset(server)
+    return "finished"
+
+
+def _reload(_server: str) -> str:
+    failed, why = instance.Systemctl("daemon-reload").wait()
+    if failed:
+        raise instance.Failed(why)
+    return "systemd has read its files again"
+
+
+def _systemd(declared: list[str]) -> Iterator[Finding]:
+    try:
+        due = daemon_reload.look([layout.unit(server) for server in declared])["reload"]
+    except subprocess.CalledProcessError as error:
+        raise instance.Failed(f"{error}: {error.stderr.strip()}") from None
+    if due:
+        yield Finding("", "systemd has not read what is on disk", "systemctl daemon-reload", _reload)
+
+
+def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
+    for server in declared:
+        in_use = server in running or instance.mounted(server)
+        user = f"left4me-{server}"
+        wanted = {"": ("root", "root", 0o700), "/upper": (user, "left4me", 0o755), "/work": ("root", "root", 0o700)}
+        for below, (owner, group, mode) in wanted.items():
+            path = layout.runtime(server) + below
+            try:
+                about = os.lstat(path)
+                uid, gid = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
+            except (FileNotFoundError, KeyError):
+                yield Finding(server, f"{path} or its owner {owner} is missing", "deploy this host")
+                continue
+            if (about.st_uid, about.st_gid, about.st_mode & 0o7777) != (uid, gid, mode):
+                what = f"{path} is not {owner}:{group} {mode:04o}"
+                if in_use:  # below a mounted overlay nothing may change
+                    yield Finding(server, what, f"l4d2ctl stop {server}, then l4d2ctl doctor --fix")
+                else:
+                    yield Finding(server, what, "give it back", _give_back(path, uid, gid, mode))
+
+
+def _give_back(path: str, uid: int, gid: int, mode: int) -> Callable[[str], str]:
+    def mend(_server: str) -> str:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+        os.close(fd)
+        return "given back"
+
+    return mend
+
+
+def mended(finding: Finding) -> str | None:
+    """Mend what was found and return what was done; None, and the reason on standard error, where it is left."""
+    if finding.mend is None:
+        return None
+    try:
+        return finding.mend(finding.server)
+    except (instance.Failed, OSError) as error:
+        print(f"l4d2ctl: {finding.what}: {error}", file=sys.stderr)
+        return None
+
+
+def examine() -> list[Finding]:
+    """Return everything that is wrong on this host; changes nothing."""
+    declared = instance.instances()
+    known = sorted({*declared, *os.listdir(layout.RUNTIME)})
+    states = instance.properties(
+        [name for name in known if instance.ID.fullmatch(name.removeprefix("_"))], "ActiveState"
+    )
+    running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
+    findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
+    findings += [*_records(running.intersection(declared)), *_unused()]
+    # What an unfinished reset has not made yet is part of that finding.
+    whole = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
+    return [*findings, *_systemd(declared), *_owners(whole, running)]

@@ -1,0 +1,196 @@
+"""What runs, and whether it is what was declared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from left4me_host import a2s, instance, layout
+
+_PROPERTIES = (
+    *("ActiveState", "SubState", "StateChangeTimestamp", "MainPID", "MemoryCurrent"),
+    "ExecMainStartTimestampMonotonic",
+)
+_GENERATION = "LEFT4ME_GENERATION"
+_WAS_READ = "^left4me: server.cfg was read$"  # the last that server.cfg echoes, at each map load
+
+
+@dataclass(frozen=True)
+class Status:
+    """A server as `status --json` has it. Times are systemd's text, memory is bytes, `players` is without bots."""
+
+    id: str
+    state: str
+    since: str
+    held: bool
+    port: int | None
+    map: str | None
+    players: int | None
+    slots: int | None
+    unanswered_since: str | None
+    layers: list[str]
+    memory: int | None
+    restart_due: bool
+    next_map: bool
+    revision: str = ""  # that the host was deployed at
+    build: str = ""  # of the game: what it runs on, or would be started with
+    build_due: bool = False  # a restart gives it another one
+    reset_unfinished: bool = False  # and it does not start before that
+    held_by: str = ""  # who stopped it by hand, where that is known
+    reset_finished: str = ""  # what the boot found of an unfinished one: a key of server.FINISHED
+    restart_for: list[str] = field(default_factory=list)  # what a restart changes: port, layers, build, unit …
+
+
+def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
+    """Return which running games have not read their configuration since it was changed."""
+    asked = {}
+    for server, unit in seen.items():
+        changed = _changed(server)
+        if unit["MainPID"] == "0" or changed <= _began(unit):
+            continue
+        # With --lines=1 it reads from the journal's end, and ends at what it finds.
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=1", f"--grep={_WAS_READ}"]
+        since = f"--since=@{changed // 10**9}.{changed % 10**9 // 1000:06d}"
+        command += [since, f"_SYSTEMD_UNIT={layout.unit(server)}"]
+        asked[server] = subprocess.Popen(command, stdout=subprocess.PIPE)
+    return {server for server, journal in asked.items() if not journal.communicate()[0]}
+
+
+def _changed(server: str) -> int:
+    """Return when the newest file that a game reads at each map load got into its place, in ns since the epoch."""
+    folder, secrets = f"{layout.SERVERS}/{server}", f"{layout.SECRETS}/{server}"
+    paths = [f"{folder}/server.cfg", f"{folder}/admins_simple.ini"]
+    if os.path.isdir(secrets):
+        paths += [f"{secrets}/{name}" for name in os.listdir(secrets)]
+    # Not mtime: between that and the rename the disk is waited for, and a map may be loaded.
+    return max((os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)), default=0)
+
+
+def _began(unit: dict[str, str]) -> int:
+    """Return when a game was started, in ns since the epoch."""
+    return time.time_ns() - time.monotonic_ns() + int(unit["ExecMainStartTimestampMonotonic"]) * 1000
+
+
+def _unanswered_since(server: str, answered: bool, unit: dict[str, str]) -> str | None:
+    """Remember when a server last answered, and return that where it does not now; when it started, if never since."""
+    path = f"{layout.RUN}/{server}.answered"
+    if answered:
+        os.makedirs(layout.RUN, exist_ok=True)
+        with open(path, "w", encoding="ascii"):
+            return None
+    return _written(path, _began(unit)) or unit["StateChangeTimestamp"]
+
+
+def _written(path: str, after: int = 0) -> str:
+    """Return when a file was written, as systemd writes times; empty where there is none `after` that, in ns."""
+    try:
+        when = os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return ""
+    return time.strftime("%a %Y-%m-%d %H:%M:%S %Z", time.localtime(when // 10**9)) if when > after else ""
+
+
+def revision() -> tuple[str, str]:
+    """Return the revision that this host was last deployed at, and when that was first done."""
+    path = f"{os.path.dirname(layout.SERVERS)}/revision"
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip(), _written(path)
+    except FileNotFoundError:
+        return "", ""
+
+
+def _differences(started: dict[str, str], env: dict[str, str], lowers: list[str], wanted: list[str]) -> list[str]:
+    """Return in what a running server differs from what a restart would give it, in the words of the data."""
+    if not started:
+        return ["what it was started with is not recorded"]
+    found = [key for key in env if key != _GENERATION and started.get(key) != env[key]]
+    names = [key.removeprefix("LEFT4ME_").lower() for key in found]
+    if not names and started.get(_GENERATION) != env.get(_GENERATION):
+        names = ["unit"]
+    return [*names, *["layers"] * (lowers[:-1] != wanted[:-1]), *["build"] * (lowers[-1] != wanted[-1])]
+
+
+def status(servers: list[str]) -> list[Status]:
+    """Return the status of servers, all asked at once."""
+    seen = instance.properties(servers, *_PROPERTIES)
+    declared = {server: instance.environment(server) for server in servers}
+    # What runs has the port that it was started with, whatever has been declared since.
+    started = {server: instance.started_with(server) for server, unit in seen.items() if unit["MainPID"] != "0"}
+    addresses = {
+        server: address
+        for server, env in started.items()
+        if (address := instance.address_of(env or declared[server])) and seen[server]["ActiveState"] == "active"
+    }
+    answers = a2s.ask(addresses)
+    mounted = instance.overlays()
+    pending = _at_the_next_map(seen)
+    deployed, _when = revision()
+    rows = []
+    for server in servers:
+        unit, env, info = seen[server], declared[server], answers.get(server)
+        memory = unit["MemoryCurrent"]
+        # systemd forgets a unit that does not run; when it was stopped by hand is on disk.
+        since = unit["StateChangeTimestamp"] or _written(f"{layout.HELD}/{server}")
+        runs, wanted = unit["MainPID"] != "0", instance.lowers(server)
+        lowers = mounted.get(layout.merged(server), [wanted])[0] if runs else wanted
+        restart_for = _differences(started[server], env, lowers, wanted) if runs else []
+        rows.append(
+            Status(
+                id=server,
+                state=unit["ActiveState"] if unit["ActiveState"] != "activating" else unit["SubState"],
+                since=since,
+                held=instance.is_held(server),
+                port=address[1] if (address := instance.address_of(started.get(server) or env)) else None,
+                map=info.map if info else None,
+                players=info.players if info else None,
+                slots=info.slots if info else None,
+                unanswered_since=_unanswered_since(server, info is not None, unit) if server in addresses else None,
+                layers=instance.declared_lines(server, "layers"),
+                memory=int(memory) if memory.isdigit() else None,
+                restart_due=bool(restart_for),
+                next_map=server in pending,
+                revision=deployed,
+                build=os.path.basename(lowers[-1]),
+                build_due=runs and lowers[-1] != wanted[-1],
+                reset_unfinished=instance.reset_unfinished(server),
+                reset_finished=instance.finished(server),
+                held_by=instance.held_by(server),
+                restart_for=restart_for,
+            )
+        )
+    return rows
+
+
+def _players(row: Status) -> str:
+    if row.players is not None:
+        return f"{row.players}/{row.slots}"
+    return f"no answer since {row.unanswered_since}" if row.unanswered_since else "-"
+
+
+def table(rows: list[Status]) -> list[list[str]]:
+    """Return rows of text with their headings first."""
+    lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
+    for row in rows:
+        memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"
+        change = "restart required" if row.restart_due else "at the next map" if row.next_map else ""
+        lines.append(
+            [
+                row.id,
+                row.state,
+                row.since or "-",
+                "by hand" if row.held else "-",
+                str(row.port or "-"),
+                row.map or "-",
+                _players(row),
+                row.build or "-",
+                ",".join(row.layers) or "-",
+                memory,
+                "reset is unfinished"
+                if row.reset_unfinished
+                else change or instance.FINISHED.get(row.reset_finished, "-"),
+            ]
+        )
+    return lines

@@ -1,0 +1,52 @@
+"""System calls that Python 3.11 has no function for. Each raises OSError with the kernel's reason."""
+
+import ctypes
+import os
+
+MS_NOSUID, MS_NODEV = 2, 4  # mount(2)
+IN_UNMOUNT = 0x2000  # inotify(7)
+CLONE_NEWNS = 0x20000  # setns(2)
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+_LIBC.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+_LIBC.inotify_init1.argtypes = (ctypes.c_int,)
+_LIBC.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_LIBC.setns.argtypes = (ctypes.c_int, ctypes.c_int)
+
+
+def _call(name: str, target: str, *arguments: object) -> int:
+    """Call a function of libc on `target`, which the error names; return what it returns."""
+    found: int = getattr(_LIBC, name)(*arguments)
+    if found < 0:
+        error = OSError(f"{name} {target}: {os.strerror(ctypes.get_errno())}")
+        error.errno = ctypes.get_errno()
+        raise error
+    return found
+
+
+def mount_overlay(point: str, options: str, flags: int = 0) -> None:
+    """Mount an overlay; its options have to fit in one page, past which the reason is misleading (mount(2))."""
+    target = os.fsencode(point)
+    _call("mount", point, b"overlay", target, b"overlay", flags, os.fsencode(options))
+
+
+def umount(point: str) -> None:
+    """Unmount, never lazily."""
+    _call("umount2", point, os.fsencode(point), 0)
+
+
+def watch_unmount(path: str) -> int:
+    """Return an inotify, which does not block, that hears once when the filesystem at `path` is gone for everybody."""
+    inotify = _call("inotify_init1", path, os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _call("inotify_add_watch", path, inotify, os.fsencode(path), IN_UNMOUNT)
+    except OSError:
+        os.close(inotify)
+        raise
+    return inotify
+
+
+def enter_mount_namespace(fd: int) -> None:
+    """Move this thread into the mount namespace that is open as `fd`."""
+    _call("setns", "a mount namespace", fd, CLONE_NEWNS)

@@ -1,0 +1,114 @@
+"""python -m left4me.fleet_status INVENTORY [--limit NAME]…: `l4d2ctl status` of every host, in one table.
+
+A host that cannot be asked has a line on standard error that says why, and makes the exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any
+
+from left4me.connection import reason
+from left4me_host.commands import print_table
+from left4me_host.status import Status, table
+
+LIMIT = 30
+"""Seconds for one host: ssh gives up a connection after 10, l4d2ctl on a hung server after 1."""
+
+Run = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
+"""Runs a command for so many seconds at most, as subprocess.run does it."""
+
+
+class Unreachable(Exception):
+    """Why a host could not be asked, in one line."""
+
+
+def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
+    """Return what runs `words` on a host, as root; what `connection`, pyinfra's data, leaves out ssh's own config has.
+
+    A new host's key is taken and a changed one never, as pyinfra does it. `@local` is this machine.
+    """
+    line = shlex.join([*(["sudo", "-n"] if connection.get("_sudo") else []), *words])
+    if name == "@local":
+        return ["sh", "-c", line]
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": 10,
+        "ServerAliveInterval": 5,
+        "StrictHostKeyChecking": connection.get("ssh_strict_host_key_checking", "accept-new"),
+    }
+    for key, option in (
+        ("ssh_known_hosts_file", "UserKnownHostsFile"),
+        ("ssh_key", "IdentityFile"),
+        ("ssh_port", "Port"),
+        ("ssh_user", "User"),
+    ):
+        if key in connection:
+            options[option] = f'"{connection[key]}"'
+    ssh = ["ssh", "-T", *(f"-o{key}={value}" for key, value in options.items())]
+    if "ssh_config_file" in connection:
+        ssh += ["-F", connection["ssh_config_file"]]
+    return [*ssh, connection.get("ssh_hostname", name), line]
+
+
+def _run(command: Sequence[str], limit: float) -> subprocess.CompletedProcess[str]:
+    nothing = subprocess.DEVNULL
+    return subprocess.run(
+        command, stdin=nothing, capture_output=True, text=True, errors="replace", timeout=limit, check=False
+    )
+
+
+def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Status] | Unreachable:
+    """Ask a host for the status of its servers."""
+    try:
+        done = run(command(name, connection, "l4d2ctl", "status", "--json"), LIMIT)
+    except subprocess.TimeoutExpired:
+        return Unreachable(f"no answer within {LIMIT} s")
+    if done.returncode:
+        return Unreachable(reason(done.stderr, f"exit {done.returncode}"))
+    try:
+        known = {each.name for each in fields(Status)}  # one that is newer tells more
+        rows = json.loads(done.stdout)
+        return [Status(**{key: row[key] for key in row if key in known}) for row in rows]
+    except ValueError:
+        return Unreachable("what it answers is not l4d2ctl's: does its shell print something when it starts?")
+    except TypeError:
+        return Unreachable("its l4d2ctl is older than this one: deploy this host")
+
+
+def main() -> int:
+    """Ask all hosts side by side, print the table and the hosts that were not asked, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="left4me.fleet_status", description=__doc__)
+    parser.add_argument("inventory")
+    parser.add_argument("--limit", action="append", default=[])
+    arguments = parser.parse_args()
+    limits = [f"--limit={limit}" for limit in arguments.limit]
+    # A process of its own, for pyinfra changes the whole interpreter.
+    loading = [sys.executable, "-m", "left4me.inventory_export", arguments.inventory, *limits]
+    fleet = subprocess.run(loading, stdout=subprocess.PIPE, text=True, check=False)
+    if fleet.returncode:
+        return fleet.returncode
+    hosts = {each["name"]: each["connection"] for each in json.loads(fleet.stdout)}
+    with ThreadPoolExecutor(32) as pool:
+        answers = dict(zip(hosts, pool.map(ask, hosts, hosts.values()), strict=True))
+    lines = [["HOST", *table([])[0]]]
+    for name, answer in answers.items():
+        if not isinstance(answer, Unreachable):
+            lines += [[name, *line] for line in table(answer)[1:]]
+    print_table(lines)
+    sys.stdout.flush()
+    for name, answer in answers.items():
+        if isinstance(answer, Unreachable):
+            print(f"{name}: {answer}", file=sys.stderr)
+    return 1 if any(isinstance(answer, Unreachable) for answer in answers.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

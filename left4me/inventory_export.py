@@ -1,0 +1,95 @@
+"""python -m left4me.inventory_export INVENTORY [--limit|--exclude NAME]… [--show]: what each host declares, in JSON.
+
+--show is for people: what each host's data come to with all defaults, secrets hidden. Else it is for programs that need
+the inventory and cannot run inside pyinfra, whose import changes the whole interpreter (gevent). The inventory, its
+data and the limit are read as `pyinfra INVENTORY deploy.py --limit NAME` reads them, in the working directory. What a
+deploy would refuse is refused: one line for each mistake, exit 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from pyinfra.api.config import Config
+from pyinfra.api.host import Host as PyinfraHost
+from pyinfra.api.state import State
+from pyinfra.context import ctx_config, ctx_inventory, ctx_state
+from pyinfra_cli import cli
+
+from left4me import model, pyinfra_hooks
+
+HIDDEN = "**********"  # as pydantic shows a secret
+CONNECTION = (
+    "ssh_hostname",
+    "ssh_port",
+    "ssh_user",
+    "ssh_key",
+    "ssh_config_file",
+    "ssh_known_hosts_file",
+    "ssh_strict_host_key_checking",
+    "_sudo",
+)
+"""What of a host's data says how to reach it; passwords are not passed on."""
+
+
+def _described(host: PyinfraHost) -> dict[str, Any]:
+    data = host.data.dict()
+    return {
+        "name": host.name,
+        "groups": list(host.groups),
+        # pyinfra itself puts @local into a group of that name.
+        "called_as_a_group": host.inventory.groups.get(host.name, [host]) != [host],
+        "connection": {key: data[key] for key in CONNECTION if data.get(key) is not None},
+        "declares": pyinfra_hooks.MODELS[host.name].model_dump(mode="json"),
+    }
+
+
+def main() -> None:
+    """Print the hosts in the inventory's order."""
+    parser = argparse.ArgumentParser(prog="left4me.inventory_export", description=__doc__)
+    parser.add_argument("inventory")
+    parser.add_argument("--limit", action="append", default=[])
+    parser.add_argument("--exclude", action="append", default=[])
+    parser.add_argument("--show", action="store_true")
+    arguments = parser.parse_args()
+    # What pyinfra sets before it runs an inventory file, which may use them.
+    state = State()
+    state.cwd = str(Path.cwd())
+    ctx_state.set(state)
+    ctx_config.set(Config())
+    with contextlib.redirect_stdout(sys.stderr):  # an inventory and its data may print
+        inventory = pyinfra_hooks.load_inventory(
+            cli.make_inventory,  # type: ignore[attr-defined]
+            arguments.inventory,
+            cwd=state.cwd,
+        )
+        ctx_inventory.set(inventory)
+        limit = cli._apply_inventory_limit(inventory, arguments.limit)
+        limit = cli._apply_inventory_exclude(inventory, limit, arguments.exclude)
+        pyinfra_hooks.check_hosts(inventory, limit)
+    patterns = [("--limit", each) for each in arguments.limit] + [("--exclude", each) for each in arguments.exclude]
+    # To pyinfra one that matches nothing is a warning.
+    if unknown := [each for each in patterns if not cli._get_inventory_pattern_matches(inventory, each[1:], each[0])]:
+        pyinfra_hooks._refuse(f"{option} {name}: there is no such host or group" for option, name in unknown)
+    selected = [host for host in inventory if limit is None or host in limit]
+    described = [_described(host) for host in selected]
+    if arguments.show:
+        shown = {each["name"]: each["declares"] for each in described}
+        for declares in shown.values():
+            declares["webhook"] = declares["webhook"] and HIDDEN  # who knows it can post there
+            for server in declares["servers"].values():
+                server["cvars"] |= {name: HIDDEN for name in server["cvars"] if model.is_secret(name)}
+        text = json.dumps(shown, indent=2, ensure_ascii=False)
+        print(re.sub(r"(://[^\s\"?]*\?)[^\s\"]+", rf"\1{HIDDEN}", text))  # what a query may hold
+    else:
+        print(json.dumps(described, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What the model declares, as files, directories and symlinks on the host: one function for each concern."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from left4me import model, revision
+from left4me.remote.generation import generation
+from left4me_host import layout
+
+ROOT = Path(__file__).parent.parent
+GROUP = "left4me"
+_PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64")
+
+CONTENT = f"{layout.LIBEXEC}/left4me-content"
+TIMER = "left4me-game.timer"
+_TIMERS = f"{layout.OWN_UNITS}/timers.target.wants"
+_FINISH_RESETS = "left4me-finish-resets.service"
+_SUDOERS = "/etc/sudoers.d"
+NEEDRESTART = "/etc/needrestart/conf.d"
+COMPLETIONS = "/usr/local/share/bash-completion/completions"
+
+_FOLDERS = (layout.UNITS, layout.OWN_UNITS, layout.WANTS, _TIMERS, _SUDOERS, NEEDRESTART)
+_INTERRUPTED = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{layout.VAR}/.new-*")
+MANAGED = (
+    layout.ETC,
+    layout.LIBEXEC,
+    layout.LIB,
+    f"{layout.SECRETS}/*",
+    *_INTERRUPTED,
+    *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
+)
+"""Where a path that nobody declared is removed; the dot is that of an interrupted run's temporary file."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that has to be on the host; `do` is directory, file, symlink or secret, as apply_files.py has it.
+
+    A secret is a file that is made on the host where it is missing, with something random for the %s in its text.
+    """
+
+    do: str
+    path: str
+    mode: int
+    owner: str = "root"
+    group: str = "root"
+    text: str = ""
+    target: str = ""
+    check: tuple[str, ...] = ()
+    """A command that must accept the new file, whose name follows, before it is put in place."""
+    shared: bool = False
+    """The system's own directory: made where it is missing, left as it is where it is there."""
+
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(ROOT / "templates"),
+    undefined=jinja2.StrictUndefined,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+)
+
+
+def _render(template: str, **values: Any) -> str:
+    return _TEMPLATES.get_template(template).render(**values)
+
+
+def layers(host: model.Host) -> dict[str, model.Layer]:
+    """Return the layers that servers of this host have, by name."""
+    own = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/admins"))
+    known: dict[str, model.Layer] = {**host.layers, model.ADMINS_LAYER: own}
+    return {name: known[name] for name in sorted({name for each in host.present.values() for name in each.lowers})}
+
+
+def link_of(layer: str) -> str:
+    """Return the symlink that names the current version of a layer."""
+    return f"{layout.OVERLAYS}/{layer}/current"
+
+
+def packages(host: model.Host) -> list[str]:
+    """Return what srcds is linked against (it is a 32-bit program), nsenter, and what this host's data needs."""
+    sources = [host.game, *layers(host).values()]
+    workshop = any(isinstance(each, model.LayerWorkshop) for each in sources)
+    asked = [host.webhook, host.workshop_api if workshop else None]
+    asked += [host.steamcmd_url if isinstance(host.game, model.GameFromSteam) else None]
+    asked += [getattr(each, "url", None) for each in sources]
+    tls = any(address.startswith("https:") for address in asked if address)
+    needed = ["sudo:amd64"] if host.operators else []
+    needed += sorted({name for each in sources for name in each.packages})
+    return [*_PACKAGES, *needed, *(["ca-certificates:all"] if tls else [])]
+
+
+def directories(host: model.Host) -> list[Item]:
+    """Return the layout of /var/lib/left4me. Lower layers lie where no game can reach them but through its overlay."""
+    items = [
+        Item("directory", layout.VAR, 0o755),
+        Item("directory", layout.RELEASES, 0o700),
+        Item("directory", layout.OVERLAYS, 0o700),
+        Item("directory", layout.SECRETS, 0o700),
+        Item("directory", layout.ATTIC, 0o700),
+        Item("directory", layout.HELD, 0o755),
+        Item("directory", layout.GAME, 0o755),
+        Item("directory", layout.VERDICTS, 0o700),
+        Item("directory", layout.RUNTIME, 0o755),
+    ]
+    for server in host.instances:
+        runtime = layout.runtime(server)
+        items += [
+            Item("directory", runtime, 0o700),
+            Item("directory", f"{runtime}/upper", 0o755, owner=layout.user(server), group=GROUP),
+            Item("directory", f"{runtime}/work", 0o700),
+            Item("directory", f"{layout.SECRETS}/{server}", 0o500, owner=layout.user(server)),
+            # Below the mount point lies what the unit binds into merged: systemd would make it there before the mount.
+            *(
+                Item("directory", f"{runtime}/merged{below}", 0o755)
+                for below in ("", "/left4dead2", "/left4dead2/cfg", "/left4dead2/cfg/left4me")
+            ),
+        ]
+    return items
+
+
+def programs(host: model.Host) -> list[Item]:
+    """Return the programs on the host: the one that mounts, the operator's tool, and what they start."""
+    files = ROOT / "files"
+    lib = files / "lib"
+    folders = sorted({path.parent for path in lib.rglob("*.py")})
+    items = [
+        Item("directory", layout.LIB, 0o755),
+        *(Item("directory", f"{layout.LIB}/{folder.relative_to(lib)}", 0o755) for folder in folders),
+        *(_program(path, f"{layout.LIB}/{path.relative_to(lib)}", 0o644) for path in sorted(lib.rglob("*.py"))),
+        # After what they import: a run that is interrupted in between leaves the old ones with the old library.
+        Item("directory", "/usr/local/libexec", 0o755, shared=True),
+        Item("directory", layout.LIBEXEC, 0o755),
+        *(_program(path, f"{layout.LIBEXEC}/{path.name}", 0o755) for path in sorted(files.glob("libexec/*"))),
+        _program(files / "sbin/l4d2ctl", layout.CTL, 0o755),
+        *(
+            Item("directory", f"/usr/local/share{below}", 0o755, shared=True)
+            for below in ("", "/bash-completion", "/bash-completion/completions")
+        ),
+        _program(files / "completions/l4d2ctl", f"{COMPLETIONS}/l4d2ctl", 0o644),
+    ]
+    if host.operators:
+        text, check = _render("sudoers.j2", host=host), ("/usr/sbin/visudo", "-c", "-q", "-f")
+        items.append(Item("file", f"{_SUDOERS}/left4me", 0o440, text=text, check=check))
+    return items
+
+
+def _program(source: Path, path: str, mode: int) -> Item:
+    return Item("file", path, mode, text=source.read_text(encoding="utf-8"))
+
+
+def _template_unit() -> str:
+    return _render("systemd/left4me-server@.service.j2", user_prefix=layout.user(""), group=GROUP)
+
+
+def units(host: model.Host) -> list[Item]:
+    """Return the template unit, the slice, and what works by itself: attic, resets at the boot, webhook, updates."""
+    services = ("attic", "finish-resets", "game", "notify@", "restart")
+    names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
+    items = [
+        Item("directory", "/usr/local/lib/systemd", 0o755, shared=True),
+        Item("directory", layout.UNITS, 0o755, shared=True),
+        Item("file", f"{layout.UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
+        Item("directory", layout.WANTS, 0o755, shared=True),
+        Item("symlink", f"{layout.WANTS}/{_FINISH_RESETS}", 0o777, target=f"{layout.UNITS}/{_FINISH_RESETS}"),
+        Item("directory", "/etc/needrestart", 0o755, shared=True),
+        Item("directory", NEEDRESTART, 0o755, shared=True),
+        _program(ROOT / "files/needrestart.conf", f"{NEEDRESTART}/left4me.conf", 0o644),
+    ]
+    if host.update_at:
+        names.append(TIMER)
+        items.append(Item("directory", _TIMERS, 0o755, shared=True))
+        items.append(Item("symlink", f"{_TIMERS}/{TIMER}", 0o777, target=f"{layout.UNITS}/{TIMER}"))
+    return items + [
+        Item("file", f"{layout.UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host)) for name in names
+    ]
+
+
+def test_instances(host: model.Host) -> list[Item]:
+    """Return what has to be there before a build of the game is tried: how it comes, and the files of the trials."""
+    told = {"build": host.game.build, "kept": host.builds_kept, "trial_server": host.trial_server}
+    told |= {"source": host.game.source, "url": host.steamcmd_url, "sha256": host.steamcmd_sha256}
+    return [
+        Item("directory", layout.ETC, 0o755),
+        Item("directory", layout.SERVERS, 0o755),
+        Item("file", layout.GAME_SETTINGS, 0o644, text=f"{json.dumps(told, indent=2)}\n"),
+        *(item for name, server in host.test_instances.items() for item in _instance(host, name, server)),
+    ]
+
+
+def servers(host: model.Host) -> list[Item]:
+    """Return each server's own files, its limits, and the symlink that enables it."""
+    items = [Item("file", layout.WEBHOOK, 0o600, text=f"{host.webhook}\n")] if host.webhook else []
+    return items + [item for name, server in host.present.items() for item in _instance(host, name, server)]
+
+
+def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
+    secret = _secret(name, server)
+    values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
+    folder, drop_ins = f"{layout.SERVERS}/{name}", f"{layout.OWN_UNITS}/{layout.unit(name)}.d"
+    limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
+    environment += f'LEFT4ME_GENERATION="{generation(_template_unit(), limits, environment)}"\n'
+    texts = {
+        "server.env": environment,
+        "server.cfg": _render("server.cfg.j2", **values),
+        "layers": "".join(f"{layer}\n" for layer in server.lowers),
+        "keep": "".join(f"{path}\n" for path in server.keep),
+        "restart": f"{server.restart}\n",
+        "build": f"{server.build}\n" if server.build else "",
+        "admins_simple.ini": _render("admins_simple.ini.j2", **values) if server.admins else "",
+    }
+    items = [
+        Item("directory", folder, 0o755),
+        Item("directory", f"{folder}/secret", 0o755),
+        secret,
+        *(
+            # Of all that a server's directory holds, the cvars may be secrets, such as sv_password.
+            Item("file", f"{folder}/{name}", 0o640, group=GROUP, text=text)
+            if name == "server.cfg"
+            else Item("file", f"{folder}/{name}", 0o644, text=text)
+            for name, text in texts.items()
+            if text or name in ("layers", "keep")
+        ),
+        Item("directory", drop_ins, 0o755),
+        Item("file", f"{drop_ins}/limits.conf", 0o644, text=limits),
+        Item("directory", layout.WANTS, 0o755, shared=True),
+    ]
+    if server.state == "running":
+        target = f"{layout.UNITS}/left4me-server@.service"
+        items.append(Item("symlink", f"{layout.WANTS}/{layout.unit(name)}", 0o777, target=target))
+    return items
+
+
+def _secret(name: str, server: model.Server) -> Item:
+    """Return the cfg file with a server's RCON password, in a directory where only the game and root can read."""
+    given = server.rcon_password.get_secret_value() if server.rcon_password else "%s"
+    do, path = ("file", "rcon-given.cfg") if server.rcon_password else ("secret", "rcon.cfg")
+    path, owner, text = f"{layout.SECRETS}/{name}/{path}", layout.user(name), f'rcon_password "{given}"\n'
+    return Item(do, path, 0o400, owner=owner, text=text)
+
+
+def noted_revision() -> list[Item]:
+    """Return the note of the revision that a host is at; when it came there is the file's own time."""
+    return [Item("file", layout.REVISION, 0o644, text=f"{revision.checked_out()}\n")]
+
+
+def everything(host: model.Host) -> list[Item]:
+    """Return all that is declared."""
+    return [*directories(host), *programs(host), *units(host), *test_instances(host), *servers(host), *noted_revision()]

@@ -1,0 +1,245 @@
+"""Read the state of a host in one go: gather.py QUESTION, a JSON object packed by zlib and base64; changes nothing.
+
+Answers what a deploy compares with what is declared: see left4me.facts.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import glob
+import grp
+import hashlib
+import json
+import os
+import pwd
+import re
+import stat
+import subprocess
+import sys
+import zlib
+from typing import Any
+
+from left4me_host import layout, mountinfo
+
+
+def user(uid: int) -> str:
+    """Return the name of a uid, or its digits where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group(gid: int) -> str:
+    """Return the name of a gid, or its digits where it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def entry(path: str) -> dict[str, Any] | None:
+    """Return type, mode, owner, group, and what is in it, of a path; None where there is nothing."""
+    try:
+        about = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    found: dict[str, Any] = {
+        "mode": stat.S_IMODE(about.st_mode),
+        "owner": user(about.st_uid),
+        "group": group(about.st_gid),
+    }
+    if stat.S_ISLNK(about.st_mode):
+        return found | {"type": "symlink", "content": os.readlink(path)}
+    if stat.S_ISDIR(about.st_mode):
+        return found | {"type": "directory", "content": ""}
+    if not stat.S_ISREG(about.st_mode):
+        return found | {"type": "special", "content": ""}
+    with open(path, "rb") as file:
+        return found | {"type": "file", "content": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def below(patterns: list[str]) -> list[str]:
+    """Return every path that matches a pattern, and everything below the directories among them."""
+    found = set()
+    for pattern in patterns:
+        # glob's * leaves out hidden names: a killed run's temporary file is one.
+        for top in glob.glob(pattern, include_hidden=True):
+            found.add(top)
+            if not os.path.islink(top):
+                for base, names, files in os.walk(top):
+                    found.update(os.path.join(base, name) for name in names + files)
+    return sorted(found)
+
+
+def packages(names: list[str]) -> list[str]:
+    """Return which of these packages, named with their architecture, are installed and configured."""
+    query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n"]
+    bare = [name.partition(":")[0] for name in names]
+    told = subprocess.run([*query, *bare], capture_output=True, text=True, check=False).stdout.splitlines()
+    return [name for name in names if f"{name} installed" in told]
+
+
+def has_overlay() -> bool:
+    """Tell whether the kernel has overlayfs, loaded or as a module."""
+    with open("/proc/filesystems", encoding="ascii") as file:
+        if "\toverlay\n" in file.read():
+            return True
+    modules = f"/lib/modules/{os.uname().release}"
+    return bool(glob.glob(f"{modules}/kernel/fs/overlayfs/overlay.ko*"))
+
+
+def installation(path: str) -> str:
+    """Return a digest of an installation on the host that an update changes; nothing where there is none.
+
+    Steam writes the manifest at each update. Where it is not there, names, sizes and times of all files stand for it:
+    then an installation in which servers still run, and write, is a new one at each deploy.
+    """
+    if not os.path.isfile(os.path.join(path, "srcds_run")):
+        return ""
+    try:
+        with open(os.path.join(path, "steamapps/appmanifest_222860.acf"), "rb") as file:
+            what = file.read()
+    except FileNotFoundError:
+        what = listing(path)
+    return hashlib.sha256(path.encode() + b"\0" + what).hexdigest()
+
+
+def listing(path: str) -> bytes:
+    """Return a line for each thing below a path: name, type, size and time, or where a symlink leads."""
+    lines = []
+    for base, names, files in os.walk(path):
+        for name in names + files:
+            full = os.path.join(base, name)
+            about = os.lstat(full)
+            link = os.readlink(full) if stat.S_ISLNK(about.st_mode) else ""
+            what = (about.st_mtime_ns, about.st_size) if stat.S_ISREG(about.st_mode) else (0, 0)
+            lines.append(f"{os.path.relpath(full, path)}\0{stat.S_IFMT(about.st_mode)}\0{what}\0{link}\n")
+    return "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+
+
+def mounts() -> list[str]:
+    """Return where the host's overlays are mounted, as PID 1 sees them."""
+    return [mount.point for mount in mountinfo.mounts() if mount.kind == "overlay"]
+
+
+def ports() -> dict[str, int]:
+    """Return the port of each server that a deploy has written, by its id; of a removed one its former, if it is free.
+
+    A port that nobody has any more is given to others last, for as long as the attic holds what that server wrote.
+    """
+    found = {}
+    for path in glob.glob(f"{layout.SERVERS}/*/server.env"):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            values = [line.strip().removeprefix('LEFT4ME_PORT="').rstrip('"') for line in file if "_PORT=" in line]
+        if values and values[0].isdigit():
+            found[path.split("/")[-2]] = int(values[0])
+    former = {}
+    for path in sorted(glob.glob(f"{layout.ATTIC}/*@*/port")):
+        with open(path, encoding="ascii", errors="replace") as file:
+            text = file.read().strip()
+        if text.isdigit() and int(text) not in found.values():
+            former[path.split("/")[-2].partition("@")[0]] = int(text)
+    return former | found
+
+
+def running() -> dict[str, dict[str, str]]:
+    """Return what each running server was started with, by its id, as left4me-overlay recorded it; {} without a record.
+
+    Which run is the kernel's word: the cgroups of all processes.
+    """
+    servers = set()
+    for path in glob.glob("/proc/[0-9]*/cgroup"):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                servers.update(re.findall(r"/left4me-server@([^/\n]+)\.service$", file.read(), re.MULTILINE))
+        except OSError:
+            continue  # it has ended
+    return {server: record(server) for server in sorted(servers)}
+
+
+def record(server: str) -> dict[str, str]:
+    """Return the pairs of KEY=VALUE in a server's record; none where it is missing, or that of a start before.
+
+    A left4me-overlay from before there were records leaves an old one as it is: where somebody went back, and forward
+    again. Each one notes its mounts.
+    """
+    path, note = layout.started_record(server), layout.overlay_note(server)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            if os.path.lexists(note) and os.lstat(note).st_mtime_ns > os.fstat(file.fileno()).st_mtime_ns:
+                return {}
+            return {key: value for key, _, value in (line.rstrip("\n").partition("=") for line in file)}
+    except FileNotFoundError:
+        return {}
+
+
+def revision() -> str:
+    """Return the revision that the last deploy which came to its end has noted; nothing before the first."""
+    try:
+        with open(layout.REVISION, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def groups(gid: int, operators: str | None) -> dict[str, int]:
+    """Return the gids of the groups that are named left4me or as the operators' group, or have this gid, by name."""
+    found = {each.gr_name: each.gr_gid for each in grp.getgrall() if each.gr_name == "left4me" or each.gr_gid == gid}
+    if operators:
+        with contextlib.suppress(KeyError):  # by its name: a directory service need not list what it has
+            found[operators] = grp.getgrnam(operators).gr_gid
+    return found
+
+
+def names_in(directory: str) -> list[str]:
+    """Return what a directory holds; nothing where it is not there."""
+    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+
+
+def gather(question: dict[str, Any]) -> dict[str, Any]:
+    """Answer a question about this host."""
+    release: dict[str, str] = {}
+    with open("/etc/os-release", encoding="utf-8") as file:
+        for line in file:
+            key, _, value = line.strip().partition("=")
+            release[key] = value.strip('"')
+    with open("/proc/1/comm", encoding="ascii") as file:
+        init = file.read().strip()
+    first = {
+        "system": f"{release.get('ID')} {release.get('VERSION_ID')}",
+        "python": list(sys.version_info[:2]),
+        "root": os.geteuid() == 0,
+    }
+    if first["system"] not in question["systems"] or not first["root"]:
+        return first  # preflight refuses it; nothing below is sure to work there
+    dpkg = ["dpkg", "--print-architecture"]
+    paths = sorted({*question["paths"], *below(question["managed"])})
+    return first | {
+        "architecture": subprocess.run(dpkg, capture_output=True, text=True, check=True).stdout.strip(),
+        "init": init,
+        "overlay": has_overlay(),
+        "packages": packages(question["packages"]),
+        "entries": {path: found for path in paths if (found := entry(path))},
+        "users": {
+            each.pw_name: [each.pw_uid, group(each.pw_gid), each.pw_shell]
+            for each in pwd.getpwall()
+            if each.pw_name.startswith("left4me") or each.pw_uid == question["uid"]
+        },
+        "groups": groups(question["gid"], question["operators"]),
+        "installation": installation(question["installation"]) if question["installation"] else "",
+        "releases": names_in(question["releases"]),
+        "overlays": {name: names_in(f"{question['overlays']}/{name}") for name in names_in(question["overlays"])},
+        "runtime": names_in(question["runtime"]),
+        "ports": ports(),
+        "running": running(),
+        # Stopped by hand, or in the middle of a reset that another has to finish.
+        "held": names_in(question["held"]) + [path.split("/")[-2] for path in glob.glob(question["unfinished"])],
+        "mounts": mounts(),
+        "revision": revision(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(gather(json.loads(zlib.decompress(base64.b64decode(sys.argv[1]))))))

@@ -1,0 +1,77 @@
+"""Install Debian packages: install_packages.py NAME:ARCHITECTURE…; judged by what is installed at the end.
+
+Updates the index only because something is missing: whoever calls this has looked. Waits for another package manager.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+
+LOCK = "/var/lib/dpkg/lock-frontend"
+WAIT = 120  # seconds for another package manager to finish
+ENVIRONMENT = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+
+
+def wait_for_dpkg() -> None:
+    """Return when nobody holds dpkg's lock, which dpkg itself would not wait for; exit after WAIT seconds."""
+
+    def give_up(_signal: int, _frame: object) -> None:
+        sys.exit(f"another package manager has held {LOCK} for {WAIT} seconds; deploy again when it is done")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(WAIT)
+    with open(LOCK, "a", encoding="ascii") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    signal.alarm(0)
+
+
+def run(*command: str) -> tuple[bool, list[str]]:
+    """Run a command; return whether it succeeded, and the lines that say why not."""
+    done = subprocess.run(
+        command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    why = [line.strip() for line in lines if line.startswith(("E:", "Err:", "W: Failed", "dpkg: error"))]
+    return done.returncode == 0, why
+
+
+def apt(*arguments: str) -> tuple[bool, list[str]]:
+    """Run apt-get, waiting for its locks and never long for a mirror that does not answer."""
+    options = [f"-oDPkg::Lock::Timeout={WAIT}", "-oAcquire::Retries=1", "-oAcquire::http::Timeout=20"]
+    return run("apt-get", *options, *arguments)
+
+
+def missing(names: list[str]) -> list[str]:
+    """Return which packages are not installed and configured."""
+
+    def absent(name: str) -> bool:
+        query = ["dpkg-query", "-W", "-f", "${Status}", name]
+        return "install ok installed" not in subprocess.run(query, capture_output=True, text=True, check=False).stdout
+
+    return [name for name in names if absent(name)]
+
+
+def main(names: list[str]) -> None:
+    """Install what is missing."""
+    wait_for_dpkg()
+    if any(os.scandir("/var/lib/dpkg/updates")) or os.path.exists("/var/lib/dpkg/lock-interrupted"):
+        run("dpkg", "--configure", "-a")  # what a killed run left half-done
+    _, why = run("dpkg", "--add-architecture", "i386")
+    # Through a proxy this may fail on one index of several while the install then works.
+    updated, update_why = apt("update")
+    _, install_why = apt("install", "--yes", "--no-install-recommends", "--fix-broken", *names)
+    left = missing(names)
+    if left:
+        if update_why or not updated:  # apt-get update exits 0 also where it got nothing
+            print("the package mirror cannot be reached, or not whole", file=sys.stderr)
+        for line in dict.fromkeys([*why, *update_why, *install_why][:6]):
+            print(line, file=sys.stderr)
+        sys.exit(f"not installed: {' '.join(left)}; check /etc/apt/sources.list and the route to the mirror")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

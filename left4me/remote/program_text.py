@@ -1,0 +1,40 @@
+"""The text of the programs that are sent to a host, as `python3 -I -c TEXT` runs it there.
+
+A program may import layout and mountinfo of left4me_host, which a new host has not: their text comes with it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+_CONTROL = Path(__file__).parent.parent
+_HOST = _CONTROL.parent / "files/lib/left4me_host"
+# Some are parts of the library on the host, and asked before that is there.
+_OF_THE_HOST = ("daemon_reload.py", "filetree.py", "gc.py")
+_PROGRAMS = {
+    path.stem: path
+    for path in [*_CONTROL.glob("remote/*.py"), _CONTROL / "lock/holder.py", *(_HOST / name for name in _OF_THE_HOST)]
+}
+_TEXT = """\
+import sys, types
+package = sys.modules["left4me_host"] = types.ModuleType("left4me_host")
+for name, text in {modules!r}.items():
+    module = sys.modules[f"left4me_host.{{name}}"] = types.ModuleType(f"left4me_host.{{name}}")
+    exec(text, module.__dict__)
+    setattr(package, name, module)
+exec({program!r}, {{"__name__": "__main__"}})
+"""
+
+
+@cache
+def program_text(name: str) -> str:
+    """Return the text of a program by the name of its file, with that of the modules that it imports."""
+    program = _PROGRAMS[name].read_text(encoding="utf-8")
+    imported = re.findall("^from left4me_host import (.+)$", program, re.MULTILINE)
+    names = sorted({each for line in imported for each in line.split(", ")})
+    if not names:
+        return program
+    modules = {each: (_HOST / f"{each}.py").read_text(encoding="utf-8") for each in names}
+    return _TEXT.format(modules=modules, program=program)
