@@ -714,7 +714,8 @@ def test_a_git_server_that_says_nothing_is_given_up_and_git_is_gone_with_all_tha
 ) -> None:
     tree = json.dumps([host.layer("cfg", "aaaaaaaa", source="git", url="URL", ref="v1")])
     command = [
-        word.replace("filetree.owner", "versions.git.SECONDS = 0.5; filetree.owner") for word in host.command("build")
+        word.replace("filetree.owner", "from left4me_host.source_kinds import git; git.SECONDS = 0.5; filetree.owner")
+        for word in host.command("build")
     ]
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/r"

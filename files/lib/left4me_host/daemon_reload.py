@@ -1,6 +1,6 @@
-"""Tell how systemd sees left4me's units, and whether it needs a daemon-reload: units.py UNIT…; changes nothing.
+"""Tell how systemd sees left4me's units, and whether it needs a daemon-reload: daemon_reload.py UNIT…; changes nothing.
 
-A part of l4d2ctl, and sent by a deploy as a program of its own: it stands for itself.
+A part of l4d2ctl, and sent by a deploy as a program of its own.
 NeedDaemonReload alone does not tell: 252 says no after the first drop-in in a new t@3.service.d/, both say no after a
 new symlink in multi-user.target.wants/, and a directory of units that was not there when PID 1 started is not read at
 all. So what systemd loaded is compared with the disk.

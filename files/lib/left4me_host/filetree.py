@@ -1,6 +1,6 @@
 """What a tree of files holds, and what every way of building one needs.
 
-It stands alone: the deploy also sends its text, as `python3 -I -c TEXT DIRECTORY…`, which prints {directory: listing}.
+The deploy also sends it as a program, as `python3 -I -c TEXT DIRECTORY…`, which prints {directory: listing}.
 """
 
 from __future__ import annotations

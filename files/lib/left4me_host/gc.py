@@ -1,6 +1,6 @@
 """Which versions of layers and which builds of the game nobody uses any more.
 
-It stands alone: the deploy also sends its text, as `python3 -I -c TEXT`, which prints the paths as a JSON list.
+The deploy also sends it as a program, as `python3 -I -c TEXT`, which prints the paths as a JSON list.
 """
 
 from __future__ import annotations
