@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from left4me import fleet_status
-from left4me.lock.fleet import Locks
+from left4me.lock.wave_locks import Locks
 from left4me.manifest import ROOT
 from left4me.revision import checked_out
 from left4me.rollout import drain, results, waves

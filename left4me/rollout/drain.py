@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 
 from left4me import fleet_status, manifest
-from left4me.lock.fleet import Locks
+from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
 from left4me_host.idle_restarts import WORD, IdleTimer

@@ -16,7 +16,7 @@ import pytest
 from left4me import model
 from left4me.rollout.waves import duration
 from tests.deployed.hosts import READ_SECONDS, Host, NotRead, Target
-from tests.deployed.pending import Pending, pending
+from tests.deployed.pending_states import Pending, pending
 
 SILENT_SECONDS = 5
 """After which it is said what is waited for."""

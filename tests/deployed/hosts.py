@@ -13,7 +13,7 @@ import pytest
 import testinfra  # type: ignore[import-untyped]
 
 from left4me import connection, model
-from tests.deployed.pending import Pending
+from tests.deployed.pending_states import Pending
 from tests.deployed.promises import PROPERTIES
 
 READER = Path(__file__).with_name("reader.py").read_text(encoding="utf-8")

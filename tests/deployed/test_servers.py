@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.deployed.hosts import Host
-from tests.deployed.pending import DOWN, RESTART, STARTING, VAR, is_up, lowers_of, unit_of
+from tests.deployed.pending_states import DOWN, RESTART, STARTING, VAR, is_up, lowers_of, unit_of
 
 # overlayfs names an option only where it differs from the kernel's default.
 MUST_BE_OFF = {"index": {"on"}, "metacopy": {"on"}, "redirect_dir": {"on"}, "xino": {"on", "auto"}}

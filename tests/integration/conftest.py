@@ -20,7 +20,7 @@ from tests.integration.rolling import FOLDER
 DEBIANS = {
     # Where the host's systemd, Python or util-linux make no difference to what is tested, one Debian is enough.
     **dict.fromkeys(
-        ("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "servers", "sources"), (12,)
+        ("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "server_settings", "sources"), (12,)
     ),
     **dict.fromkeys(("fleet", "holders", "lock", "removal", "remove", "reset", "update"), (13,)),
 }
