@@ -142,7 +142,7 @@ def programs(host: model.Host) -> list[Item]:
             Item("directory", f"/usr/local/share{below}", 0o755, shared=True)
             for below in ("", "/bash-completion", "/bash-completion/completions")
         ),
-        _program(files / "completions/l4d2ctl", f"{COMPLETIONS}/l4d2ctl", 0o644),
+        _program(files / "completions/l4d2ctl.bash", f"{COMPLETIONS}/l4d2ctl", 0o644),
     ]
     if host.operators:
         text, check = _render("sudoers.j2", host=host), ("/usr/sbin/visudo", "-c", "-q", "-f")

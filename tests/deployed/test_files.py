@@ -83,7 +83,7 @@ AS_HERE = {
     HELPER: "files/libexec/left4me-overlay",
     **{f"/usr/local/libexec/left4me/left4me-{name}": f"files/libexec/left4me-{name}" for name in PROGRAMS},
     "/usr/local/sbin/l4d2ctl": "files/sbin/l4d2ctl",
-    "/usr/local/share/bash-completion/completions/l4d2ctl": "files/completions/l4d2ctl",
+    "/usr/local/share/bash-completion/completions/l4d2ctl": "files/completions/l4d2ctl.bash",
     **{
         f"/usr/local/lib/left4me/{name}": f"files/lib/{name}"
         for name in (str(path.relative_to(ROOT / "files/lib")) for path in (ROOT / "files/lib").rglob("*.py"))
