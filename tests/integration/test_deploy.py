@@ -223,6 +223,7 @@ CREATES = "open,openat,creat,mkdir,mkdirat,symlink,symlinkat,link,linkat,mknod,m
 PLACES = "fchown,fchmod,chmod,fchmodat,rename,renameat,renameat2,write,fsync"
 
 
+@pytest.mark.alternating
 @pytest.mark.parametrize("user", ["root", "admin"])
 def test_files_are_placed_whole_and_only_roots_to_write(
     settled: Box, tmp_path: Path, user: Literal["root", "admin"]

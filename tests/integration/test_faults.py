@@ -131,6 +131,7 @@ def prepared(box: Box, action: str) -> None:
 # -- the helper
 
 
+@pytest.mark.alternating
 @pytest.mark.parametrize("action", ["mount", "umount"])
 def test_a_helper_killed_at_any_call_that_changes_something(running: Box, deployed: Box, action: str) -> None:
     prepared(deployed, action)
@@ -331,6 +332,7 @@ def test_a_full_disk_at_mount_and_at_reset(disk: SmallDisk, deployed: Box) -> No
 # -- the machine
 
 
+@pytest.mark.alternating
 @pytest.mark.parametrize(
     ("action", "call"),
     [("mount", "flock"), ("mount", "mount"), ("umount", "flock"), ("umount", "umount2"), ("umount", "rmdir")],
@@ -363,6 +365,7 @@ def reset_finished(box: Box) -> tuple[str, str]:
 
 
 # The plan, upper and work; the fourth is where none is left, and what follows the renames is cut.
+@pytest.mark.alternating
 @pytest.mark.parametrize("call", [*(f"/^rename:when={number}" for number in range(1, 4)), "/^mkdir:when=2"])
 def test_a_power_cut_in_a_reset_is_finished_by_the_boot(running: Box, deployed: Box, call: str) -> None:
     deployed.run(f"touch {RUNTIME}/upper/evening; rm -rf /var/lib/left4me/attic/3@*")
@@ -378,6 +381,7 @@ def test_a_power_cut_in_a_reset_is_finished_by_the_boot(running: Box, deployed: 
 
 
 # The plan, what comes back, upper and work, upper and work again, the rest of it.
+@pytest.mark.alternating
 @pytest.mark.parametrize("number", range(1, 8))
 def test_a_power_cut_in_an_undo_is_finished_by_the_boot(running: Box, deployed: Box, number: int) -> None:
     deployed.run("rm -rf /var/lib/left4me/attic/3@*")

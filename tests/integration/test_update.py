@@ -634,14 +634,18 @@ def test_restarts_after_an_update_as_data_say(
     host: Box, inventory: Path, steam: Steam, newer: Callable[..., str], tmp_path: Path
 ) -> None:
     """Server 3 when it has been empty for a minute, server 4 at a time whoever plays, server 5 never."""
-    at = host.run("date -d '+160 seconds' +%H:%M").stdout.strip()
-    own: dict[str, dict[str, Any]] = {
-        "3": {"restart": "when-empty"},
-        "4": {"restart": f"at {at}"},
-        "5": {"port": 27017},
-    }
-    servers = {server: {**SERVERS.get(server, {}), **more, "rcon_password": PASSWORD} for server, more in own.items()}
-    deploy(declare(tmp_path / "inventory", host, steam, servers=servers))
+
+    def deploys(ahead: str) -> None:
+        at = host.run(f"date -d '{ahead}' +%H:%M").stdout.strip()
+        own: dict[str, dict[str, Any]] = {
+            "3": {"restart": "when-empty"},
+            "4": {"restart": f"at {at}"},
+            "5": {"port": 27017},
+        }
+        servers = {each: {**SERVERS.get(each, {}), **more, "rcon_password": PASSWORD} for each, more in own.items()}
+        deploy(declare(tmp_path / "inventory", host, steam, servers=servers))
+
+    deploys("+12 hours")
     wait_for_server(host, 27017)
     ctl(host, "restart 3 4")  # with the password
     old, number, pid = current(host), newer(), main_pid(host, "5")
@@ -650,8 +654,9 @@ def test_restarts_after_an_update_as_data_say(
         rcon(host, port, "standin_players 1")
     host.run("systemctl start left4me-game.service", timeout=120)
     assert current(host) == number
-    assert {build_of(host, server) for server in servers} == {old}
-    wait_for("server 4 has its time", lambda: build_or_none(host, "4") == number, 220)
+    assert {build_of(host, server) for server in "345"} == {old}
+    deploys("+85 seconds")
+    wait_for("server 4 has its time", lambda: build_or_none(host, "4") == number, 150)
     # It had players to its end, and was told; and so had server 3, which waits for them.
     assert "restarting server 4, 1 players" in said_by(host, "left4me-restart.service")
     assert (build_of(host, "3"), build_of(host, "5")) == (old, old)
