@@ -1,9 +1,13 @@
-"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares, from top to bottom."""
+"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares, from top to bottom.
 
-from left4me import facts, manifest, operations, sources
+The data were validated before the first connection: left4me/validation.py, by way of config.py. docs/architecture.md is
+the map of all that is called here; CONTRIBUTING.md says how to add a setting or a source.
+"""
+
+from left4me import facts, manifest, operations
 from left4me.preflight import preflight
 
-# Locks the host, looks at it, and leaves it where it cannot be deployed, before anything is changed.
+# Locks the host (left4me/lock), looks at it, and leaves it where it cannot be deployed, before anything is changed.
 preflight()
 
 data = facts.declared_host()
@@ -19,7 +23,7 @@ operations.layers(name="Put the layers in place", _timeout=7200)
 operations.apply_files(name="Write the configuration of the test instances", items=manifest.test_instances(data))
 operations.game(name="Put the game in place", _timeout=14400)
 
-server_files = manifest.servers(sources.with_ports(data))
+server_files = manifest.servers(data.with_ports(facts.host_state()["ports"]))
 operations.apply_files(name="Write the servers' files", items=server_files)
 operations.remove_servers(name="Remove the servers that are not declared", _timeout=300)
 operations.remove_undeclared(name="Remove what is not declared")

@@ -179,7 +179,7 @@ class _Source(_Declared):
     packages: ClassVar[tuple[str, ...]] = ()
     """What the host needs to bring it: Debian packages with their architecture."""
     named_by: ClassVar[tuple[str, ...]] = ()
-    """Which fields a version's name follows from, where left4me/sources.py asks for nothing else."""
+    """Which fields a version's name follows from, where left4me/wanted_versions.py asks for nothing else."""
 
 
 class _Game(_Source):

@@ -15,7 +15,7 @@ from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.context import host
 
-from left4me import facts, manifest, model, pending, pyinfra_hooks, sources
+from left4me import facts, manifest, model, pending, pyinfra_hooks, wanted_versions
 from left4me.lock.client import operation
 from left4me.manifest import Item
 from left4me_host import layout
@@ -88,14 +88,14 @@ def _versions(state: facts.HostState) -> set[str]:
     return found | {f"{layout.OVERLAYS}/{layer}/{name}" for layer, names in state["overlays"].items() for name in names}
 
 
-def _due(trees: Sequence[sources.Tree], state: facts.HostState) -> list[sources.Tree]:
+def _due(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> list[wanted_versions.Tree]:
     """Return which versions are not there, or not current."""
     there, entries = _versions(state), state["entries"]
     current = {path: entry["content"] for path, entry in entries.items() if entry["type"] == "symlink"}
     return [tree for tree in trees if current.get(tree.link) != tree.target or f"{tree.place}/{tree.name}" not in there]
 
 
-def _built(due: Sequence[sources.Tree], state: facts.HostState) -> facts.Command:
+def _built(due: Sequence[wanted_versions.Tree], state: facts.HostState) -> facts.Command:
     """Return the command that builds versions and makes them current, with what it needs of this machine."""
     there, entries = _versions(state), state["entries"]
     # What changed since the version before is all that is sent.
@@ -106,7 +106,7 @@ def _built(due: Sequence[sources.Tree], state: facts.HostState) -> facts.Command
     }
     bases = {place: path for place, path in bases.items() if path in there}
     known = facts.ask("filetree", *bases.values()) if bases else {}
-    sent = sources.Upload(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
+    sent = wanted_versions.Upload(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
     return facts.Command(manifest.CONTENT, "build", stdin=sent)
 
 
@@ -122,9 +122,9 @@ def layers() -> Commands:
         yield StringCommand("true")
         return
     if host.state.is_executing:
-        for line in sources.missing_items(declares):
+        for line in wanted_versions.missing_items(declares):
             logger.warning(f"{host.print_prefix}{line}")
-    if due := _due(sources.layers(declares), state):
+    if due := _due(wanted_versions.layers(declares), state):
         yield _built(due, state)
     else:
         host.noop("all are current")
@@ -134,7 +134,7 @@ def layers() -> Commands:
 def game() -> Commands:
     """Have the declared build of the game current, once it has been tried; what Steam updates stays as it is."""
     declares = facts.declared_host()
-    state, tree = facts.host_state(), sources.game(declares)
+    state, tree = facts.host_state(), wanted_versions.game(declares)
     if not _due([tree], state):
         return host.noop("the build is current")
     yield StringCommand("systemctl", "daemon-reload")  # a build is tried in a unit that may be as new as the host
@@ -285,7 +285,7 @@ def start_servers() -> Commands:
     taken = {
         record.get("LEFT4ME_PORT"): each for each, record in facts.host_state()["running"].items() if each not in ended
     }
-    for name, each in sources.with_ports(declares).present.items():
+    for name, each in declares.with_ports(facts.host_state()["ports"]).present.items():
         if layout.unit(name) in down and taken.get(str(each.port), name) != name:
             down.remove(layout.unit(name))  # it waits for the other one's restart: report_pending() names both
     if declares.update_at and units[manifest.TIMER]["ActiveState"] != "active":
@@ -319,7 +319,7 @@ def restarts(items: Sequence[Item]) -> list[str]:
     if unrecorded := _unrecorded():
         running |= facts.once("generation", *unrecorded)
     texts = {item.path: item.text for item in items}
-    trees = [sources.game(declares), *([] if facts.missing_packages() else sources.layers(declares))]
+    trees = [wanted_versions.game(declares), *([] if facts.missing_packages() else wanted_versions.layers(declares))]
     paths = {tree.link: f"{tree.place}/{tree.name}" for tree in trees}
     found = []
     for name, server in declares.present.items():

@@ -1,4 +1,7 @@
-"""What is wrong with an operator's data: every mistake of every host in one line, before anything is connected to."""
+"""What is wrong with an operator's data: every mistake of every host in one line, before anything is connected to.
+
+The refusal itself is check_hosts of pyinfra_hooks.py, which config.py installs.
+"""
 
 from __future__ import annotations
 

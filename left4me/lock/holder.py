@@ -1,8 +1,8 @@
 """Hold this host's deploy lock: holder.py REQUEST, a JSON object with who, revision, token, given, waits and silence.
 
 Prints `locked`, or in one line why not; then holds it for as long as it hears something on standard input, and answers
-each time: end of file, or `silence` seconds without anything, frees it. A `given` token was taken by somebody else, who
-must hold it still. With `waits` it does not begin before it hears something.
+each time: end of file, or `silence` seconds without anything (60, SILENCE of protocol.py), frees it. A `given` token
+was taken by somebody else, who must hold it still. With `waits` it does not begin before it hears something.
 
 Two locks lie on one file: POSIX's is the deploy's own, flock's is shared by each command that changes the host, to its
 end. So a deploy is told from what a killed one left at work. The token in the file is the fence of protocol.py.

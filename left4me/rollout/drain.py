@@ -11,8 +11,9 @@ from left4me import fleet_status, manifest
 from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
-from left4me_host.idle_restarts import WORD, IdleTimer
+from left4me_host.idle import IdleTimer
 from left4me_host.status import Status
+from left4me_host.update_restarts import WORD
 
 POLL, STARTING = 5.0, 1.0
 """Seconds between two looks at a host: where players are waited for, and where a server starts."""

@@ -305,11 +305,9 @@ def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) ->
         yield f"version {name} is empty"
 
 
-def _version(source: model.LayerArchive | model.LayerGit) -> str:
+def _version(source: model.Layer) -> str:
     """Return what a version is called after: what determines its content."""
-    if isinstance(source, model.LayerArchive):
-        return _digest({"sha256": source.sha256, "source": "archive", "strip": source.strip})
-    return _digest({"ref": source.ref, "source": "git", "url": source.url})
+    return _digest({key: getattr(source, key) for key in ("source", *source.named_by)})
 
 
 def _digest(facts: dict[str, object]) -> str:

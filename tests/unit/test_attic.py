@@ -36,7 +36,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
 
 def test_a_name_is_the_time_where_nothing_is_later(put: Put) -> None:
     put("3@20260101T115959.999999999", f"4@{LATER}", "3@zzz", f".gone-3@{LATER}")
-    assert reset.attic_name("3") == "3@20260101T120000.000000000"
+    assert attic.new_name("3") == "3@20260101T120000.000000000"
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def test_a_name_is_the_time_where_nothing_is_later(put: Put) -> None:
 )
 def test_a_name_is_after_the_latest_whatever_the_clock_says(put: Put, latest: str, new: str) -> None:
     put(f"3@{latest}", "3@20250101T000000.000000000")
-    assert reset.attic_name("3") == f"3@{new}"
+    assert attic.new_name("3") == f"3@{new}"
     assert sorted([f"3@{latest}", f"3@{new}"])[1] == f"3@{new}"
     put(f"3@{new}-undo")
-    assert reset.attic_name("3") > f"3@{new}-undo"
+    assert attic.new_name("3") > f"3@{new}-undo"
 
 
 @pytest.mark.parametrize("name", ["3@", "3", "3@2026", "3@20260101 120000.0", "3@20260101T120000", "3@x0260101T12.0"])
 def test_what_is_no_name_of_ours_is_not_listed(put: Put, name: str) -> None:
     put(name)
-    assert (reset.entries("3"), attic.rows()) == ([], [])
+    assert (attic.entries("3"), attic.rows()) == ([], [])
 
 
 def test_an_undo_takes_the_top_of_the_stack_or_what_is_asked_for(put: Put) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from left4me_host import gc, idle_restarts, layout, steam
+from left4me_host import gc, layout, steam, update_restarts
 
 MANIFEST = """"AppState"
 {
@@ -72,7 +72,7 @@ def at(text: str) -> float:
     ],
 )
 def test_the_next_time_of_a_clock(clock: str, now: str, then: str) -> None:
-    assert idle_restarts.seconds_until(clock, at(now)) == at(then) - at(now)
+    assert update_restarts.seconds_until(clock, at(now)) == at(then) - at(now)
 
 
 @pytest.fixture

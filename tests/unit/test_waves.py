@@ -19,7 +19,7 @@ from left4me.remote.program_text import program_text
 from left4me.rollout import results, waves
 from left4me.rollout.report import Report
 from left4me.rollout.waves import Host
-from left4me_host.idle_restarts import IdleTimer
+from left4me_host.idle import IdleTimer
 
 
 def host(name: str, *groups: str) -> Host:

@@ -197,10 +197,10 @@ def _attic(arguments: argparse.Namespace) -> None:
     # What a removed server wrote is there for when it is declared again: that one can be named too.
     rows = attic.rows()
     if not arguments.all and arguments.ids:
-        known = {*instance.declared(), *(row.id for row in rows)}
+        known = {*instance.declared(), *(row["id"] for row in rows)}
         if unknown := [server for server in arguments.ids if server not in known]:
             raise instance.Usage(f"server {unknown[0]} is not declared on this host, and nothing of it is in the attic")
-        rows = [row for row in rows if row.id in arguments.ids]
+        rows = [row for row in rows if row["id"] in arguments.ids]
     if arguments.json:
         print_json(rows)
     else:

@@ -4,8 +4,8 @@ What a reset is doing stands in runtime/ID/reset, on disk before the first renam
 boot, finishes one that died. Nothing here walks a tree that the game can write: what is put aside goes to the attic
 whole, and left4me-attic.service removes the oldest when nobody waits.
 
-In the attic, ID@TIME is what a reset or a removal put aside. Undos take them off like a stack, the latest first: what
-an undo puts aside, ID@TIME-undo, is not the next one's, and comes back only where it is asked for by its time.
+Undos take what the attic holds off like a stack, the latest first: what an undo puts aside is not the next one's, and
+comes back only where it is asked for by its time.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from left4me_host import instance, layout, lifecycle
+from left4me_host import attic, instance, layout, lifecycle
 
-BY_UNDO = "-undo"
 PASSWORD = "rcon.cfg"  # the one that the host made, in secrets/ID and in what a removal put aside
 AT_BOOT = "left4me-finish-resets.service"
 _RUNNING = ("active", "activating", "reloading")
@@ -64,38 +63,14 @@ def _drop_plan(server: str, plan: dict[str, str] | None) -> None:
         os.unlink(_plan_path(server))
 
 
-def time_of(name: str) -> str:
-    """Return the time in a name in the attic, such as 20261128T150312.123456789; empty where it is none of ours."""
-    text = name.partition("@")[2].removesuffix(BY_UNDO)
-    digits = text[:8] + text[9:15] + text[16:]
-    return text if digits.isdecimal() and len(digits) > 14 and text[8] + text[15] == "T." else ""
-
-
-def entries(server: str) -> list[str]:
-    """Return the names of what the attic holds of a server, in order."""
-    return sorted(name for name in os.listdir(layout.ATTIC) if name.partition("@")[0] == server and time_of(name))
-
-
-def attic_name(server: str) -> str:
-    """Return a new name for something of a server in the attic: after all that are there, whatever the clock says."""
-    now = time.time_ns()
-    text = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}"
-    latest = max(map(time_of, entries(server)), default="")
-    if text <= latest:
-        # One more than the latest, read as a number: it need not be a time, it has to come after.
-        after = f"{int(latest[:8] + latest[9:15] + latest[16:25].ljust(9, '0')) + 1:023d}"
-        text = f"{after[:8]}T{after[8:14]}.{after[14:]}"
-    return f"{server}@{text}"
-
-
 def _chosen(server: str, asked: str) -> str:
     """Return the name in the attic of what an undo brings back: that of the time asked for, or the top of the stack.
 
     Raises Failed.
     """
-    there = entries(server)
+    there = attic.entries(server)
     if not asked:
-        stack = [name for name in there if not name.endswith(BY_UNDO)]
+        stack = [name for name in there if not name.endswith(attic.BY_UNDO)]
         if not stack:
             more = f"; l4d2ctl attic {server} lists what undos put aside" * bool(there)
             raise instance.Failed(
@@ -104,7 +79,7 @@ def _chosen(server: str, asked: str) -> str:
         return stack[-1]
     found = [name for name in there if name.partition("@")[2].startswith(asked.removeprefix(f"{server}@"))]
     if len(found) != 1:
-        which = f"is any of {', '.join(map(time_of, found))}" if found else "is none of the times in the attic"
+        which = f"is any of {', '.join(map(attic.time_of, found))}" if found else "is none of the times in the attic"
         raise instance.Failed(f"server {server}: {asked} {which}; l4d2ctl attic {server} lists them")
     return found[0]
 
@@ -221,7 +196,7 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
         return times
     else:
         back = "" if undo is None else _chosen(server, undo)
-        into = attic_name(server) + BY_UNDO * bool(back)
+        into = attic.new_name(server) + attic.BY_UNDO * bool(back)
         runs = asked()[server]["ActiveState"] in _RUNNING
         if runs:  # beside the stop; not of one that has failed, since the stop tells how
             lifecycle.require_ports([server], "reset")

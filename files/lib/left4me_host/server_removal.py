@@ -8,12 +8,12 @@ from __future__ import annotations
 import glob
 import os
 
-from left4me_host import filetree, instance, layout, lifecycle, reset
+from left4me_host import attic, filetree, instance, layout, lifecycle, reset
 
 
 def to_attic(server: str) -> str:
     """Move a runtime directory that nobody uses to the attic, and return where it is. Raises Failed."""
-    path, into = layout.runtime(server), f"{layout.ATTIC}/{reset.attic_name(server)}"
+    path, into = layout.runtime(server), f"{layout.ATTIC}/{attic.new_name(server)}"
     with instance.unmounted(server):
         if instance.noted(server):
             raise instance.Failed(

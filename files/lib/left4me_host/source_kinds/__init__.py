@@ -18,7 +18,7 @@ KINDS: dict[str, Callable[[dict[str, Any], str, ReceivedTar | None], None]] = {
     "host": host.fill,
     "workshop": workshop.fill,
 }
-"""By its name: what fills a directory, given the tree as left4me/sources.py has it, the directory, and what was sent.
+"""By its name: what fills a directory, given a tree of left4me/wanted_versions.py, the directory, and what was sent.
 
 Each raises ValueError where the source is not what was declared, or OSError.
 """

@@ -113,11 +113,6 @@ def missing_items(declares: model.Host) -> Iterator[str]:
                 yield f"layer {name}: workshop item {item} is not to be had from Steam: {become}"
 
 
-def with_ports(declares: model.Host) -> model.Host:
-    """Return what a host declares with a port for each of its servers."""
-    return declares.with_ports(facts.host_state()["ports"])
-
-
 class Upload(list[str]):
     """What left4me-content reads: the trees, and of those on this machine what the host has not, made as it is sent.
 

@@ -5,27 +5,11 @@ from __future__ import annotations
 import sys
 import time
 
-from left4me_host import instance, lifecycle, rcon, status
+from left4me_host import idle, instance, lifecycle, rcon, status
 
 POLL = 5.0  # seconds between two looks
 QUIET = 60.0  # seconds for which every answer has to say that nobody plays
 WORD = "This server restarts now for an update. It is back in a moment."
-
-
-class IdleTimer:
-    """Since when a server has said, each time that it was asked, that nobody plays there."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: float | None = None
-
-    def seen(self, players: int | None, now: float) -> bool:
-        """Take an answer, or None for a missing one, and tell whether the quiet time is over."""
-        if players != 0:
-            self._since = None
-            return False
-        self._since = now if self._since is None else self._since
-        return now - self._since >= self._seconds
 
 
 def policy(server: str) -> str:
@@ -64,7 +48,7 @@ def _restart(row: status.Status) -> None:
 def main(words: list[str]) -> int:
     """Restart what waits, each at its time, and return the exit code; `words` are the quiet time, if not QUIET."""
     silence = float(words[0]) if words else QUIET
-    quiet: dict[str, IdleTimer] = {}
+    quiet: dict[str, idle.IdleTimer] = {}
     seen: dict[tuple[str, str], tuple[float, float]] = {}
     failed: set[str] = set()
     while rows := {server: row for server, row in waiting().items() if server not in failed}:
@@ -79,7 +63,7 @@ def main(words: list[str]) -> int:
                 begun, begun_at = seen.setdefault((server, instance.lowers(server)[-1]), (now, time.time()))
                 due = now - begun >= seconds_until(clock, begun_at)
             else:
-                due = quiet.setdefault(server, IdleTimer(silence)).seen(row.players, now)
+                due = quiet.setdefault(server, idle.IdleTimer(silence)).seen(row.players, now)
             if due:
                 try:
                     _restart(row)
