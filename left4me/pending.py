@@ -1,4 +1,8 @@
-"""What a deploy leaves pending on a host: states that left4me itself brings about, each with what ends it."""
+"""What a deploy leaves pending on a host: states that left4me itself brings about, each with what ends it.
+
+Whether a running server requires a restart is decided on the host, by status.py of left4me_host; restarts() of
+operations.py foretells it for a run that changes nothing.
+"""
 
 from __future__ import annotations
 
