@@ -58,7 +58,7 @@ def test_what_is_damaged_is_seen_and_healed(settled: Box, inventory: Path) -> No
     before = standing(settled)
     settled.run("chmod 755 /etc/left4me/servers/3/layers")
     results = deploy(inventory)
-    assert changed(results) == ["Servers | Write the servers' files"]
+    assert changed(results) == ["Write the servers' files"]
     with pytest.raises(AssertionError):
         assert_idle(results, [settled])
     after = standing(settled)
@@ -73,7 +73,7 @@ def test_what_a_killed_deploy_has_not_written_keeps_nobody_from_a_plan(settled: 
     assert missing in ctl(settled, "doctor", code=1).stdout
     done = pyinfra(inventory, "deploy.py", "--dry")
     assert done.returncode == 0, done.stderr
-    assert changed(deploy(inventory)) == ["Servers | Write the servers' files"]
+    assert changed(deploy(inventory)) == ["Write the servers' files"]
     assert missing not in settled.run("l4d2ctl doctor", check=False).stdout
 
 
@@ -117,7 +117,7 @@ def test_a_running_server_is_never_restarted(settled: Box, inventory: Path, tmp_
     assert "0" not in before
     other = servers(port=27017, map="c2m1_highway", hostname="changed", layers=[LAYER], max_players=4)
     results = deploy(write_inventory(tmp_path / "inventory", [settled], servers=other, layers=LAYERS))
-    assert changed(results) == ["Layers | Put the layers in place", "Servers | Write the servers' files"]
+    assert changed(results) == ["Put the layers in place", "Write the servers' files"]
     assert main_pids(settled) == before
     assert name_over_a2s(settled, 27015) == "three"
 
@@ -125,7 +125,7 @@ def test_a_running_server_is_never_restarted(settled: Box, inventory: Path, tmp_
 def test_a_changed_limit_is_in_force_without_a_restart(settled: Box, tmp_path: Path) -> None:
     before = standing(settled)
     results = deploy(write_inventory(tmp_path / "inventory", [settled], servers=servers(memory_max="1G")))
-    assert changed(results) == ["Servers | Write the servers' files", "Reload | Reload systemd where it needs it"]
+    assert changed(results) == ["Write the servers' files", "Reload systemd where it needs it"]
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(1 << 30)}
     after = standing(settled)
     assert after["reload"] != before["reload"]
@@ -139,7 +139,7 @@ def test_a_reload_that_an_earlier_run_did_not_reach_is_made_up(settled: Box, tmp
     settled.run(f"mv {drop_ins} /root/away && systemctl daemon-reload && mv /root/away {drop_ins}")
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": "infinity"}
     inventory = write_inventory(tmp_path / "inventory", [settled])
-    assert changed(deploy(inventory)) == ["Reload | Reload systemd where it needs it"]
+    assert changed(deploy(inventory)) == ["Reload systemd where it needs it"]
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(2 << 30)}
     assert_idle(deploy(inventory), [settled])
 
@@ -149,7 +149,7 @@ def test_a_deploy_killed_at_its_reload(settled: Box, tmp_path: Path) -> None:
     with Trap(settled, "connect") as trap, started(inventory, "deploy.py", "-y") as pyinfra:
         kill_both(pyinfra, trap.landing("AF_UNIX", "systemctl daemon-reload"))
     assert properties(settled, "left4me-server@3", "MemoryMax") != {"MemoryMax": str(3 << 30)}
-    assert changed(deploy(inventory)) == ["Reload | Reload systemd where it needs it"]
+    assert changed(deploy(inventory)) == ["Reload systemd where it needs it"]
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(3 << 30)}
 
 
@@ -167,7 +167,7 @@ def test_a_mirror_that_cannot_be_reached(settled: Box, inventory: Path) -> None:
     assert done.returncode == 1
     assert "the package mirror cannot be reached, or not whole" in done.stderr
     assert "not installed: lib32z1:amd64; check /etc/apt/sources.list and the route to the mirror" in done.stderr
-    assert changed(deploy(inventory)) == ["Packages | Install the i386 libraries that srcds needs"]
+    assert changed(deploy(inventory)) == ["Install the i386 libraries that srcds needs"]
     settled.run("dpkg-query -W -f '${Status}' lib32z1 | grep -x 'install ok installed'")
 
 

@@ -34,8 +34,8 @@ from tests.integration.test_verification import must_pass
 from tests.integration.test_webhook import outside
 from tests.integration.trap import Trap, kill_both, outer_pid, trace, traced
 
-BROUGHT = "Layers | Put the layers in place"
-PRUNED = "Unused versions | Remove versions that nobody uses"
+BROUGHT = "Put the layers in place"
+PRUNED = "Remove versions that nobody uses"
 NUMBERS = count()
 
 

@@ -129,9 +129,7 @@ def test_admins_are_where_sourcemod_looks(both: Fleet) -> None:
     path = f"{RUNTIME}/3/merged/left4dead2/addons/sourcemod/configs/admins_simple.ini"
     assert '"STEAM_1:0:1234" "99:z"' in both.inside("3", f"cat {path}")[1].splitlines()
     # Another one needs no restart.
-    assert changed(both.deploy({"3": {**THREE, "admins": ["[U:1:7]"]}, "4": FOUR})) == [
-        "Servers | Write the servers' files"
-    ]
+    assert changed(both.deploy({"3": {**THREE, "admins": ["[U:1:7]"]}, "4": FOUR})) == ["Write the servers' files"]
     code, text = both.inside("3", f"cat {path}")
     assert (code, '"[U:1:7]" "99:z"' in text, "STEAM_1" in text) == (0, True, False)
     assert not both.row("3")["restart_due"]
@@ -188,7 +186,7 @@ def test_a_server_whose_port_another_runs_on_still_waits_for_it(both: Fleet) -> 
     assert "port 27015 is still held by server 3" in must_pass(both.inventory)
     ctl(both.box, "restart 3")
     both.up("3")
-    assert changed(deploy(both.inventory))[-1:] == ["Start | Start the servers that do not run"]
+    assert changed(deploy(both.inventory))[-1:] == ["Start the servers that do not run"]
     both.up("5")
     assert ports(both) == {"3": 27018, "4": 27016, "5": 27015}
     must_pass(both.inventory)
@@ -413,7 +411,7 @@ def test_a_server_with_players_is_left_alone_and_goes_when_they_are_gone(played:
     played.says("4", "standin_players 0")
     done = pyinfra(played.inventory, "deploy.py", "-y", "--json")
     assert ALONE not in done.stderr
-    assert changed(json.loads(done.stdout)["results"])[:1] == ["Removal | Remove the servers that are not declared"]
+    assert changed(json.loads(done.stdout)["results"])[:1] == ["Remove the servers that are not declared"]
     assert remains(played.box, "4") == []
     assert state(played.box, "4") == "inactive"
     assert state(played.box, "3") == "active"

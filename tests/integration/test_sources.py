@@ -20,7 +20,7 @@ from tests.integration.sources import DETAILS, Item, Repository, Sources, info, 
 from tests.integration.test_verification import must_fail, must_pass
 from tests.integration.test_webhook import outside
 
-BROUGHT = ["Layers | Put the layers in place"]
+BROUGHT = ["Put the layers in place"]
 NUMBERS = count()
 CAMPAIGNS = {"source": "workshop", "items": [101, 102]}
 

@@ -45,7 +45,7 @@ from tests.integration.trap import outer_pid
 
 RELEASES = "/var/lib/left4me/releases"
 GAME = "/var/lib/left4me/game"
-STEP = "Game | Put the game in place"
+STEP = "Put the game in place"
 NUMBERS = count(15_000_001)
 LOST = b"#!/bin/sh\nexit 3\n"
 PUBLISHED: dict[str, Build] = {}
@@ -250,7 +250,7 @@ def test_data_hold_a_server_back_and_send_one_ahead(
 ) -> None:
     old = current(host)
     held = declare(tmp_path / "held", host, steam, game={"source": "steamcmd", "build": old})
-    assert changed(deploy(held)) == ["Game | Write what a build is tried with"]
+    assert changed(deploy(held)) == ["Write the configuration of the test instances"]
     number = newer()
     said = ctl(host, "game update", timeout=120).stdout
     assert f"build {number} is ready; the data hold this host at {old}" in said
