@@ -92,3 +92,34 @@ def test_rubbish_is_passed_over_and_who_is_silent_is_left_out(liar: tuple[str, i
         closed.close()
         answers = ask({"3": liar, "4": silent.getsockname(), "5": nobody}, limit=0.3)
     assert {server: info.players for server, info in answers.items()} == {"3": 2}
+
+
+@pytest.fixture
+def challenger() -> Iterator[tuple[tuple[str, int], list[bytes]]]:
+    """A server that answers each question with a split packet that looks like an answer, then with a challenge."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.settimeout(2)
+
+        def challenge() -> None:
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    question, client = listening.recvfrom(2048)
+                    asked.append(question)
+                    listening.sendto(b"\xfe\xff\xff\xff" + answer(50, 0)[4:], client)
+                    listening.sendto(b"\xff\xff\xff\xffA" + len(asked).to_bytes(4, "big"), client)
+
+        thread = threading.Thread(target=challenge)
+        thread.start()
+        yield listening.getsockname(), asked
+        thread.join()
+
+
+def test_a_server_that_only_challenges_is_asked_a_few_times_and_has_no_players(
+    challenger: tuple[tuple[str, int], list[bytes]],
+) -> None:
+    address, asked = challenger
+    assert ask({"3": address}, limit=0.5) == {}
+    assert len(asked) == 4
+    assert asked[-1].endswith((3).to_bytes(4, "big"))

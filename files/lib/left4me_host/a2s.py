@@ -8,8 +8,12 @@ import socket
 import time
 from dataclasses import dataclass
 
-_REQUEST = b"\xff\xff\xff\xffTSource Engine Query\0"
+_WHOLE = b"\xff\xff\xff\xff"
+"""What a packet begins with that is not one of several (a split one begins with fe ff ff ff)."""
+_REQUEST = _WHOLE + b"TSource Engine Query\0"
 _CHALLENGE, _INFO = 0x41, 0x49
+_CHALLENGES = 3
+"""How many challenges of one server are answered: the engine sends one, and a second where the first has expired."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 def parse(data: bytes) -> Info:
     """Read an answer, from its header on. Raises ValueError or IndexError where it is none."""
+    if not data.startswith(_WHOLE) or data[4] != _INFO:
+        raise ValueError("no answer to A2S_INFO")
     name, at = _text(data, 6)
     map_name, at = _text(data, at)
     _folder, at = _text(data, at)
@@ -54,6 +60,7 @@ def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, 
         asking.setblocking(False)
         sockets[asking] = name
     waiting = dict(sockets)
+    challenges = dict.fromkeys(sockets, 0)
     end = time.monotonic() + limit
     try:
         for asking in list(waiting):
@@ -62,10 +69,15 @@ def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, 
             for asking in select.select(list(waiting), [], [], left)[0]:
                 try:
                     data = asking.recv(4096)
-                    if data[4] == _CHALLENGE:
-                        _send(asking, _REQUEST + data[5:9])
-                    elif data[4] == _INFO:
-                        answers[waiting.pop(asking)] = parse(data)
+                    if data.startswith(_WHOLE) and data[4] == _CHALLENGE:
+                        challenges[asking] += 1
+                        if challenges[asking] > _CHALLENGES:
+                            waiting.pop(asking)  # it answers nothing else
+                        else:
+                            _send(asking, _REQUEST + data[5:9])
+                    else:
+                        info = parse(data)
+                        answers[waiting.pop(asking)] = info
                 except ConnectionRefusedError:
                     waiting.pop(asking)  # nobody listens there
                 except (ValueError, IndexError):
