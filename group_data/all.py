@@ -66,7 +66,8 @@ webhook = None
 # many of what undos put aside.
 attic_keep = 3
 
-# What each server has that does not say otherwise: the one place where dictionaries are merged.
+# What each server has that does not say otherwise. Dictionaries are merged here alone: server_defaults of your own,
+# such as {"gamemode": "versus"} for all hosts, go over these, and what a server says of itself goes over both.
 server_defaults = {
     # UDP for the game, TCP for RCON; None: the next free one of port_range.
     "port": None,

@@ -44,8 +44,9 @@ _NOT_ARGUMENTS |= {"autoupdate", "debug", "steam_dir", "steamcmd_script", "binar
 
 def _single_line(text: str) -> str:
     # Unicode has line ends of its own, and control characters would reach a terminal.
-    if re.search(r'["\\;\0-\x1f\x7f-\x9f\u2028\u2029]|//', text):
-        raise ValueError('may not hold a newline or other control character, a quote ("), a backslash, ";" or "//"')
+    # What else there is, ; and // too, the engine takes as it is within quotes, and that is where it goes.
+    if re.search(r'["\\\0-\x1f\x7f-\x9f\u2028\u2029]', text):
+        raise ValueError('may not hold a newline or other control character, a quote (") or a backslash')
     return text
 
 
@@ -74,8 +75,11 @@ def _secret(secret: SecretStr) -> SecretStr:
 def _argument(word: str) -> str:
     if not re.fullmatch(r"[-+]?[\w.,:=/@-]+", word, re.ASCII) or "//" in word:
         raise ValueError("must be one word of letters, digits and _ . , : = / @ -, without //")
-    if word.lstrip("-+").lower() in _NOT_ARGUMENTS:
+    name = word.lstrip("-+").lower()
+    if name in _NOT_ARGUMENTS:
         raise ValueError("is decided by left4me or by a key of its own")
+    if is_secret(name):
+        raise ValueError("would be shown by ps to every user of the host: set it in `cvars`")
     return word
 
 
@@ -84,7 +88,7 @@ def _cfg(text: str) -> str:
     if (
         path.is_absolute()
         or path.parts[:1] == ("left4me",)
-        or not re.fullmatch(r"(?!.*(\.\.|//))[\w./-]+", text, re.ASCII)
+        or not re.fullmatch(r"(?!.*(\.\.|//))[\w./+-]+", text, re.ASCII)
     ):
         raise ValueError("must be the name of a cfg file below left4dead2/cfg, and none below left4me/")
     return text
@@ -108,6 +112,24 @@ def _size(text: str) -> str:
     return text
 
 
+_STEAM_IDS = 76561197960265728
+"""What a SteamID64 of an account has more than the account's number (developer.valvesoftware.com/wiki/SteamID)."""
+
+
+def _steam_id(value: object) -> str:
+    """Return a Steam id as SourceMod's files take it: STEAM_1:0:1234 or [U:1:2468], which a SteamID64 becomes."""
+    text = str(value)
+    if re.fullmatch(r"STEAM_[0-5]:[01]:[0-9]{1,10}|\[U:1:[0-9]{1,10}\]", text, re.ASCII):
+        return text
+    if re.fullmatch(r"7656119[0-9]{10}", text, re.ASCII) and 0 < int(text) - _STEAM_IDS < 1 << 32:
+        return f"[U:1:{int(text) - _STEAM_IDS}]"
+    raise ValueError("must be a Steam id, such as STEAM_1:0:1234, [U:1:2468] or 76561197960268196")
+
+
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value, re.ASCII) else value
+
+
 def _address(text: str) -> str:
     try:
         return str(IPv4Address(text))  # the game binds IPv4 only
@@ -124,7 +146,7 @@ def _absolute(text: str) -> str:
 
 def _kept(text: str) -> str:
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or not path.parts or not re.fullmatch(r"[\w/.+@ -]+", text):
+    if path.is_absolute() or ".." in path.parts or not path.parts or text.startswith("#") or not text.isprintable():
         raise ValueError("must be a path below the server's directory, without ..")
     return str(path)
 
@@ -136,6 +158,8 @@ def _web(text: str) -> str:
 
 
 def _repository(text: str) -> str:
+    if re.fullmatch(r"[\w.-]+@[\w.-]+:[!-~]+", text, re.ASCII):  # scp's form, which git takes for SSH
+        return text
     if text.startswith(("git://", "ssh://")) and re.fullmatch(r"\w+://([\w.-]+@)?[^/@]+(/[!-~]*)?", text, re.ASCII):
         return text
     return _web(text)
@@ -151,7 +175,8 @@ CvarValue = Annotated[
 ]
 Argument = Annotated[str, StringConstraints(max_length=120), AfterValidator(_argument)]
 CfgName = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_cfg)]
-SteamId = Annotated[str, StringConstraints(pattern=r"^(STEAM_[0-5]:[01]:[0-9]{1,10}|\[U:1:[0-9]{1,10}\])$")]
+SteamId = Annotated[str, BeforeValidator(_steam_id)]
+WorkshopItem = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Weight = Annotated[int, Field(ge=1, le=10000)]
@@ -250,7 +275,7 @@ class LayerWorkshop(_Source):
     """Items of the Steam workshop, as .vpk files in left4dead2/addons; refreshed when they are updated there."""
 
     source: Literal["workshop"] = Field(description="Steam's workshop")
-    items: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, description="their numbers")
+    items: tuple[WorkshopItem, ...] = Field(min_length=1, description="their numbers")
 
 
 Layer = Annotated[LayerOnControl | LayerArchive | LayerGit | LayerWorkshop, Field(discriminator="source")]
@@ -286,11 +311,8 @@ class Server(_Declared):
 
 
 @cache
-def _shipped_server_defaults() -> dict[str, object]:
-    """Return server_defaults of group_data/all.py as shipped; what an operator's own data say of servers plays no part.
-
-    What tries a build says of each setting that matters there what it is; any other is as the shipped data have it.
-    """
+def shipped_server_defaults() -> dict[str, object]:
+    """Return server_defaults of group_data/all.py as shipped, which a fleet's own are merged over."""
     data = runpy.run_path(str(Path(__file__).parent.parent / "group_data/all.py"))
     return {key: tuple(each) if isinstance(each, list) else each for key, each in data["server_defaults"].items()}
 
@@ -331,7 +353,7 @@ class Host(_Declared):
         own |= {"admins": (), "rcon_password": None, "keep": (), "build": None}
         bare = {"map": "c1m1_hotel", "gamemode": "coop", "max_players": 4, "tickrate": 30, "layers": (), "exec": ()}
         bare |= {"cvars": {}, "arguments": (), "memory_max": "infinity", "cpu_weight": 100, "nice": 0}
-        plain = Server.model_validate({**_shipped_server_defaults(), **bare, **own})
+        plain = Server.model_validate({**shipped_server_defaults(), **bare, **own})
         modded = self.servers[self.trial_server].model_copy(update=own) if self.trial_server else plain
         return {layout.BARE: plain, layout.MODDED: modded}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from left4me import model
 from left4me_host import filetree, layout
@@ -85,6 +86,15 @@ def _mistake(host: str, error: Mapping[str, Any]) -> Mistake:
     return Mistake(host, ".".join(parts), value, _reason(error))
 
 
+def _causes(error: ValidationError) -> Iterator[ErrorDetails]:
+    """Yield the errors but that of a list that is too short only since what is in it is wrong."""
+    errors = error.errors()
+    for each in errors:
+        below = [other for other in errors if len(other["loc"]) > len(each["loc"])]
+        if each["type"] != "too_short" or not any(other["loc"][: len(each["loc"])] == each["loc"] for other in below):
+            yield each
+
+
 def _shown(value: object) -> str:
     """Return the beginning of a value, without what may be secret in it."""
     try:
@@ -102,10 +112,11 @@ def _unlisted(value: Any) -> Any:
 
 
 def _merged(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The host's data with server_defaults under each of its servers."""
+    """The host's data with server_defaults, over the shipped ones, under each of its servers."""
     merged = {key: _unlisted(value) for key, value in data.items() if key not in PYINFRA_KEYS}
     defaults, servers = merged.pop("server_defaults", None), merged.get("servers")
     if isinstance(defaults, dict) and isinstance(servers, dict):
+        defaults = {**model.shipped_server_defaults(), **defaults}
         merged["servers"] = {
             name: {**defaults, **own} if isinstance(own, dict) else own for name, own in servers.items()
         }
@@ -258,7 +269,7 @@ def validate(name: str, data: Mapping[str, Any]) -> model.Host:
     try:
         host = model.Host.model_validate(merged)
     except ValidationError as error:
-        mistakes |= {_mistake(name, dict(each)) for each in error.errors()}
+        mistakes |= {_mistake(name, dict(each)) for each in _causes(error)}
     if mistakes:
         raise InvalidData(sorted({_where_it_stands(each, data) for each in mistakes}))
     return host
