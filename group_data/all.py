@@ -34,8 +34,9 @@ address = "0.0.0.0"
 # The first and the last port for them. A server without a port of its own gets the next free one, and keeps it.
 port_range = [27015, 27114]
 
-# Where mod layers come from, by a name that servers' `layers` then use. What such a tree has on top is left4dead2/.
-#   {"source": "control", "path": "../layers/evening"}                       on this machine; what changed is sent
+# Where mod layers come from, by a name that servers' `layers` then use. Such a tree has left4dead2/ on top, or with
+# "into": "left4dead2" what belongs in there, as SourceMod's own archives have it: addons/ and cfg/.
+#   {"source": "control", "path": "../layers/evening"}          on this machine; what changed is sent, but no .git in it
 #   {"source": "archive", "url": "https://…/sm.tar.gz", "sha256": "…", "strip": 0}    the host downloads it: tar.gz,
 #                                             tar.xz or zip; strip is how many leading directories are left out
 #   {"source": "git", "url": "https://…", "ref": "v1.2"}             a commit, or a tag, which is taken not to move

@@ -26,6 +26,8 @@ from pydantic import (
 
 from left4me_host import layout
 
+TOOLS_OWN = (".git", ".hg", ".svn")
+"""What a directory on the control machine may hold of a version control system: never sent, it may hold secrets."""
 VERSION_LENGTH = 8
 """Of a layer's version: 40 bits in base32. Every character counts, as all layers' paths share one page."""
 PAGE = 4096
@@ -151,6 +153,13 @@ def _kept(text: str) -> str:
     return str(path)
 
 
+def _into(text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or not path.parts or not re.fullmatch(r"[\w/.+-]+", text, re.ASCII):
+        raise ValueError("must be a directory below the game's, such as left4dead2, without ..")
+    return str(path)
+
+
 def _web(text: str) -> str:
     if not re.fullmatch(r"https?://[^/@]+(/[!-~]*)?", text, re.ASCII) or not text.isprintable() or " " in text:
         raise ValueError("must be an address that begins with https:// or http://, without user and password")
@@ -188,6 +197,7 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterVali
 Size = Annotated[str, AfterValidator(_size)]
 Address = Annotated[str, AfterValidator(_address)]
 KeptPath = Annotated[str, AfterValidator(_kept)]
+Into = Annotated[str, AfterValidator(_into)]
 WebAddress = Annotated[str, AfterValidator(_web)]
 Repository = Annotated[str, AfterValidator(_repository)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -244,24 +254,30 @@ class GameOnControl(_Game):
 Game = GameFromSteam | GameArchive | GameOnHost | GameOnControl
 
 
-class LayerOnControl(_Source):
+class _Layer(_Source):
+    into: Into | None = Field(
+        default=None, description="the game's directory it belongs in, such as left4dead2, or None"
+    )
+
+
+class LayerOnControl(_Layer):
     """A directory on the machine that runs pyinfra; only what changed is sent."""
 
     source: Literal["control"] = Field(description="from this machine")
-    path: str = Field(description="the directory that holds left4dead2/; relative to where pyinfra is started")
+    path: str = Field(description="the directory of the tree; relative to where pyinfra is started")
 
 
-class LayerArchive(_Source):
+class LayerArchive(_Layer):
     """A tar.gz, tar.xz or zip that the host downloads."""
 
     named_by = ("sha256", "strip")
     source: Literal["archive"] = Field(description="an archive by its address")
     url: WebAddress = Field(description="where the host gets it")
     sha256: Sha256 = Field(description="of the archive; another is refused")
-    strip: int = Field(ge=0, le=9, description="leading directories to leave out, until left4dead2/ is on top")
+    strip: int = Field(ge=0, le=9, description="leading directories to leave out")
 
 
-class LayerGit(_Source):
+class LayerGit(_Layer):
     """A git repository that the host fetches."""
 
     packages = ("git:amd64",)
@@ -276,6 +292,7 @@ class LayerWorkshop(_Source):
 
     source: Literal["workshop"] = Field(description="Steam's workshop")
     items: tuple[WorkshopItem, ...] = Field(min_length=1, description="their numbers")
+    into: ClassVar[None] = None
 
 
 Layer = Annotated[LayerOnControl | LayerArchive | LayerGit | LayerWorkshop, Field(discriminator="source")]

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from left4me import model
-from left4me_host import filetree, layout
+from left4me_host import filetree, game_paths, layout
 
 _SSH = (
     "hostname port user password key key_password allow_agent look_for_keys forward_agent config_file known_hosts_file "
@@ -217,7 +217,7 @@ def _is_here(name: str, key: str, source: Any, needs: str = "") -> Iterator[Mist
     elif needs and not os.access(path / needs, os.X_OK):
         reason = f"holds no {needs} that can be executed: it must be the directory of an installed L4D2 server"
         yield Mistake(name, f"{key}.path", repr(source["path"]), reason)
-    elif reason := _unreadable(source["path"]):
+    elif reason := _unreadable(source["path"]) or ("" if needs else _no_effect(source["path"], source.get("into"))):
         yield Mistake(name, f"{key}.path", repr(source["path"]), reason)
 
 
@@ -225,12 +225,20 @@ def _is_here(name: str, key: str, source: Any, needs: str = "") -> Iterator[Mist
 def _unreadable(path: str) -> str:
     """Return why a directory cannot be sent, or nothing. No file is opened, and hosts that share one look once."""
     try:
-        for _, full, status in filetree.walk(path):
+        for _, full, status in filetree.walk(path, model.TOOLS_OWN):
             if stat.S_ISREG(status.st_mode) and not os.access(full, os.R_OK, effective_ids=True):
                 return f"{full} cannot be read by who deploys"
     except (OSError, ValueError) as error:
         return f"cannot be sent: {error}"
     return ""
+
+
+@cache
+def _no_effect(path: str, into: object) -> str:
+    """Return why a layer's directory would be nothing to the game, or nothing."""
+    above = f"{into}/" if isinstance(into, str) else ""
+    there = filetree.walk(path, model.TOOLS_OWN)
+    return game_paths.no_effect(above + name for name, _, status in there if not stat.S_ISDIR(status.st_mode))
 
 
 def _beside_the_types(name: str, data: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterator[Mistake]:

@@ -24,15 +24,22 @@ from left4me_host import filetree, layout
 
 @cache
 def _listed(path: str) -> Any:
-    return gevent.get_hub().threadpool.spawn(wrap_errors((OSError,), filetree.listing), path)
+    return gevent.get_hub().threadpool.spawn(wrap_errors((OSError,), filetree.listing), path, model.TOOLS_OWN)
 
 
-def listing(path: str) -> dict[str, str]:
-    """Return what is in a directory of this machine; read once, and all connections go on meanwhile. Raises OSError."""
+def listing(path: str, into: str | None = None) -> dict[str, str]:
+    """Return what a directory of this machine gives a host, by its names there: those here, below `into`.
+
+    Read once, and all connections go on meanwhile. Raises OSError.
+    """
     found: dict[str, str] | OSError = _listed(path).get()
     if isinstance(found, OSError):
         raise found
-    return found
+    if into is None:
+        return found
+    parts = into.split("/")
+    above = {"/".join(parts[:depth]): "d" for depth in range(1, len(parts) + 1)}
+    return above | {f"{into}/{name}": what for name, what in found.items()}
 
 
 @dataclass(frozen=True)
@@ -86,13 +93,14 @@ def layers(declares: model.Host) -> list[Tree]:
 def _layer(name: str, layer: model.Layer) -> Tree:
     source = layer.model_dump()
     if isinstance(layer, model.LayerOnControl):
-        version = _digest(listing(layer.path))
+        version = _digest(listing(layer.path, layer.into))
     elif isinstance(layer, model.LayerWorkshop):
         found = _workshop()
         source["items"] = {str(item): found[str(item)] for item in layer.items if found[str(item)]}
         version = _digest({item: about["time"] for item, about in source["items"].items()})
     else:
-        version = _digest({key: source[key] for key in ("source", *layer.named_by)})
+        named_by = ("source", *layer.named_by, *(["into"] if layer.into else []))
+        version = _digest({key: source[key] for key in named_by})
     return Tree(f"layer {name}", f"{layout.OVERLAYS}/{name}", manifest.link_of(name), version, source)
 
 
@@ -133,28 +141,38 @@ class Upload(list[str]):
             if source["source"] == "control":
                 base, known = self.bases.get(each.place, ("", {}))
                 is_new = f"{each.place}/{each.name}" not in self.there
-                files = listing(source["path"]) if is_new else {}
+                path, into = source["path"], source.get("into")
+                files = listing(path, into) if is_new else {}
                 names = [name for name in files if known.get(name) != files[name]]
                 source = {"source": "control", "send": bool(names), "base": base, "files": files}
+                if into:  # what is above the directory is made with what is in it
+                    names = [name for name in names if name.startswith(f"{into}/")]
                 if names:  # tar makes none of nothing
-                    tars.append((each.source["path"], names))
+                    tars.append((path, into, names))
             told.append({**asdict(each), "source": source})
         yield json.dumps(told)
-        for path, names in tars:
-            yield from _tar(path, names)
+        for path, into, names in tars:
+            yield from _tar(path, into, names)
 
     def __bool__(self) -> bool:
         """There is always something to send."""
         return True
 
 
-def _tar(directory: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield a tar of some of a directory's names in lines of base64, the last of them a dot: all is there."""
+def _tar(directory: str, into: str | None, names: Sequence[str]) -> Iterator[str]:
+    """Yield a tar of some of a directory's names in lines of base64, the last of them a dot: all is there.
+
+    Its members are called as on the host, where the directory is `into`.
+    """
+    prefix = f"{into}/" if into else ""
+    names = [name.removeprefix(prefix) for name in names]
     with tempfile.NamedTemporaryFile() as listed:
         listed.write("\0".join(names).encode("utf-8", "surrogateescape"))
         listed.flush()
         command = ["tar", "--create", "--directory", directory, "--no-recursion", "--null"]
         command += ["--verbatim-files-from", "--files-from", listed.name]
+        # Of the names alone, not of what symlinks and hard links lead to.
+        command += [f"--transform=flags=r;s,^,{prefix},"] if prefix else []
         with subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
             assert tar.stdout
             while chunk := tar.stdout.read(48 * 1024):

@@ -268,6 +268,8 @@ def test_each_server_is_enabled_by_our_unit(host: Host, server: str) -> None:
     host.require([] if target == wanted else [f"{path} leads to {target}, must lead to {wanted}"])
 
 
+LOOKS = {"left4dead2", *(f"left4dead2_dlc{number}" for number in (1, 2, 3)), "update", "hl2", "bin", "platform"}
+LOOKS |= {"srcds_run", "srcds_linux"}
 ADMINS = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/admins"))
 
 
@@ -290,7 +292,7 @@ def test_each_layer_has_its_declared_content(host: Host) -> None:
 def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) -> Iterator[str]:
     """Yield what is wrong with the version of a layer that is called `name` and holds `found`."""
     if isinstance(source, model.LayerOnControl):
-        wanted = _tree(Path(source.path))
+        wanted = {str(Path(source.into or "") / each): about for each, about in _tree(Path(source.path)).items()}
         differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
         yield from (f"{each} is not as it is in {source.path}" for each in differ[:10])
     elif isinstance(source, model.LayerWorkshop):
@@ -301,13 +303,14 @@ def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) ->
             yield "an item that was there is missing, or its file was changed"
     elif name != _version(source):
         yield f"its version is {name}, declared is {_version(source)}"
-    elif not found:
-        yield f"version {name} is empty"
+    elif not LOOKS.intersection(each.partition("/")[0] for each in found):
+        yield f"version {name} holds nothing where the game looks, which is left4dead2/: set into or strip in the data"
 
 
 def _version(source: model.Layer) -> str:
     """Return what a version is called after: what determines its content."""
-    return _digest({key: getattr(source, key) for key in ("source", *source.named_by)})
+    named_by = ("source", *source.named_by, *(["into"] if source.into else []))
+    return _digest({key: getattr(source, key) for key in named_by})
 
 
 def _digest(facts: dict[str, object]) -> str:
@@ -319,6 +322,8 @@ def _digest(facts: dict[str, object]) -> str:
 def _tree(top: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in top.rglob("*"):
+        if {".git", ".hg", ".svn"}.intersection(path.relative_to(top).parts):
+            continue
         if path.is_symlink():
             found[str(path.relative_to(top))] = ["symlink", str(path.readlink())]
         elif path.is_file():

@@ -37,11 +37,13 @@ PROGRAM = """
 import os, sys
 lib, top, *arguments = sys.argv[1:]
 sys.path.insert(0, lib)
-from left4me_host import builds, filetree, gc, layout, versions
+from left4me_host import builds, filetree, game_paths, gc, layout, versions
 for name, value in list(vars(layout).items()):
     if isinstance(value, str):
         setattr(layout, name, value.replace("/var/lib/left4me", f"{top}/var").replace("/etc/left4me", f"{top}/etc"))
 gc.PROC = f"{top}/proc"
+if "EFFECT" not in os.environ:  # most trees here are nothing to a game
+    game_paths.no_effect = lambda names: ""
 builds.prove = lambda build: builds.note(build, gc.GOOD)  # which takes a host
 filetree.owner = lambda: (os.getuid(), os.getgid())
 sys.exit(versions.main(arguments))
@@ -895,3 +897,57 @@ def test_nothing_goes_while_a_server_is_being_mounted(versions: Host) -> None:
 def test_no_other_word_is_taken(host: Host) -> None:
     done = subprocess.run(host.command("purge"), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "usage: left4me-content build|prune\n")
+
+
+# Where the game looks
+
+
+UPLOAD = """
+import json, sys
+from left4me.wanted_versions import Tree, Upload
+wanted, bases = json.loads(sys.argv[1])
+for line in Upload([Tree(**wanted)], bases, set()):
+    print(line)
+"""
+
+
+def uploaded(tree: Mapping[str, Any], bases: Mapping[str, Any]) -> bytes:
+    """Return what a deploy sends for a tree; pyinfra, which that imports, would patch this process."""
+    command = [sys.executable, "-c", UPLOAD, json.dumps([tree, bases])]
+    return subprocess.run(command, cwd=LIB.parents[1], check=True, capture_output=True).stdout
+
+
+def test_a_directory_is_sent_to_where_it_belongs(host: Host, tmp_path: Path) -> None:
+    folder = write({"cfg/x.cfg": ("f", b"1"), "addons/link": ("l", b"../cfg/x.cfg")}, tmp_path / "sm")
+    bases: dict[str, Any] = {}
+    for name, content in (("aaaaaaaa", b"1"), ("bbbbbbbb", b"2")):
+        (folder / "cfg/x.cfg").write_bytes(content)
+        tree = host.layer("sm", name, source="control", path=str(folder), into="left4dead2")
+        assert host.run("build", uploaded(tree, bases)) == []
+        expected = {"left4dead2/cfg/x.cfg": ("f", content), "left4dead2/addons/link": ("l", b"../cfg/x.cfg")}
+        assert host.current("sm") == (name, with_directories(expected))
+        version = host.overlay("sm") / name
+        bases = {str(host.overlay("sm")): (name, listing(version)[str(version)])}
+    assert read(host.overlay("sm") / "aaaaaaaa")["left4dead2/cfg/x.cfg"] == ("f", b"1")
+
+
+def test_an_archive_is_unpacked_where_it_belongs(host: Host, web: Web) -> None:
+    source = web.serve("sm", tar("gz", ("addons/a.vdf",), ("cfg/x.cfg",)))
+    assert host.build(host.layer("sm", "aaaaaaaa", **source, into="left4dead2")) == []
+    assert sorted(host.current("sm")[1]) == [
+        *("left4dead2", "left4dead2/addons", "left4dead2/addons/a.vdf", "left4dead2/cfg", "left4dead2/cfg/x.cfg"),
+    ]
+
+
+def test_a_tree_without_effect_is_refused_and_the_version_before_stays(
+    host: Host, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "EFFECT", "yes")
+    good = web.serve("good", tar("gz", ("left4dead2/cfg/x.cfg",)))
+    assert host.build(host.layer("sm", "aaaaaaaa", **good)) == []
+    source = web.serve("sm", tar("gz", ("addons/a.vdf",), ("cfg/x.cfg",)))
+    told = 'layer sm: holds no left4dead2/ on top but addons/, cfg/: add "into": "left4dead2"'
+    assert host.build(host.layer("sm", "bbbbbbbb", **source)) == [told]
+    assert host.current("sm")[0] == "aaaaaaaa"
+    assert host.build(host.layer("sm", "bbbbbbbb", **source, into="left4dead2")) == []
+    assert host.build(host.layer("maps", "aaaaaaaa", source="workshop", items={})) == ["layer maps: holds no files"]

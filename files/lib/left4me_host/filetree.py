@@ -19,7 +19,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 LONGEST = 6600  # seconds of one step: less than a deploy waits
@@ -30,20 +30,24 @@ def _fail(error: OSError) -> None:
     raise error
 
 
-def walk(path: str) -> Iterator[tuple[str, str, os.stat_result]]:
-    """Yield the name below a directory, the path and the status of all in it, a directory before what it holds."""
+def walk(path: str, without: Collection[str] = ()) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield the name below a directory, the path and the status of all in it, a directory before what it holds.
+
+    What is named like one of `without` is left out, with all that it holds.
+    """
     for base, names, files in os.walk(path, onerror=_fail):
-        for full in (os.path.join(base, name) for name in names + files):
+        names[:] = [name for name in names if name not in without]
+        for full in (os.path.join(base, name) for name in names + files if name not in without):
             status = os.lstat(full)
             if stat.S_IFMT(status.st_mode) not in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK):
                 raise ValueError(f"{full} is neither a file nor a directory nor a link")
             yield os.path.relpath(full, path), full, status
 
 
-def listing(path: str) -> dict[str, str]:
+def listing(path: str, without: Collection[str] = ()) -> dict[str, str]:
     """Return what is at each name: d, f:SHA256, x:SHA256 where its owner may execute it, or l:TARGET."""
     found = {}
-    for name, full, status in walk(path):
+    for name, full, status in walk(path, without):
         if stat.S_ISDIR(status.st_mode):
             found[name] = "d"
         elif stat.S_ISLNK(status.st_mode):

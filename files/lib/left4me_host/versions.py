@@ -6,9 +6,10 @@ import json
 import os
 import secrets
 import sys
+from stat import S_ISDIR
 from typing import IO, Any
 
-from left4me_host import builds, filetree, gc, instance, layout
+from left4me_host import builds, filetree, game_paths, gc, instance, layout
 from left4me_host.builds import switch
 from left4me_host.source_kinds import KINDS
 from left4me_host.source_kinds.control import ReceivedTar
@@ -19,7 +20,11 @@ def fill(wanted: dict[str, Any], new: str, sent: ReceivedTar | None) -> None:
     kind = wanted["source"]["source"]
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no kind of source: {', '.join(KINDS)}")
-    KINDS[kind](wanted, new, sent)
+    # What comes from the machine that deploys has its place in its names.
+    into = wanted["source"].get("into") if kind != "control" else None
+    target = f"{new}/{into}" if into else new
+    os.makedirs(target, exist_ok=True)
+    KINDS[kind](wanted, target, sent)
     # An installation of another tool, on the other hand, may have links to what that tool keeps elsewhere.
     if kind != "host":
         filetree.confine(new)
@@ -39,6 +44,10 @@ def make(wanted: dict[str, Any], sent: ReceivedTar | None) -> None:
             if wanted["what"] == "game":
                 builds.finish(new)
                 builds.forget(wanted["name"])
+            else:
+                files = [name for name, _, about in filetree.walk(new) if not S_ISDIR(about.st_mode)]
+                if why := game_paths.no_effect(files):
+                    raise ValueError(why)
             filetree.own(new)
             os.sync()
             os.rename(new, version)
