@@ -95,8 +95,7 @@ def _layer(name: str, layer: model.Layer) -> Tree:
     if isinstance(layer, model.LayerOnControl):
         version = _digest(listing(layer.path, layer.into))
     elif isinstance(layer, model.LayerWorkshop):
-        found = _workshop()
-        source["items"] = {str(item): found[str(item)] for item in layer.items if found[str(item)]}
+        source["items"] = {item: about for item, about in _items(layer).items() if "time" in about}
         version = _digest({item: about["time"] for item, about in source["items"].items()})
     else:
         named_by = ("source", *layer.named_by, *(["into"] if layer.into else []))
@@ -111,14 +110,28 @@ def _workshop() -> dict[str, Any]:
     return found
 
 
+def _items(layer: model.LayerWorkshop) -> dict[str, dict[str, Any]]:
+    """Return what Steam says of each item of a layer, those of its collections too, by its number."""
+    told, items = _workshop(), {}
+    wanted = [str(item) for item in layer.items]
+    while wanted:
+        item = wanted.pop(0)
+        if item not in items and "items" not in told[item]:
+            items[item] = told[item]
+        elif item not in items:
+            wanted = [*(each for each in told[item]["items"] if each not in items), *wanted]
+            told = {**told, item: {"items": []}}
+    return items
+
+
 def missing_items(declares: model.Host) -> Iterator[str]:
-    """Yield a line for each workshop item that Steam does not give."""
+    """Yield a line for each workshop item that Steam does not give, or that is nothing for the game."""
     for name, layer in manifest.layers(declares).items():
-        for item in layer.items if isinstance(layer, model.LayerWorkshop) else ():
-            found = _workshop()[str(item)]
-            if not found or not found["url"]:
-                become = "left as it was" if found else "left out"
-                yield f"layer {name}: workshop item {item} is not to be had from Steam: {become}"
+        for item, about in _items(layer).items() if isinstance(layer, model.LayerWorkshop) else ():
+            if "why" in about:
+                yield f"layer {name}: workshop item {item} {about['why']}: left out"
+            elif not about["url"]:
+                yield f"layer {name}: workshop item {item} is not to be had from Steam: left as it was"
 
 
 class Upload(list[str]):

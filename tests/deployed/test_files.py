@@ -296,10 +296,11 @@ def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) ->
         differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
         yield from (f"{each} is not as it is in {source.path}" for each in differ[:10])
     elif isinstance(source, model.LayerWorkshop):
-        allowed = {f"left4dead2/addons/{item}.vpk": str(item) for item in source.items}
-        yield from (f"{each} is none of its items" for each in sorted(set(found) - set(allowed)))
+        # Which items a collection holds Steam alone knows; the name follows from all that there are.
+        items = {each: re.fullmatch(r"left4dead2/addons/([0-9]+)\.vpk", each) for each in found}
+        yield from (f"{each} is no item of the workshop" for each, number in sorted(items.items()) if not number)
         # Of what Steam gave: an item that it did not give is left out.
-        if name != _digest({allowed[each]: time for each, (_file, time) in found.items() if each in allowed}):
+        if name != _digest({number[1]: found[each][1] for each, number in items.items() if number}):
             yield "an item that was there is missing, or its file was changed"
     elif name != _version(source):
         yield f"its version is {name}, declared is {_version(source)}"

@@ -21,6 +21,8 @@ from urllib.parse import parse_qs
 from tests.integration.harness import wait_for
 
 DETAILS = "/ISteamRemoteStorage/GetPublishedFileDetails/v1/"
+COLLECTIONS = "/ISteamRemoteStorage/GetCollectionDetails/v1/"
+VPK = b"\x34\x12\xaa\x55"
 
 
 @dataclass
@@ -30,6 +32,9 @@ class Item:
     content: bytes
     updated: int
 
+    def __post_init__(self) -> None:
+        self.content = VPK + self.content
+
 
 class Sources(ThreadingHTTPServer):
     """Files by their path, and workshop items by their number; `asked` is the path of each request."""
@@ -37,6 +42,7 @@ class Sources(ThreadingHTTPServer):
     def __init__(self, address: str) -> None:
         self.files: dict[str, bytes] = {}
         self.items: dict[int, Item] = {}
+        self.collections: dict[int, list[int]] = {}
         self.asked: list[str] = []
         self.is_down = False
         self.elsewhere = ""
@@ -77,17 +83,31 @@ class Sources(ThreadingHTTPServer):
             "title": f"Campaign {number}",
         }
 
+    def collections_of(self, form: dict[str, list[str]]) -> list[dict[str, Any]]:
+        """Return what Steam says of collections, and 9 for what is none."""
+        asked = [form[f"publishedfileids[{at}]"][0] for at in range(int(form["collectioncount"][0]))]
+        held = {
+            each: [{"publishedfileid": str(item)} for item in self.collections.get(int(each), ())] for each in asked
+        }
+        return [
+            {"publishedfileid": each, "result": 1, "children": held[each]}
+            if held[each]
+            else {"publishedfileid": each, "result": 9}
+            for each in asked
+        ]
+
     def downloads(self) -> list[str]:
         """Return what was downloaded since the last call; Steam's details are not."""
         asked, self.asked = self.asked, []
-        return [path for path in asked if path != DETAILS]
+        return [path for path in asked if path not in (DETAILS, COLLECTIONS)]
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Sources
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
+        if "Range" not in self.headers:  # with it only how a file begins is asked for
+            self.server.asked.append(self.path)
         parts = self.path.split("/")
         item = self.server.items.get(int(parts[2])) if parts[1] == "ugc" else None
         content = item.content if item else self.server.files.get(self.path)
@@ -110,16 +130,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.asked.append(self.path)
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode("ascii"))
-        if self.server.is_down or self.path != DETAILS:
+        if self.server.is_down or self.path not in (DETAILS, COLLECTIONS):
             return self.send_error(503)
+        if self.path == COLLECTIONS:
+            return self._answer({"collectiondetails": self.server.collections_of(form)})
         count = int(form["itemcount"][0])
         found = [self.server.details(form[f"publishedfileids[{at}]"][0]) for at in range(count)]
-        answer = {"response": {"result": 1, "resultcount": count, "publishedfiledetails": found}}
+        return self._answer({"resultcount": count, "publishedfiledetails": found})
+
+    def _answer(self, response: dict[str, Any]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/json; charset=UTF-8")
         self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
-        return None
+        self.wfile.write(json.dumps({"response": {"result": 1, **response}}).encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""

@@ -331,7 +331,7 @@ def test_only_what_was_updated_in_the_workshop_is_downloaded(host: Box, sources:
     assert (sources.downloads(), first.read_bytes()) == (["/ugc/101/"], old)
     ctl(host, "restart 3")
     wait_for_server(host, 27015)
-    assert (first.read_bytes(), second.read_bytes()) == (b"with a new finale", sources.items[102].content)
+    assert (first.read_bytes(), second.read_bytes()) == (sources.items[101].content, sources.items[102].content)
     deploy(campaigns)
     assert_idle(deploy(campaigns), [host])
     assert sources.downloads() == []
@@ -341,8 +341,9 @@ def test_only_what_was_updated_in_the_workshop_is_downloaded(host: Box, sources:
 def test_a_missing_item_is_named_and_the_others_are_there(
     host: Box, sources: Sources, campaigns: Path, tmp_path: Path
 ) -> None:
-    layers = {"campaigns": {"source": "workshop", "items": [103, 102, 999]}}
+    layers = {"campaigns": {"source": "workshop", "items": [103, 900, 999]}}
     sources.items[103] = Item(b"third campaign", 1_650_000_000)
+    sources.collections[900] = [102]
     path = declare(tmp_path / "inventory", host, layers, workshop_api=sources.url)
     done = pyinfra(path, "deploy.py", "-y")
     assert done.returncode == 0, done.stderr

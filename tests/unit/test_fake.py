@@ -150,7 +150,10 @@ class Other:
 
     def _ask_workshop(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         # Steam does not give the odd ones.
-        return {item: None if int(item) % 2 else {"time": 1, "size": 1, "url": "http://x/"} for item in words[1:]}
+        return {
+            item: {"why": "is odd"} if int(item) % 2 else {"time": 1, "size": 1, "url": "http://x/"}
+            for item in words[1:]
+        }
 
     def _sysusers(self, words: list[str], _lines: list[str]) -> None:
         assert words[0] == "--inline"

@@ -50,6 +50,7 @@ sys.exit(versions.main(arguments))
 """
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if not name.upper().startswith(("GIT_", "HTTP"))}
 
+VPK = b"\x34\x12\xaa\x55"
 Spec = Mapping[str, tuple[str, bytes]]
 """Relative name: d, f, x or l, with the content or the target."""
 
@@ -178,6 +179,7 @@ class Web:
     files: dict[str, bytes] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     items: list[Any] = field(default_factory=list)
+    collections: dict[str, list[str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     hook: Callable[[], None] = lambda: None
 
@@ -189,11 +191,12 @@ class Web:
 
     def item(self, number: str, time: int, data: bytes) -> dict[str, Any]:
         """Serve a workshop item as Steam does; return what is to be built of it."""
+        data = data if data.startswith(b"\xff\xd8") else VPK + data
         self.files[f"/ugc/{number}"] = data
         url = f"{self.url}/ugc/{number}"
         told = {"publishedfileid": number, "result": 1, "file_size": str(len(data)), "file_url": url}
         self.items = [each for each in self.items if each["publishedfileid"] != number]
-        self.items.append(told | {"time_updated": time, "creator_app_id": 550, "hcontent_file": "1"})
+        self.items.append(told | {"time_updated": time, "consumer_app_id": 550, "hcontent_file": "1"})
         return {"time": time, "size": len(data), "url": url}
 
 
@@ -203,7 +206,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     web: Web
 
     def do_GET(self) -> None:
-        self.web.asked.append(self.path)
+        if "Range" not in self.headers:
+            self.web.asked.append(self.path)
         data = self.web.files.get(self.path)
         if data is None:
             return self.send_error(404)
@@ -219,6 +223,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        if self.path == "/ISteamRemoteStorage/GetCollectionDetails/v1/":
+            return self.collections(
+                [form[f"publishedfileids[{at}]"][0] for at in range(int(form["collectioncount"][0]))]
+            )
         wanted = [form[f"publishedfileids[{at}]"][0] for at in range(int(form["itemcount"][0]))]
         there = {each["publishedfileid"]: each for each in self.web.items}
         answers = [there.get(each, {"publishedfileid": each, "result": 9}) for each in wanted]
@@ -226,6 +234,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200 if self.path == "/ISteamRemoteStorage/GetPublishedFileDetails/v1/" else 404)
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
+        return None
+
+    def collections(self, form: dict[str, list[str]], count: int) -> None:
+        answers = []
+        for each in (form[f"publishedfileids[{at}]"][0] for at in range(count)):
+            children = [{"publishedfileid": child} for child in self.web.collections.get(each, ())]
+            answers.append(
+                {"publishedfileid": each, **({"result": 1, "children": children} if children else {"result": 9})}
+            )
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"response": {"result": 1, "collectiondetails": answers}}).encode())
 
     def log_message(self, *_: object) -> None:
         pass
@@ -751,7 +771,25 @@ def test_steam_is_asked_once_and_the_item_that_it_does_not_give_is_named(web: We
     web.item("1004", 1700000000, b"vpk")
     web.items[-1]["result"] = 15
     ids = ["1001", "1002", "1003", "1004"]
-    assert details(web.url, *ids) == {"1001": one, "1002": None, "1003": None, "1004": None}
+    gone = {"why": "is not to be had from Steam"}
+    assert details(web.url, *ids) == {"1001": one, "1002": gone, "1003": gone, "1004": gone}
+
+
+def test_what_is_no_campaign_is_left_out_and_collections_are_what_they_hold(web: Web) -> None:
+    one, two = web.item("1", 1700000000, b"one"), web.item("2", 1700000000, b"two")
+    web.item("3", 1700000000, b"\xff\xd8\xff a preview")
+    web.item("4", 1700000000, b"four")
+    web.items[-1]["consumer_app_id"] = 4000
+    web.collections = {"9": ["1", "8", "3"], "8": ["2", "9"], "7": ["6"], "6": ["5"], "5": ["51"], "51": ["52"]}
+    assert details(web.url, "9", "4") == {
+        "9": {"items": ["1", "8", "3"]},
+        "8": {"items": ["2", "9"]},
+        "1": one,
+        "2": two,
+        "3": {"why": f"is no VPK: Steam gives the address of something else for it, {web.url}/ugc/3"},
+        "4": {"why": "belongs to app 4000, Left 4 Dead 2 is 550"},
+    }
+    assert details(web.url, "7")["52"] == {"why": "is in more than 3 collections, one in the other"}
 
 
 def test_steam_that_cannot_be_asked_is_one_line(web: Web) -> None:
@@ -774,18 +812,19 @@ def test_only_an_item_whose_update_time_changed_is_downloaded(host: Host, web: W
     assert build("bbbbbbbb", i1=one, i2=web.item("2", 1700000002, b"TWO")) == []
     assert web.asked == ["/ugc/2"]
     addons = "left4dead2/addons"
-    expected = with_directories({f"{addons}/1.vpk": ("f", b"one"), f"{addons}/2.vpk": ("f", b"TWO")})
+    expected = with_directories({f"{addons}/1.vpk": ("f", VPK + b"one"), f"{addons}/2.vpk": ("f", VPK + b"TWO")})
     assert host.current("maps") == ("bbbbbbbb", expected)
     times = [(host.overlay("maps") / f"current/{addons}/{each}.vpk").stat().st_mtime for each in (1, 2)]
     assert times == [1700000000, 1700000002]
 
     assert build("cccccccc", i2=web.item("2", 1700000002, b"TWO") | {"size": 4}) == [
-        "layer maps: item 2 came with 3 bytes, announced were 4: deploy again"
+        "layer maps: item 2 came with 7 bytes, Steam announced 4: deploy again; "
+        "where that says the same, take it out of `items`"
     ]
     assert host.current("maps") == ("bbbbbbbb", expected)
     assert build("dddddddd", i1=one) == []
     assert web.asked == []
-    assert host.current("maps") == ("dddddddd", with_directories({f"{addons}/1.vpk": ("f", b"one")}))
+    assert host.current("maps") == ("dddddddd", with_directories({f"{addons}/1.vpk": ("f", VPK + b"one")}))
 
 
 def test_an_item_that_is_gone_from_steam_comes_from_whichever_layer_has_it(host: Host, web: Web) -> None:
@@ -799,7 +838,7 @@ def test_an_item_that_is_gone_from_steam_comes_from_whichever_layer_has_it(host:
     web.asked.clear()
     for layer in ("maps", "new-one"):
         assert build(layer, "bbbbbbbb", new | {"url": ""}) == []
-        there = with_directories({"left4dead2/addons/1.vpk": ("f", b"new")})
+        there = with_directories({"left4dead2/addons/1.vpk": ("f", VPK + b"new")})
         assert host.current(layer) == ("bbbbbbbb", there)
     assert web.asked == []
     assert build("maps", "cccccccc", new | {"url": "", "time": 1700000002}) == [

@@ -30,7 +30,8 @@ def fill(wanted: dict[str, Any], target: str, _sent: object) -> None:
             raise ValueError(f"item {each} is not to be had from Steam any more, and its version here has changed")
         archive.download(item["url"], path)
         if (size := os.path.getsize(path)) != item["size"]:
-            raise ValueError(f"item {each} came with {size} bytes, announced were {item['size']}: deploy again")
+            again = "deploy again; where that says the same, take it out of `items`"
+            raise ValueError(f"item {each} came with {size} bytes, Steam announced {item['size']}: {again}")
         os.utime(path, (item["time"], item["time"]))
     if same:
         filetree.copy(same, f"{target}/{layout.ADDONS}")
