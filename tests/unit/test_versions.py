@@ -224,9 +224,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         if self.path == "/ISteamRemoteStorage/GetCollectionDetails/v1/":
-            return self.collections(
-                [form[f"publishedfileids[{at}]"][0] for at in range(int(form["collectioncount"][0]))]
-            )
+            return self.collections(form, int(form["collectioncount"][0]))
         wanted = [form[f"publishedfileids[{at}]"][0] for at in range(int(form["itemcount"][0]))]
         there = {each["publishedfileid"]: each for each in self.web.items}
         answers = [there.get(each, {"publishedfileid": each, "result": 9}) for each in wanted]
@@ -240,9 +238,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         answers = []
         for each in (form[f"publishedfileids[{at}]"][0] for at in range(count)):
             children = [{"publishedfileid": child} for child in self.web.collections.get(each, ())]
-            answers.append(
-                {"publishedfileid": each, **({"result": 1, "children": children} if children else {"result": 9})}
-            )
+            about = {"result": 1, "children": children} if children else {"result": 9}
+            answers.append({"publishedfileid": each, **about})
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps({"response": {"result": 1, "collectiondetails": answers}}).encode())

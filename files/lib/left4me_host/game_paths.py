@@ -27,10 +27,9 @@ def no_effect(names: Iterable[str]) -> str:
         return "holds no files"
     if any(parts[0] in _LOOKS for parts in split):
         return ""
-    tops = sorted(
-        {f"{parts[0]}/" if len(parts) > 1 else parts[0] for parts in split}, key=lambda top: (top[-1] != "/", top)
-    )
-    shown = f"{', '.join(tops[:5])}{' …' * (len(tops) > 5)}"
+    tops = {f"{parts[0]}/" if len(parts) > 1 else parts[0] for parts in split}
+    listed = sorted(tops, key=lambda top: (not top.endswith("/"), top))
+    shown = f"{', '.join(listed[:5])}{' …' * (len(listed) > 5)}"
     return f"holds no left4dead2/ on top but {shown}{_advice(split)}"
 
 
