@@ -162,7 +162,10 @@ def bad_archives(sources: Sources, no_route: str, silent: str) -> dict[str, tupl
     found = {
         "cut": (whole["cut"], f"cannot download {sources.url}/cut: it broke off with [0-9]+ bytes still to come"),
         "sum": (whole["sum"], f"/sum has the SHA256 [0-9a-f]+, declared is {whole['sum']['sha256']}"),
-        "html": (sources.archive("/html", b"<html>Sorry</html>"), "is neither a tar.gz nor a tar.xz nor a zip"),
+        "html": (
+            sources.archive("/html", b"<html>Sorry</html>"),
+            "is neither a tar.gz nor a tar.xz nor a zip nor",
+        ),
         "strip": (sources.archive("/strip", tree("zip", fresh()), 9), "holds nothing that strip 9 leaves"),
     }
     for name, url, why in (

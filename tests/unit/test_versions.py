@@ -555,7 +555,7 @@ def test_what_cannot_be_downloaded_or_unpacked_is_one_line_and_the_old_version_s
         f"layer mm: cannot download {web.url}/missing: HTTP Error 404: Not Found",
         "layer mm: cannot download http://127.0.0.1:1/x: [Errno 111] Connection refused",
         "layer mm: file:///etc/passwd is neither http:// nor https://",
-        f"layer mm: {web.url}/text is neither a tar.gz nor a tar.xz nor a zip",
+        f"layer mm: {web.url}/text is neither a tar.gz nor a tar.xz nor a zip nor a 7z",
         f"layer mm: {web.url}/good holds nothing that strip 1 leaves",
     ]
     [line] = host.build(host.layer("mm", "bbbbbbbb", **half))
@@ -987,3 +987,84 @@ def test_a_tree_without_effect_is_refused_and_the_version_before_stays(
     assert host.current("sm")[0] == "aaaaaaaa"
     assert host.build(host.layer("sm", "bbbbbbbb", **source, into="left4dead2")) == []
     assert host.build(host.layer("maps", "aaaaaaaa", source="workshop", items={})) == ["layer maps: holds no files"]
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456789\n"
+
+
+def test_a_checkout_that_is_not_whole_is_refused_by_the_name_of_what_is_missing(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "EFFECT", "yes")
+    repository, other = tmp_path / "repository", tmp_path / "other"
+    for each in (repository, other):
+        write({"left4dead2/cfg/x.cfg": ("f", b"1")}, each)
+        run_git(each, "init", "--quiet")
+        commit(each)
+    run_git(repository, "submodule", "--quiet", "add", str(other), "docs/other")
+    (repository / "README.md").write_bytes(LFS)
+
+    def built(version: str, **more: Any) -> list[str]:
+        source = {"source": "git", "url": f"file://{repository}", "ref": "HEAD", **more}
+        return host.build(host.layer("maps", version, **source))
+
+    commit(repository)
+    assert built("aaaaaaaa") == []  # of neither the game sees anything
+    assert built("bbbbbbbb", into="left4dead2") == [
+        "layer maps: docs/other is a submodule, which is not brought: make its repository a layer of its own"
+    ]
+    (repository / "left4dead2/addons").mkdir()
+    (repository / "left4dead2/addons/map.vpk").write_bytes(LFS)
+    commit(repository)
+    lfs = "is a pointer of Git LFS, not the file: take what the project releases"
+    assert built("cccccccc") == [f"layer maps: left4dead2/addons/map.vpk {lfs}"]
+    (repository / "left4dead2/addons/map.vpk").unlink()
+    run_git(repository, "submodule", "--quiet", "add", str(other), "left4dead2/addons/other")
+    commit(repository)
+    assert built("dddddddd") == [
+        "layer maps: left4dead2/addons/other is a submodule, which is not brought: "
+        "make its repository a layer of its own"
+    ]
+    assert host.current("maps")[0] == "aaaaaaaa"
+
+
+def flagless(names: Mapping[bytes, bytes], system: int) -> bytes:
+    """Return a zip without the flag that its names are UTF-8: bytes of the same length are put in afterwards."""
+    places = {name: chr(ord("A") + at) * len(name) for at, name in enumerate(names)}
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in names.items():
+            info = zipfile.ZipInfo(places[name])
+            info.create_system = system
+            archive.writestr(info, content)
+    packed = data.getvalue()
+    for name, place in places.items():
+        packed = packed.replace(place.encode(), name)
+    return packed
+
+
+def test_names_in_a_zip_are_what_its_maker_meant(host: Host, web: Web) -> None:
+    unix = flagless({"Überleben.cfg".encode(): b"u", "Grüße und mehr.cfg".encode("cp437"): b"g"}, 3)
+    windows = flagless({rb"cfg\server with name.cfg": b"w"}, 0)
+    assert host.build(host.layer("unix", "aaaaaaaa", **web.serve("unix", unix))) == []
+    assert host.build(host.layer("windows", "aaaaaaaa", **web.serve("windows", windows))) == []
+    assert host.current("unix")[1] == {"Überleben.cfg": ("f", b"u"), "Grüße und mehr.cfg": ("f", b"g")}
+    assert host.current("windows")[1] == with_directories({"cfg/server with name.cfg": ("f", b"w")})
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(host: Host, web: Web) -> None:
+    limit = "from left4me_host.source_kinds import archive; archive.LARGEST = 1 << 20; filetree.owner"
+    command = [word.replace("filetree.owner", limit) for word in host.command("build")]
+    tree = host.layer("mm", "aaaaaaaa", **web.serve("bomb", tar_of(b"\0" * (3 << 20))))
+    given = json.dumps([tree]).encode() + b"\n"
+    done = subprocess.run(command, input=given, capture_output=True, check=False, env=ENVIRONMENT)
+    assert done.stderr.decode() == "layer mm: the archive unpacks to more than 0 GB\n"
+
+
+def tar_of(content: bytes) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        info = tarfile.TarInfo("left4dead2/x")
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return data.getvalue()

@@ -20,6 +20,11 @@ _INSIDE = frozenset(
 """What left4dead2/ has on top: a tree that has one of these on top belongs in there."""
 
 
+def is_seen(name: str) -> bool:
+    """Tell whether the game sees what is at a name below its directory."""
+    return name.partition("/")[0] in _LOOKS
+
+
 def no_effect(names: Iterable[str]) -> str:
     """Return why a tree with these files is nothing to the game, and what would help; empty where it has an effect."""
     split = [name.split("/") for name in names]

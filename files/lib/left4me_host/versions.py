@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import sys
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import IO, Any
 
 from left4me_host import builds, filetree, game_paths, gc, instance, layout
@@ -30,6 +30,22 @@ def fill(wanted: dict[str, Any], new: str, sent: ReceivedTar | None) -> None:
         filetree.confine(new)
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+"""What a file of Git LFS holds where its content was not brought (git-lfs/docs/spec.md); it is shorter than 1 KB."""
+
+
+def check(tree: str) -> None:
+    """Raise ValueError where a layer's tree has no effect, or a file that the game sees is not what was meant."""
+    files = [(name, full, about) for name, full, about in filetree.walk(tree) if not S_ISDIR(about.st_mode)]
+    if why := game_paths.no_effect(name for name, _, _ in files):
+        raise ValueError(why)
+    for name, full, about in files:
+        if S_ISREG(about.st_mode) and about.st_size < 1024 and game_paths.is_seen(name):
+            with open(full, "rb") as file:
+                if file.read(len(_POINTER)) == _POINTER:
+                    raise ValueError(f"{name} is a pointer of Git LFS, not the file: take what the project releases")
+
+
 def make(wanted: dict[str, Any], sent: ReceivedTar | None) -> None:
     """Build the version that a tree names unless it is there."""
     place = wanted["place"]
@@ -45,9 +61,7 @@ def make(wanted: dict[str, Any], sent: ReceivedTar | None) -> None:
                 builds.finish(new)
                 builds.forget(wanted["name"])
             else:
-                files = [name for name, _, about in filetree.walk(new) if not S_ISDIR(about.st_mode)]
-                if why := game_paths.no_effect(files):
-                    raise ValueError(why)
+                check(new)
             filetree.own(new)
             os.sync()
             os.rename(new, version)
