@@ -38,7 +38,7 @@ port_range = [27015, 27114]
 # "into": "left4dead2" what belongs in there, as SourceMod's own archives have it: addons/ and cfg/.
 #   {"source": "control", "path": "../layers/evening"}          on this machine; what changed is sent, but no .git in it
 #   {"source": "archive", "url": "https://…/sm.tar.gz", "sha256": "…", "strip": 0}    the host downloads it: tar.gz,
-#                                             tar.xz or zip; strip is how many leading directories are left out
+#                                             tar.xz, zip or 7z; strip is how many leading directories are left out
 #   {"source": "git", "url": "https://…", "ref": "v1.2"}             a commit, or a tag, which is taken not to move
 #   {"source": "workshop", "items": [1643520526]}                    as .vpk files in left4dead2/addons, kept up to date
 layers = {}  # type: ignore[var-annotated]

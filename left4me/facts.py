@@ -53,7 +53,7 @@ class Command(StringCommand):
 
 def program(name: str, *arguments: str, stdin: Any = None) -> Command:
     """Return the command that runs a program of left4me.remote.program_text on the host."""
-    return Command("python3", "-I", "-c", program_text(name), *arguments, stdin=stdin)
+    return Command("python3", "-I", "-X", "utf8", "-c", program_text(name), *arguments, stdin=stdin)
 
 
 class Entry(TypedDict):

@@ -91,7 +91,7 @@ def packages(host: model.Host) -> list[str]:
     asked += [getattr(each, "url", None) for each in sources]
     tls = any(address.startswith("https:") for address in asked if address)
     needed = ["sudo:amd64"] if host.operators else []
-    needed += sorted({name for each in sources for name in each.packages})
+    needed += sorted({name for each in sources for name in each.packages()})
     return [*_PACKAGES, *needed, *(["ca-certificates:all"] if tls else [])]
 
 

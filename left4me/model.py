@@ -206,15 +206,22 @@ GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$"
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
+def _unpackers(url: str) -> list[str]:
+    """Return what unpacks the archive at an address, beyond Python's standard library."""
+    return ["libarchive-tools:amd64"] if url.partition("?")[0].lower().endswith(".7z") else []
+
+
 class _Declared(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class _Source(_Declared):
-    packages: ClassVar[tuple[str, ...]] = ()
-    """What the host needs to bring it: Debian packages with their architecture."""
     named_by: ClassVar[tuple[str, ...]] = ()
     """Which fields a version's name follows from, where left4me/wanted_versions.py asks for nothing else."""
+
+    def packages(self) -> list[str]:
+        """Return what the host needs to bring it: Debian packages with their architecture."""
+        return []
 
 
 class _Game(_Source):
@@ -229,12 +236,16 @@ class GameFromSteam(_Game):
 
 
 class GameArchive(_Game):
-    """A tar.gz, tar.xz or zip of an installation, that the host downloads."""
+    """A tar.gz, tar.xz, zip or 7z of an installation, that the host downloads."""
 
     source: Literal["archive"] = Field(description="an archive by its address")
     url: WebAddress = Field(description="where the host gets it")
     sha256: Sha256 = Field(description="of the archive; another is refused")
     strip: int = Field(ge=0, le=9, description="leading directories to leave out, until srcds_run is on top")
+
+    def packages(self) -> list[str]:
+        """Return what the host needs to bring it."""
+        return _unpackers(self.url)
 
 
 class GameOnHost(_Game):
@@ -268,7 +279,7 @@ class LayerOnControl(_Layer):
 
 
 class LayerArchive(_Layer):
-    """A tar.gz, tar.xz or zip that the host downloads."""
+    """A tar.gz, tar.xz, zip or 7z that the host downloads."""
 
     named_by = ("sha256", "strip")
     source: Literal["archive"] = Field(description="an archive by its address")
@@ -276,15 +287,22 @@ class LayerArchive(_Layer):
     sha256: Sha256 = Field(description="of the archive; another is refused")
     strip: int = Field(ge=0, le=9, description="leading directories to leave out")
 
+    def packages(self) -> list[str]:
+        """Return what the host needs to bring it."""
+        return _unpackers(self.url)
+
 
 class LayerGit(_Layer):
     """A git repository that the host fetches."""
 
-    packages = ("git:amd64",)
     named_by = ("url", "ref")
     source: Literal["git"] = Field(description="a repository")
     url: Repository = Field(description="where the host gets it")
     ref: GitRef = Field(description="a commit, or a tag, which is taken not to move")
+
+    def packages(self) -> list[str]:
+        """Return what the host needs to bring it."""
+        return ["git:amd64"]
 
 
 class LayerWorkshop(_Source):

@@ -63,6 +63,8 @@ class Locks:
         words = [
             "python3",
             "-I",
+            "-X",
+            "utf8",
             "-c",
             program_text("holder"),
             protocol.request(self._token, waits=True),

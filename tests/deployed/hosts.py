@@ -35,7 +35,7 @@ class Target:
     def ask(self, question: Mapping[str, Any], sockets: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
         """Run reader.py on the host and return its answer. Raises NotRead."""
         # `timeout` bounds it there; ssh gives up on a host that freezes.
-        command = f"timeout {seconds:.0f} python3 -I -c %s %s"
+        command = f"timeout {seconds:.0f} python3 -I -X utf8 -c %s %s"
         try:
             done = _connect(self, sockets).run(command, READER, json.dumps(question))
         except RuntimeError as error:  # testinfra's, with ssh's own words in it

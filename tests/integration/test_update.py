@@ -386,7 +386,7 @@ def test_a_deploy_that_dies_leaves_the_download_at_work_and_the_next_follows_it(
         killed.wait()
     assert updating(host)
     with started(inventory, "deploy.py", "-y") as second:
-        follow = "pgrep -cf '^/usr/bin/python3 -IS /usr/local/sbin/l4d2ctl game update$'"
+        follow = "pgrep -cf '^/usr/bin/python3 -ISXutf8 /usr/local/sbin/l4d2ctl game update$'"
         wait_for("both follow", lambda: host.run(follow, check=False).stdout == "2\n", 60)
         steam.hold = False
         steam.go_on.set()

@@ -27,8 +27,8 @@ def game_settings() -> dict[str, Any]:
 
 
 def current() -> str:
-    """Return the name of the current build; empty where there is none yet."""
-    return os.path.basename(os.readlink(layout.INSTALLATION)) if os.path.islink(layout.INSTALLATION) else ""
+    """Return the name of the current build; empty where there is none yet, or where it is not there any more."""
+    return os.path.basename(os.readlink(layout.INSTALLATION)) if os.path.isdir(layout.INSTALLATION) else ""
 
 
 def names() -> list[str]:

@@ -47,6 +47,12 @@ class _Parser(argparse.ArgumentParser):
         raise instance.Usage(f"{message}; {self.prog} --help tells more")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="l4d2ctl",
@@ -90,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     rcon.set_defaults(all=False)
     logs = add("logs", _logs, "show a server's journal, without a pager")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it is written")
-    logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default 50)")
+    logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default 50)")
     game = add("game", _game, "show the builds of the game, bring a new one from Steam, go back to another", ids=False)
     acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True, prog=f"{parser.prog} game")
     builds = acts.add_parser("status", help="the builds on this host, and who runs on which", formatter_class=_Help)

@@ -80,6 +80,14 @@ def _unused() -> Iterator[Finding]:
         yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _prune)
 
 
+def _installation() -> Iterator[Finding]:
+    """Find a current build that is not there any more: nothing could be started, and no update would bring it."""
+    if os.path.islink(layout.INSTALLATION) and not os.path.isdir(layout.INSTALLATION):
+        name = os.path.basename(os.readlink(layout.INSTALLATION))
+        do = "l4d2ctl game update, or where the game is not from Steam, deploy this host"
+        yield Finding("", f"build {name}, which is to be current, is not on this host", do)
+
+
 def _prune(_server: str) -> str:
     with instance.between_deploys() as free:
         if not free:
@@ -190,7 +198,7 @@ def examine() -> list[Finding]:
     )
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
-    findings += [*_records(running.intersection(declared)), *_unused()]
+    findings += [*_records(running.intersection(declared)), *_installation(), *_unused()]
     # What an unfinished reset has not made yet is part of that finding.
     whole = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
     return [*findings, *_systemd(declared), *_owners(whole, running)]

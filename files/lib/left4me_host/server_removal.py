@@ -56,7 +56,8 @@ def remove(server: str) -> None:
         for path in (
             f"{layout.SECRETS}/{server}",
             f"{layout.HELD}/{server}",
-            *glob.glob(f"{layout.RUN}/{server}.*"),
+            # But for the lock that is held here: who waits for another file of that name would not wait for this.
+            *(path for path in glob.glob(f"{layout.RUN}/{server}.*") if path != reset.lock_of(server)),
             f"{layout.WANTS}/{unit}",
             f"{layout.OWN_UNITS}/{unit}.d",
             f"{layout.SERVERS}/{server}",
