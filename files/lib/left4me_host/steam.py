@@ -6,6 +6,7 @@ https://developer.valvesoftware.com/wiki/SteamCMD
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import select
@@ -19,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from left4me_host import builds, filetree, gc, instance, layout
+from left4me_host import builds, filetree, gc, instance, layout, steamcmd_words
 from left4me_host.source_kinds import archive
 
 APP = "222860"
@@ -32,15 +33,18 @@ PAUSES = (2, 10, 30, 60)
 """Seconds before each further try: Steam's content servers fail for moments."""
 SILENCE = 1800
 """Seconds that SteamCMD may say nothing: it verifies 9 GB on a slow disk without a word."""
+ASKING = 60
+"""Seconds that it may say nothing where it is only asked."""
+WITHIN = 120
+"""Seconds after which no further try to ask begins."""
 EVERY = 5
 """Seconds between two lines of progress."""
 _PROGRESS = re.compile(r"Update state \(0x[0-9a-f]+\) (.*), progress: ([0-9.]+) \((\d+) / (\d+)\)")
-_WRONG = re.compile(r"^(?:ERROR|Error)! |\.\.\.(?:ERROR|FAILED)|Please use force_install_dir")
-# State 0x202 is a disk that is full; the others do not pass by themselves either.
-_FINAL = re.compile(r"state is 0x202|No subscription|Please use force_install_dir")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LONGEST = 1 << 16
 T = TypeVar("T")
+_brought: list[str] = []
+"""SteamCMD, once this process has downloaded it: a second download would bring the same."""
 
 
 class TransientError(OSError):
@@ -82,9 +86,10 @@ def _bring_program() -> None:
         if os.path.lexists(PROGRAM):
             filetree.remove(PROGRAM)
         os.rename(new, PROGRAM)
+        _brought.append(PROGRAM)
 
 
-def _lines(words: tuple[str, ...]) -> Iterator[str]:
+def _lines(words: tuple[str, ...], silence: float) -> Iterator[str]:
     """Run SteamCMD and yield what it says, as it says it. Raises OSError where it falls silent."""
     # On anything but a terminal it keeps its words to itself until it ends.
     leader, terminal = os.openpty()
@@ -103,7 +108,7 @@ def _lines(words: tuple[str, ...]) -> Iterator[str]:
     os.close(terminal)
     rest = b""
     try:
-        while select.select([leader], [], [], SILENCE)[0]:
+        while select.select([leader], [], [], silence)[0]:
             try:
                 chunk = os.read(leader, 1 << 16)
             except OSError:  # EIO: the last one who had the terminal has closed it
@@ -113,7 +118,7 @@ def _lines(words: tuple[str, ...]) -> Iterator[str]:
                 yield _COLOUR.sub("", line.decode("utf-8", "replace")).strip()
             if not chunk:
                 return
-        raise TransientError(f"SteamCMD said nothing for {SILENCE} s")
+        raise TransientError(f"SteamCMD said nothing for {silence} s")
     finally:
         os.close(leader)
         with suppress(ProcessLookupError):
@@ -123,13 +128,14 @@ def _lines(words: tuple[str, ...]) -> Iterator[str]:
         subprocess.run(["sh", "-c", "kill -KILL -1"], check=False, stderr=subprocess.DEVNULL, **_as_left4me())
 
 
-def _steamcmd(*words: str) -> list[str]:
+def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
     """Run SteamCMD, keep its log, and tell of its progress. Returns its lines; raises OSError where it says why not."""
-    said, wrong, last = [], [], 0.0
+    said, last = [], 0.0
+    was_there = os.path.isfile(f"{PROGRAM}/steamcmd.sh") and not _brought
     _bring_program()
     with open(LOG, "a", encoding="utf-8") as log:
         log.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S %Z')} steamcmd.sh {' '.join(words)}\n")
-        for line in filter(None, _lines(words)):
+        for line in filter(None, _lines(words, silence)):
             log.write(f"{line}\n")
             log.flush()
             found = _PROGRESS.search(line)
@@ -139,25 +145,40 @@ def _steamcmd(*words: str) -> list[str]:
                 last = time.monotonic()
                 done, whole = int(found[3]), int(found[4])
                 say(f"{found[1]}: {found[2]} % ({gigabytes(done)} of {gigabytes(whole)})")
-            elif _WRONG.search(line):
-                wrong.append(line)
     if not any("Loading Steam API" in line for line in said):
-        filetree.remove(PROGRAM)  # killed while it updated itself, it does not mend that
-        raise TransientError(f"SteamCMD did not start: {' / '.join(said[-3:])}; its log is {LOG}")
-    if any(map(_FINAL.search, wrong)):
-        full = f" (the disk is full: {gigabytes(shutil.disk_usage(layout.GAME).free)} are free in {layout.GAME})"
-        raise OSError(f"SteamCMD: {wrong[0]}{full if '0x202' in wrong[0] else ''}; its log is {LOG}")
+        why = steamcmd_words.startup_reason(_bootstrap_log()) or " / ".join(said[-3:])
+        if was_there:  # killed while it updated itself, it does not mend that
+            filetree.remove(PROGRAM)
+        raise TransientError(f"SteamCMD did not start: {why}; its log is {LOG}")
+    wrong = steamcmd_words.refusals(said)
+    if final := next(filter(steamcmd_words.is_final, wrong), ""):
+        free = f": {gigabytes(shutil.disk_usage(layout.GAME).free)} are free in {layout.GAME}"
+        raise OSError(f"{steamcmd_words.meaning(final)}{free * steamcmd_words.is_full(final)}; its log is {LOG}")
     if wrong:
-        raise TransientError(f"SteamCMD: {wrong[0]}; its log is {LOG}")
+        raise TransientError(f"{steamcmd_words.meaning(wrong[0])}; its log is {LOG}")
     return said
 
 
-def with_retries(step: Callable[[], T]) -> T:
-    """Do something that Steam may fail at for a moment: a bounded number of times, with growing pauses."""
+def _bootstrap_log() -> str:
+    """Return the end of what SteamCMD's bootstrap wrote; read as its user, whose links may lead anywhere."""
+    paths = [f"{HOME}/Steam/logs/bootstrap_log.txt", f"{PROGRAM}/logs/bootstrap_log.txt"]
+    command = ["tail", "--quiet", "--lines=40", "--", *paths]
+    said: bytes = subprocess.run(command, capture_output=True, check=False, **_as_left4me()).stdout
+    return said[-_LONGEST:].decode("utf-8", "replace")
+
+
+def with_retries(step: Callable[[], T], within: float = math.inf) -> T:
+    """Do something that Steam may fail at for a moment: a bounded number of times, with growing pauses.
+
+    No try begins when more than `within` seconds have passed.
+    """
+    begun = time.monotonic()
     for pause in PAUSES:
         try:
             return step()
         except TransientError as error:
+            if time.monotonic() + pause - begun > within:
+                raise
             say(f"{error}; trying again in {pause} s")
             time.sleep(pause)  # nothing tells when Steam is well again
     return step()
@@ -187,8 +208,9 @@ def parsed(text: str) -> dict[str, Any]:
 
 def latest() -> tuple[str, int]:
     """Return Steam's current build and the bytes that it takes on Linux, 0 where Steam does not say. Raises OSError."""
-    said = _steamcmd("+login", "anonymous", "+app_info_update", "1", "+app_info_print", APP)
-    depots = parsed("\n".join(said)).get(APP, {}).get("depots", {})
+    words = ("+login", "anonymous", "+app_info_update", "1", "+app_info_print", APP)
+    said = _steamcmd(*words, silence=ASKING)
+    depots = parsed(steamcmd_words.app_info("\n".join(said), APP)).get(APP, {}).get("depots", {})
     build = depots.get("branches", {}).get("public", {}).get("buildid", "")
     if not re.fullmatch(r"[0-9]{1,20}", build):
         raise TransientError(f"Steam does not say which build of {APP} is current; SteamCMD's log is {LOG}")
@@ -318,7 +340,7 @@ def update() -> None:
     with instance.locked(layout.VERDICTS):
         prepare()
         say("asking Steam which build is current")
-        build, size = with_retries(latest)
+        build, size = with_retries(latest, WITHIN)
         if (held := builds.game_settings()["build"]) and held not in (build, *builds.names()):
             raise ValueError(f"game.build: {held} is not to be had from Steam any more, which has {build}")
         if build == builds.current():
@@ -348,7 +370,7 @@ def check() -> tuple[str, str]:
         if not free:
             raise OSError("an update is at work: l4d2ctl game update follows it")
         prepare()
-        return builds.current(), with_retries(latest)[0]
+        return builds.current(), with_retries(latest, WITHIN)[0]
 
 
 def main(words: list[str]) -> int:
