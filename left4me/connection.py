@@ -1,9 +1,25 @@
-"""What an operator is told where a host cannot be connected to, by pyinfra's way (paramiko) or by ssh's."""
+"""What comes over a connection to a host: its answers, and why there is none, by pyinfra's way (paramiko) or ssh's."""
 
 from __future__ import annotations
 
 import re
 import shlex
+
+MARK = "left4me-answer:"
+"""The line that comes before an answer of a host: what a shell prints when it starts comes before that."""
+
+
+def marked(*words: str) -> list[str]:
+    """Return a command that prints MARK before what `words` print."""
+    return ["sh", "-c", f'echo {MARK}; exec "$@"', "sh", *words]
+
+
+def answer(printed: str) -> str:
+    """Return what a marked command itself printed. Raises ValueError where it did not begin."""
+    before, mark, found = f"\n{printed}".partition(f"\n{MARK}\n")
+    if not mark:
+        raise ValueError(f"no answer came, only: {before.strip()[:200]}")
+    return found
 
 
 def changed_key(fingerprint: str, known_hosts: str, name: str) -> str:

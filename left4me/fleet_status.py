@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
-from left4me.connection import reason
+from left4me.connection import answer, marked, reason
 from left4me_host.commands import print_table
 from left4me_host.status import Status, table
 
@@ -68,17 +68,17 @@ def _run(command: Sequence[str], limit: float) -> subprocess.CompletedProcess[st
 def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Status] | Unreachable:
     """Ask a host for the status of its servers."""
     try:
-        done = run(command(name, connection, "l4d2ctl", "status", "--json"), LIMIT)
+        done = run(command(name, connection, *marked("l4d2ctl", "status", "--json")), LIMIT)
     except subprocess.TimeoutExpired:
         return Unreachable(f"no answer within {LIMIT} s")
     if done.returncode:
         return Unreachable(reason(done.stderr, f"exit {done.returncode}"))
     try:
         known = {each.name for each in fields(Status)}  # one that is newer tells more
-        rows = json.loads(done.stdout)
+        rows = json.loads(answer(done.stdout))
         return [Status(**{key: row[key] for key in row if key in known}) for row in rows]
     except ValueError:
-        return Unreachable("what it answers is not l4d2ctl's: does its shell print something when it starts?")
+        return Unreachable("what it answers is not l4d2ctl's")
     except TypeError:
         return Unreachable("its l4d2ctl is older than this one: deploy this host")
 
@@ -99,15 +99,15 @@ def main() -> int:
     with ThreadPoolExecutor(32) as pool:
         answers = dict(zip(hosts, pool.map(ask, hosts, hosts.values()), strict=True))
     lines = [["HOST", *table([])[0]]]
-    for name, answer in answers.items():
-        if not isinstance(answer, Unreachable):
-            lines += [[name, *line] for line in table(answer)[1:]]
+    for name, found in answers.items():
+        if not isinstance(found, Unreachable):
+            lines += [[name, *line] for line in table(found)[1:]]
     print_table(lines)
     sys.stdout.flush()
-    for name, answer in answers.items():
-        if isinstance(answer, Unreachable):
-            print(f"{name}: {answer}", file=sys.stderr)
-    return 1 if any(isinstance(answer, Unreachable) for answer in answers.values()) else 0
+    for name, found in answers.items():
+        if isinstance(found, Unreachable):
+            print(f"{name}: {found}", file=sys.stderr)
+    return 1 if any(isinstance(found, Unreachable) for found in answers.values()) else 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import extract_control_arguments, make_unix_command_for_host
 
-from left4me import facts
+from left4me import connection, facts
 from left4me.lock import protocol
 
 GIVEN = os.environ.get(protocol.TOKEN)
@@ -58,9 +58,13 @@ def take(host: PyinfraHost) -> str:
             stdin, stdout, stderr = _start(
                 host, make_unix_command_for_host(host.state, host, program, **arguments).get_raw_value()
             )
-            answer = stdout.readline().decode().strip()
-            if not answer:
-                raise NoAnswer((stderr.read().decode(errors="replace").splitlines() or ["it says nothing"])[-1])
+            said = [""]
+            while not said[-1].startswith(connection.MARK):  # its shell may print something when it starts
+                if not (line := stdout.readline().decode(errors="replace")):
+                    why = stderr.read().decode(errors="replace").splitlines() or said
+                    raise NoAnswer(why[-1].strip() or "it says nothing")
+                said.append(line)
+            answer = said[-1].removeprefix(connection.MARK).strip()
     except (OSError, SSHException) as error:
         raise NoAnswer(str(error)) from None
     if answer != protocol.LOCKED:

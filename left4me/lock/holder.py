@@ -1,8 +1,9 @@
-"""Hold this host's deploy lock: holder.py REQUEST, a JSON object with who, revision, token, given, waits and silence.
+"""Hold this host's deploy lock: holder.py REQUEST, as JSON: who, revision, token, given, waits, silence and mark.
 
-Prints `locked`, or in one line why not; then holds it for as long as it hears something on standard input, and answers
-each time: end of file, or `silence` seconds without anything (60, SILENCE of protocol.py), frees it. A `given` token
-was taken by somebody else, who must hold it still. With `waits` it does not begin before it hears something.
+Prints `mark`, and after it `locked`, or in one line why not; then holds it for as long as it hears something on its
+input, and answers each time: end of file, or `silence` seconds without anything (60, SILENCE of protocol.py), frees it.
+A `given` token was taken by somebody else, who must hold it still. With `waits` it does not begin before it hears
+something.
 
 Two locks lie on one file: POSIX's is the deploy's own, flock's is shared by each command that changes the host, to its
 end. So a deploy is told from what a killed one left at work. The token in the file is the fence of protocol.py.
@@ -87,7 +88,7 @@ def main(request: dict[str, Any]) -> None:
         os.open(layout.DEPLOY_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8"
     ) as file:
         answer = take(file, request)
-        print(answer, flush=True)
+        print(f"{request['mark']}{answer}", flush=True)
         while answer == "locked" and select.select([0], [], [], request["silence"])[0] and os.read(0, 4096):
             if not request["given"]:  # the holder before, of the same deploy, was cut off and has ended by now or will
                 with suppress(BlockingIOError):

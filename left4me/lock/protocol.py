@@ -10,7 +10,7 @@ import json
 import shlex
 import socket
 
-from left4me import revision
+from left4me import connection, revision
 from left4me_host import layout
 
 SILENCE = 60
@@ -29,7 +29,7 @@ def request(token: str, *, given: bool = False, waits: bool = False) -> str:
     A `given` token is somebody else's, who holds the lock still; what `waits` begins when it hears something.
     """
     who = f"{getpass.getuser()}@{socket.gethostname()}"
-    how = {"given": given, "waits": waits, "silence": SILENCE}
+    how = {"given": given, "waits": waits, "silence": SILENCE, "mark": connection.MARK}
     return json.dumps({"who": who, "revision": revision.checked_out(), "token": token, **how})
 
 

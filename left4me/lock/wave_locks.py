@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from subprocess import PIPE, STDOUT, Popen
 
-from left4me import fleet_status
+from left4me import connection, fleet_status
 from left4me.lock import protocol
 from left4me.remote.program_text import program_text
 from left4me.rollout.children import last_lines
@@ -88,11 +88,11 @@ class Locks:
             self._poke(holder)
         said = []
         for line in holder.stdout:  # type: ignore[union-attr]
-            if line.strip() == protocol.LOCKED:
+            if line.strip() == connection.MARK + protocol.LOCKED:
                 timer.cancel()
                 self._held[host.name] = holder
                 return []
-            said.append(line)  # what its sshd or sudo has to say, too
+            said.append(line.removeprefix(connection.MARK))  # what its sshd or sudo has to say, too
         if holder.wait() < 0:
             said.append(f"no answer in {LIMIT} s")
         timer.cancel()

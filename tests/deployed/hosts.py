@@ -35,7 +35,7 @@ class Target:
     def ask(self, question: Mapping[str, Any], sockets: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
         """Run reader.py on the host and return its answer. Raises NotRead."""
         # `timeout` bounds it there; ssh gives up on a host that freezes.
-        command = f"timeout {seconds:.0f} python3 -I -X utf8 -c %s %s"
+        command = f"echo {connection.MARK}; timeout {seconds:.0f} python3 -I -X utf8 -c %s %s"
         try:
             done = _connect(self, sockets).run(command, READER, json.dumps(question))
         except RuntimeError as error:  # testinfra's, with ssh's own words in it
@@ -43,7 +43,7 @@ class Target:
         if done.rc != 0:
             reason = f"no answer within {seconds:.0f} s" if done.rc == 124 else connection.reason(done.stderr)
             raise NotRead(f"{reason} (exit {done.rc})")
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(connection.answer(done.stdout))
         return answer
 
     def where(self, server: str) -> tuple[str, int | None]:
@@ -57,12 +57,24 @@ class Target:
             "servers": list(self.declares.present),
             "grace": grace,
             "properties": PROPERTIES,
+            "exec": {
+                server: {"names": about.exec, "lowers": [*map(_current, about.lowers), _build(about.build)]}
+                for server, about in self.declares.present.items()
+            },
             # What only its source knows is not read: an archive's name says what has to be in it.
             "trees": {
                 layer: layer not in self.declares.layers or self.declares.layers[layer].source == "control"
                 for layer in {layer for server in self.declares.present.values() for layer in server.lowers}
             },
         }
+
+
+def _current(layer: str) -> str:
+    return f"/var/lib/left4me/overlays/{layer}/current"
+
+
+def _build(name: str | None) -> str:
+    return f"/var/lib/left4me/releases/{name}" if name else "/var/lib/left4me/installation"
 
 
 @dataclass(frozen=True)

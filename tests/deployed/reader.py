@@ -440,6 +440,19 @@ def packages() -> list[str]:
     return [line.split()[0] for line in said.splitlines() if line.endswith(" installed")]
 
 
+def missing_cfgs(upper: str, lowers: list[str], names: list[str]) -> list[str]:
+    """Return which cfg files are in none of a server's layers, which come with the topmost first."""
+
+    def is_there(name: str) -> bool:
+        for layer in [upper, *lowers]:
+            path = f"{layer}/left4dead2/cfg/{name}"
+            if os.path.lexists(path):
+                return os.path.isfile(path)  # and not what an overlay writes where a file was removed
+        return False
+
+    return [name for name in names if not is_there(name)]
+
+
 def look(question: dict[str, Any]) -> dict[str, Any]:
     """Return the state of the host."""
     servers: list[str] = question["servers"]
@@ -471,6 +484,10 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         found["trees"] = {
             layer: tree(os.path.realpath(f"{VAR}/overlays/{layer}/current"), content)
             for layer, content in question["trees"].items()
+        }
+        found["missing_cfgs"] = {
+            server: missing_cfgs(f"{VAR}/runtime/{server}/upper", about["lowers"], about["names"])
+            for server, about in question["exec"].items()
         }
         mains = {unit: int(shown.get("MainPID") or 0) for unit, shown in found["units"].items()}
         found["processes"] = {unit: process(pid) for unit, pid in mains.items() if pid}

@@ -85,6 +85,12 @@ def test_each_server_answers_a2s(host: Host, server: str) -> None:
     host.require(wrong)
 
 
+def test_each_cfg_that_is_executed_is_there(host: Host, server: str) -> None:
+    missing = host.found["missing_cfgs"][server]
+    where = "neither its layers, the build nor what it wrote itself have that"
+    host.require([f"server {server}: exec {name}: {where}" for name in missing])
+
+
 def test_each_server_was_started_as_declared(host: Host, server: str) -> None:
     declared, process = host.declares.servers[server], host.found["processes"].get(unit_of(server))
     if why_down(host, server) or is_activating(host, server):

@@ -40,7 +40,15 @@ from tests.integration.trap import Trap, command_line, is_stopped
 
 LOCK = "/run/left4me/deploy.lock"
 PLACE, HOLDER = "apply_files.py, with", "holder.py REQUEST"
-REQUEST = {"who": "olga@desk", "revision": "abc1234", "token": "hers", "given": False, "waits": False, "silence": 60}
+REQUEST = {
+    "who": "olga@desk",
+    "revision": "abc1234",
+    "token": "hers",
+    "given": False,
+    "waits": False,
+    "silence": 60,
+    "mark": "",
+}
 OLGAS = "refused, nothing changed: is being deployed by olga@desk from "
 # In Python, for no shell has this kind of lock. It says nothing where the lock is free.
 PROBE = f"import fcntl; fcntl.lockf(open({LOCK!r}, 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
