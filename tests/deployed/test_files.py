@@ -304,6 +304,8 @@ def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) ->
             yield "an item that was there is missing, or its file was changed"
     elif name != _version(source):
         yield f"its version is {name}, declared is {_version(source)}"
+    elif not found:
+        yield f"version {name} is empty"
     elif not LOOKS.intersection(each.partition("/")[0] for each in found):
         yield f"version {name} holds nothing where the game looks, which is left4dead2/: set into or strip in the data"
 

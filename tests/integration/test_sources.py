@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 import tarfile
@@ -84,7 +85,7 @@ DAMAGES = {
     "campaigns": ("rm {}/left4dead2/addons/101.vpk", "an item that was there is missing, or its file was changed"),
     "mine": ("echo >>{}/left4dead2/cfg/control.cfg", "left4dead2/cfg/control.cfg is not as it is in "),
     "mod": ("rm -r {}/*", "version [a-z2-7]{8} is empty"),
-    "sm": ("rm -r {}/*", "version [a-z2-7]{8} is empty"),
+    "sm": ("mv {0}/left4dead2 {0}/lost", "version [a-z2-7]{8} holds nothing where the game looks"),
 }
 
 
@@ -265,6 +266,39 @@ def test_doctor_removes_nothing_while_a_deploy_builds(host: Box, sources: Source
     assert host.run(f"cat {current(host, 'sm')}/left4dead2/cfg/archive.cfg").stdout.encode() in files.values()
     host.run(f"mkdir {unused}")
     assert f"{unused}: removed" in host.run("l4d2ctl doctor --fix", check=False).stdout
+
+
+def test_a_7z_is_unpacked_by_what_the_deploy_installs_for_it(host: Box, sources: Sources, tmp_path: Path) -> None:
+    host.run("apt-get -q update && apt-get -qy install libarchive-tools", timeout=300)
+    host.run("mkdir -p /srv/7z/left4dead2/cfg && echo sv_gravity 7 >/srv/7z/left4dead2/cfg/seven.cfg")
+    host.run("cd /srv/7z && bsdtar --create --format=7zip --file=/srv/campaign.7z left4dead2")
+    layer = sources.archive("/campaign.7z", base64.b64decode(host.run("base64 /srv/campaign.7z").stdout))
+    host.run("rm -r /srv/7z /srv/campaign.7z && apt-get -qy purge libarchive-tools", timeout=300)
+    path = declare(tmp_path / "inventory", host, {"campaign": layer})
+    assert changed(deploy(path))[:1] == ["Install the i386 libraries that srcds needs"]
+    assert host.run(f"cat {current(host, 'campaign')}/left4dead2/cfg/seven.cfg").stdout == "sv_gravity 7\n"
+    deploy(path)
+    must_pass(path)
+
+
+def test_the_hosts_locale_plays_no_part(host: Box, tmp_path: Path) -> None:
+    host.run("apt-get -q update && apt-get -qy install locales", timeout=300)
+    host.run("localedef -i de_DE -f ISO-8859-1 de_DE")
+    host.run("cp /root/.bashrc /root/bashrc && sed -i '1i export LC_ALL=de_DE' /root/.bashrc")
+    folder = tmp_path / "layer/left4dead2/cfg"
+    folder.mkdir(parents=True)
+    (folder / "Überleben.cfg").write_text("sv_gravity 8")
+    layers = {"german": {"source": "control", "path": str(tmp_path / "layer")}}
+    try:
+        assert host.run("locale charmap").stdout == "ISO-8859-1\n"
+        path = declare(tmp_path / "inventory", host, layers)
+        deploy(path)
+        deploy(path)
+        must_pass(path)
+        names = host.run(f"LC_ALL=C ls -b {current(host, 'german')}/left4dead2/cfg").stdout
+        assert names == "\\303\\234berleben.cfg\n"
+    finally:
+        host.run("mv /root/bashrc /root/.bashrc")
 
 
 # -- git
