@@ -169,8 +169,9 @@ def locked(path: str, waits: bool = True, flags: int = os.O_DIRECTORY) -> Iterat
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        free = True
-    except BlockingIOError:
+        # Whoever held it may have removed it: others would hold another file of that name.
+        free = os.path.samestat(os.fstat(fd), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
         free = False
     try:
         yield free

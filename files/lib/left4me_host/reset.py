@@ -162,16 +162,11 @@ def _check(server: str) -> pwd.struct_passwd:
         raise instance.Failed(f"server {server}: there is no user left4me-{server}: deploy this host") from None
 
 
-def lock_of(server: str) -> str:
-    """Return the file whose lock keeps resets and the removal of a server apart."""
-    return f"{layout.RUN}/{server}.reset"
-
-
 @contextmanager
 def alone(server: str) -> Iterator[None]:
     """Keep other resets of a server out. Raises Failed where one is at work."""
     os.makedirs(layout.RUN, exist_ok=True)
-    with instance.locked(lock_of(server), waits=False, flags=os.O_CREAT) as free:
+    with instance.locked(f"{layout.RUN}/{server}.reset", waits=False, flags=os.O_CREAT) as free:
         if not free:
             raise instance.Failed(f"server {server}: another reset of it is at work")
         yield

@@ -56,8 +56,7 @@ def remove(server: str) -> None:
         for path in (
             f"{layout.SECRETS}/{server}",
             f"{layout.HELD}/{server}",
-            # But for the lock that is held here: who waits for another file of that name would not wait for this.
-            *(path for path in glob.glob(f"{layout.RUN}/{server}.*") if path != reset.lock_of(server)),
+            *glob.glob(f"{layout.RUN}/{server}.*"),
             f"{layout.WANTS}/{unit}",
             f"{layout.OWN_UNITS}/{unit}.d",
             f"{layout.SERVERS}/{server}",

@@ -152,8 +152,11 @@ def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
         raise TransientError(f"SteamCMD did not start: {why}; its log is {LOG}")
     wrong = steamcmd_words.refusals(said)
     if final := next(filter(steamcmd_words.is_final, wrong), ""):
-        free = f": {gigabytes(shutil.disk_usage(layout.GAME).free)} are free in {layout.GAME}"
-        raise OSError(f"{steamcmd_words.meaning(final)}{free * steamcmd_words.is_full(final)}; its log is {LOG}")
+        why = steamcmd_words.meaning(final)
+        if steamcmd_words.is_full(final):
+            free = f"{gigabytes(shutil.disk_usage(layout.GAME).free)} are free in {layout.GAME}"
+            why = f"the disk is full: {free} (SteamCMD: {final})"
+        raise OSError(f"{why}; its log is {LOG}")
     if wrong:
         raise TransientError(f"{steamcmd_words.meaning(wrong[0])}; its log is {LOG}")
     return said
