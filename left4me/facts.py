@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn, NotRequired, TypedDict
 
 import gevent
 from pyinfra import logger
@@ -64,6 +64,8 @@ class Entry(TypedDict):
     owner: str
     group: str
     content: str
+    to_directory: NotRequired[bool]
+    """Of a symlink: whether a directory is there."""
 
 
 class HostState(TypedDict, total=False):

@@ -27,6 +27,8 @@ def _is_as_declared(item: Item, state: facts.HostState) -> bool:
     if any(f"{item.path}/".startswith(f"{mount}/") for mount in state["mounts"] if mount != "/"):
         return True  # what is seen there is an overlay's, and not for a deploy to touch
     found = state["entries"].get(item.path)
+    if found and item.shared and found.get("to_directory"):
+        return True  # the system's own, which an administrator laid elsewhere
     if found is None or found["type"] != {"secret": "file"}.get(item.do, item.do):
         return False
     if item.shared:

@@ -51,7 +51,7 @@ def entry(path: str) -> dict[str, Any] | None:
         "group": group(about.st_gid),
     }
     if stat.S_ISLNK(about.st_mode):
-        return found | {"type": "symlink", "content": os.readlink(path)}
+        return found | {"type": "symlink", "content": os.readlink(path), "to_directory": os.path.isdir(path)}
     if stat.S_ISDIR(about.st_mode):
         return found | {"type": "directory", "content": ""}
     if not stat.S_ISREG(about.st_mode):
@@ -120,8 +120,9 @@ def listing(path: str) -> bytes:
 
 
 def mounts() -> list[str]:
-    """Return where the host's overlays are mounted, as PID 1 sees them."""
-    return [mount.point for mount in mountinfo.mounts() if mount.kind == "overlay"]
+    """Return where the servers' overlays are mounted, as PID 1 sees them; another, such as a sysext's, is none."""
+    servers = f"{layout.RUNTIME}/"
+    return [mount.point for mount in mountinfo.mounts() if mount.kind == "overlay" and mount.point.startswith(servers)]
 
 
 def ports() -> dict[str, int]:

@@ -145,6 +145,6 @@ class Drain:
         if row.players != 0:
             told = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
             how = f"{_players(row)}, {'could not be told' if told.returncode else 'told'}"
-        self._change(f"server {row.id} was not restarted", "l4d2ctl", "restart", row.id)
+        self._change(f"server {row.id} was not restarted", "l4d2ctl", "restart", "--unless-stopped", row.id)
         self._idle.pop(row.id, None)
         return f"restarted server {row.id} ({how})"

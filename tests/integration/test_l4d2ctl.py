@@ -14,7 +14,7 @@ import pytest
 from left4me import manifest, model
 from left4me.manifest import ROOT
 from tests.boxes.boxes import Box
-from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, unit
+from tests.integration.ctl import LAYER, RUNTIME, ctl, fleet, main_pid, rcon, state, unit
 from tests.integration.harness import (
     SERVERS,
     deploy,
@@ -56,7 +56,8 @@ def test_help_teaches(deployed: Box) -> None:
         ("stop 3/../4", "is no server's id"),
         ("stop 33", "server 33 is not declared on this host; declared: 3, 4"),
         ("stop 'left4me*'", "is no server's id"),
-        ("logs 3 -n many", "invalid int value"),
+        ("logs 3 -n many", "is no number of lines"),
+        ("logs -n -5 3", "is no number of lines"),
         ("status --xml", "--xml"),
     ],
 )
@@ -214,6 +215,25 @@ def test_a_restart_is_required_when_what_runs_is_not_what_was_declared(
     assert not status(deployed)["3"]["restart_due"]
     deploy(inventory)
     ctl(deployed, "restart 3")
+    wait_for_server(deployed, 27015)
+
+
+def test_a_restart_unless_stopped_undoes_no_stop_that_comes_in_between(deployed: Box) -> None:
+    pid = main_pid(deployed, "4")
+    ctl(deployed, "restart --unless-stopped 4")
+    wait_for_server(deployed, 27016)
+    assert main_pid(deployed, "4") != pid
+    rcon(deployed, 27015, "standin_ignore_sigint 1")  # so that its stop takes its time
+    remote = ["ssh", "-F", str(deployed.ssh_config), deployed.name, "l4d2ctl restart --unless-stopped 3"]
+    with subprocess.Popen(remote, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as restarting:
+        wait_for("it is stopping", lambda: state(deployed, "3") == "deactivating")
+        ctl(deployed, "stop 3")
+        assert restarting.wait(30) == 0
+    assert (state(deployed, "3"), deployed.run("ls /var/lib/left4me/held").stdout) == ("inactive", "3\n")
+    said = ctl(deployed, "restart --unless-stopped 3")
+    assert said.stderr == "server 3 does not run: left alone\n"
+    assert state(deployed, "3") == "inactive"
+    ctl(deployed, "restart 3")  # which is meant
     wait_for_server(deployed, 27015)
 
 

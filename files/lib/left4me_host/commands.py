@@ -76,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
     add("start", _run, "start servers, also those that were stopped by hand")
     add("stop", _run, "stop servers for good: neither a deploy nor a reboot starts them, only `l4d2ctl start` does")
-    add("restart", _run, "stop servers and start them again")
+    restart = add("restart", _restart, "stop servers and start them again")
+    restart.add_argument(
+        "--unless-stopped", action="store_true", help="leave alone what does not run, or is stopped by hand meanwhile"
+    )
     reset = add("reset", _reset, "make servers as new: put what they wrote into the attic; start again those that ran")
     reset.add_argument(
         "--undo",
@@ -175,6 +178,12 @@ def _run(arguments: argparse.Namespace) -> None:
     from left4me_host import lifecycle
 
     getattr(lifecycle, arguments.command)(_selected(arguments))
+
+
+def _restart(arguments: argparse.Namespace) -> None:
+    from left4me_host import lifecycle
+
+    lifecycle.restart(_selected(arguments), arguments.unless_stopped)
 
 
 def _reset(arguments: argparse.Namespace) -> None:

@@ -178,8 +178,24 @@ def _after_stop(server: str, state: dict[str, str], ran: bool, again: str) -> st
     return ""
 
 
-def restart(servers: list[str]) -> None:
-    """Stop servers and start those that stopped. Raises Failed."""
+def restart(servers: list[str], unless_stopped: bool = False) -> None:
+    """Stop servers and start those that stopped. Raises Failed.
+
+    With `unless_stopped` those that do not run are left alone, and an operator's stop holds, also one that comes in
+    between.
+    """
+    if unless_stopped:
+        states = instance.properties(servers, "ActiveState")
+        down = [each for each in servers if states[each]["ActiveState"] in ("inactive", "failed")]
+        for server in down:
+            print(f"server {server} does not run: left alone", file=sys.stderr)
+        servers = [server for server in servers if server not in down]
     require_ports(servers, "restart")
     failed = _stop(servers, "restart")
-    _start([server for server in servers if server not in failed], failed.values())
+    stopped = [server for server in servers if server not in failed]
+    if not unless_stopped:
+        _start(stopped, failed.values())
+        return
+    start_again([server for server in stopped if not instance.is_held(server)])
+    if failed:
+        raise instance.Failed("\n".join(failed.values()))

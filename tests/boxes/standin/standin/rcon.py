@@ -27,10 +27,10 @@ class Connection:
         self._received = b""
         self._authenticated = False
 
-    def feed(self, data: bytes) -> bytes:
-        """Return the answers to what has come in so far. Raises ProtocolError."""
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the packets that answer what has come in so far. Raises ProtocolError."""
         self._received += data
-        answers = b""
+        answers: list[bytes] = []
         while len(self._received) >= 4:
             (size,) = struct.unpack_from("<i", self._received)
             if not 10 <= size <= 4096:
@@ -43,19 +43,19 @@ class Connection:
             answers += self._answer(number, kind, body)
         return answers
 
-    def _answer(self, number: int, kind: int, body: bytes) -> bytes:
+    def _answer(self, number: int, kind: int, body: bytes) -> list[bytes]:
         if kind == AUTH:
             password = self._password()
             self._authenticated = password != "" and body == password.encode()
             granted = number if self._authenticated else -1
-            return packet(number, RESPONSE, b"") + packet(granted, AUTH_RESPONSE, b"")
+            return [packet(number, RESPONSE, b""), packet(granted, AUTH_RESPONSE, b"")]
         if not self._authenticated:
-            return packet(-1, AUTH_RESPONSE, b"")
+            return [packet(-1, AUTH_RESPONSE, b"")]
         if kind == EXECUTE:
             said = self._execute(body.decode(errors="replace")).encode()
             bodies = [said[start : start + BODY] for start in range(0, len(said), BODY)] or [b""]
-            return b"".join(packet(number, RESPONSE, part) for part in bodies)
+            return [packet(number, RESPONSE, part) for part in bodies]
         if kind == RESPONSE:
             # The real one mirrors such a packet and sends a second; clients use it to find the end of a long answer.
-            return packet(number, RESPONSE, b"") + packet(number, RESPONSE, b"\0\1\0\0")
-        return b""
+            return [packet(number, RESPONSE, b""), packet(number, RESPONSE, b"\0\1\0\0")]
+        return []

@@ -120,6 +120,7 @@ class Server:
     def _accept(self) -> None:
         client, (host, port) = self._tcp.accept()
         client.settimeout(CLIENT_SECONDS)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each packet by itself, as srcds sends them
 
         def execute(command: str) -> str:
             self._game.log(f'rcon from "{host}:{port}": command "{command}"')
@@ -132,7 +133,8 @@ class Server:
         try:
             data = client.recv(8192)
             if data:
-                client.sendall(self._clients[client].feed(data))
+                for answer in self._clients[client].feed(data):
+                    client.sendall(answer)
                 return
         except (OSError, ProtocolError) as error:
             self._game.log(f"rcon: connection closed: {error}")
