@@ -1068,3 +1068,11 @@ def tar_of(content: bytes) -> bytes:
         info.size = len(content)
         archive.addfile(info, io.BytesIO(content))
     return data.getvalue()
+
+
+def test_an_unknown_kind_of_source_is_refused_by_its_name(host: Host) -> None:
+    kinds = "archive, control, git, host, workshop"
+    assert host.build(host.layer("sm", "aaaaaaaa", source="rsync", url="rsync://x/y")) == [
+        f"layer sm: 'rsync' is no kind of source: {kinds}"
+    ]
+    assert not host.overlay("sm").joinpath("current").exists()
