@@ -144,6 +144,26 @@ def test_a_reload_that_an_earlier_run_did_not_reach_is_made_up(settled: Box, tmp
     assert_idle(deploy(inventory), [settled])
 
 
+def test_what_an_administrator_laid_elsewhere_is_no_change(settled: Box, inventory: Path) -> None:
+    settled.run("mv /usr/local/share /srv/share && ln -s /srv/share /usr/local/share")
+    try:
+        assert_idle(deploy(inventory), [settled])
+    finally:
+        settled.run("rm /usr/local/share && mv /srv/share /usr/local/share")
+
+
+def test_an_overlay_that_is_not_left4mes_keeps_nothing_from_a_deploy(settled: Box, inventory: Path) -> None:
+    """As systemd-sysext lays one over /usr."""
+    layers = "lowerdir=/usr/local/sbin,upperdir=/run/other/upper,workdir=/run/other/work"
+    settled.run("mkdir /run/other && mount -t tmpfs other /run/other && mkdir /run/other/upper /run/other/work")
+    settled.run(f"mount -t overlay other -o {layers} /usr/local/sbin && rm /usr/local/sbin/l4d2ctl")
+    try:
+        assert changed(deploy(inventory)) == ["Install the overlay helper and l4d2ctl"]
+        settled.run("test -x /usr/local/sbin/l4d2ctl")
+    finally:
+        settled.run("umount /usr/local/sbin /run/other && rmdir /run/other")
+
+
 def test_a_deploy_killed_at_its_reload(settled: Box, tmp_path: Path) -> None:
     inventory = write_inventory(tmp_path / "inventory", [settled], servers=servers(memory_max="3G"))
     with Trap(settled, "connect") as trap, started(inventory, "deploy.py", "-y") as pyinfra:

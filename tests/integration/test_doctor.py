@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +90,20 @@ def test_a_mount_whose_server_was_started_while_doctor_looked(host: Box) -> None
     assert "server 3 runs by now" in host.run("python3 -", input=STARTED_MEANWHILE.encode()).stderr
     assert f"{RUNTIME}/3/merged" in overlays(host)
     wait_for_server(host, 27015)
+
+
+def test_a_current_build_that_was_deleted(host: Box) -> None:
+    installation = "/var/lib/left4me/installation"
+    build = host.run(f"readlink -f {installation}").stdout.strip()
+    host.run(f"ln -sfn releases/gone {installation}")
+    try:
+        rows = [row for row in found(host) if "build gone, which is to be current, is not on this host" in row["what"]]
+        assert [row["do"] for row in rows] == [
+            "l4d2ctl game update, or where the game is not from Steam, deploy this host"
+        ]
+        assert "\tcurrent\t" not in ctl(host, "game status").stdout
+    finally:
+        host.run(f"ln -sfn releases/{Path(build).name} {installation}")
 
 
 def test_a_foreign_mount_in_a_servers_directory(host: Box) -> None:
