@@ -39,7 +39,7 @@ class Status:
     build_due: bool = False  # a restart gives it another one
     reset_unfinished: bool = False  # and it does not start before that
     held_by: str = ""  # who stopped it by hand, where that is known
-    reset_finished: str = ""  # what the boot found of an unfinished one: a key of server.FINISHED
+    reset_finished: str = ""  # what the boot found of an unfinished one: a key of instance.FINISHED
     restart_for: list[str] = field(default_factory=list)  # what a restart changes: port, layers, build, unit …
 
 
