@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from left4me_host import layout, mountinfo
+from left4me_host import layout, mountinfo, procfs
 
 ARCHIVES = "/root"
 REMOVED = f"{layout.VAR}/.removed"
@@ -42,15 +42,6 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def read(path: str) -> str:
-    """Return the text of a file; nothing where it is gone, as of a process that has ended."""
-    try:
-        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 def processes() -> list[str]:
     """Return the ids of all processes."""
     return [name for name in os.listdir("/proc") if name.isdigit()]
@@ -58,7 +49,7 @@ def processes() -> list[str]:
 
 def running() -> list[str]:
     """Return the servers that have a process: the kernel's word, by the cgroups of all processes."""
-    return sorted({each for pid in processes() for each in SERVER_UNIT.findall(read(f"/proc/{pid}/cgroup"))})
+    return sorted({each for pid in processes() for each in SERVER_UNIT.findall(procfs.read(f"/proc/{pid}/cgroup"))})
 
 
 def there(patterns: list[str]) -> list[str]:
@@ -134,7 +125,7 @@ def held(servers: list[str]) -> Iterator[str]:
         return
     for server, holders in json.loads(run(layout.CTL, "holders", "--json", *servers)).items():
         for each in holders:
-            if SERVER_UNIT.findall(read(f"/proc/{each['pid']}/cgroup")) != [server]:
+            if SERVER_UNIT.findall(procfs.read(f"/proc/{each['pid']}/cgroup")) != [server]:
                 by = f"pid {each['pid']} ({each['command']}) by its {each['kind']}: {each['path']}"
                 yield f"server {server}: its overlay is held by {by}. End that first"
 
@@ -143,8 +134,8 @@ def others() -> Iterator[str]:
     """Yield who runs as one of the users and is in no unit of left4me."""
     ours = {pwd.getpwnam(each).pw_uid: each for each in users()}
     for pid in processes():
-        found = re.search(r"^Uid:\s+(\d+)", status := read(f"/proc/{pid}/status"), re.MULTILINE)
-        if found and int(found[1]) in ours and not OUR_UNIT.search(read(f"/proc/{pid}/cgroup")):
+        found = re.search(r"^Uid:\s+(\d+)", status := procfs.read(f"/proc/{pid}/status"), re.MULTILINE)
+        if found and int(found[1]) in ours and not OUR_UNIT.search(procfs.read(f"/proc/{pid}/cgroup")):
             name = status.partition("\n")[0].partition("\t")[2]
             yield f"pid {pid} ({name}) runs as {ours[int(found[1])]}: end that first"
 

@@ -12,7 +12,7 @@ import os
 from collections import namedtuple
 from collections.abc import Iterator
 
-from left4me_host import instance, layout, mountinfo
+from left4me_host import instance, layout, mountinfo, procfs
 from left4me_host.mountinfo import Mount
 
 
@@ -52,17 +52,8 @@ def _listed(path: str) -> list[str]:
         return []
 
 
-def _read(path: str) -> str:
-    try:
-        # Others choose the names in it, in which the kernel leaves all ends of lines but this one.
-        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 def _command(task: str) -> str:
-    return _read(f"/proc/{task.partition('/')[0]}/comm").strip() or "?"
+    return procfs.read(f"/proc/{task.partition('/')[0]}/comm").strip() or "?"
 
 
 def copies(server: str, mounts: list[Mount]) -> list[Mount]:
@@ -82,7 +73,7 @@ def _references(task: str, wanted: frozenset[str], merged: str) -> Iterator[tupl
     # A file is mapped in several pieces, of which one tells. The device is asked of map_files, and the path counts too:
     # the one in maps is that of the file in the layer below on older kernels.
     pieces = {}
-    for line in _read(f"{base}/maps").split("\n")[:-1]:
+    for line in procfs.read(f"{base}/maps").split("\n")[:-1]:
         piece, _mode, _offset, *file = line.split(maxsplit=5)
         if len(file) == 3 and file[1] != "0":
             pieces[tuple(file)] = piece
