@@ -21,7 +21,7 @@ from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import host
 
 from left4me import manifest, model, pyinfra_hooks
-from left4me.remote.program_text import program_text
+from left4me.remote.program_text import program_command
 from left4me_host import layout
 
 SYSTEMS = ("debian 12", "debian 13")
@@ -52,8 +52,8 @@ class Command(StringCommand):
 
 
 def program(name: str, *arguments: str, stdin: Any = None) -> Command:
-    """Return the command that runs a program of left4me.remote.program_text on the host."""
-    return Command("python3", "-I", "-X", "utf8", "-c", program_text(name), *arguments, stdin=stdin)
+    """Return the operation's command that runs a program of left4me.remote.program_text on the host."""
+    return Command(*program_command(name, *arguments), stdin=stdin)
 
 
 class Entry(TypedDict):

@@ -10,7 +10,7 @@ from subprocess import PIPE, STDOUT, Popen
 
 from left4me import connection, fleet_status
 from left4me.lock import protocol
-from left4me.remote.program_text import program_text
+from left4me.remote.program_text import program_command
 from left4me.rollout.children import last_lines
 from left4me.rollout.waves import Host
 
@@ -60,15 +60,7 @@ class Locks:
 
     def connect(self, host: Host) -> None:
         """Begin what is to hold a host's lock, and waits for `take`."""
-        words = [
-            "python3",
-            "-I",
-            "-X",
-            "utf8",
-            "-c",
-            program_text("holder"),
-            protocol.request(self._token, waits=True),
-        ]
+        words = program_command("holder", protocol.request(self._token, waits=True))
         self._holders[host.name] = Popen(
             fleet_status.command(host.name, host.connection, *words),
             stdin=PIPE,

@@ -1,6 +1,7 @@
 """The text of the programs that are sent to a host, as `python3 -I -c TEXT` runs it there.
 
-A program may import layout and mountinfo of left4me_host, which a new host has not: their text comes with it.
+A program may import modules of left4me_host that import nothing of it, such as layout: a new host has none of them,
+and their text comes with it.
 """
 
 from __future__ import annotations
@@ -38,3 +39,8 @@ def program_text(name: str) -> str:
         return program
     modules = {each: (_HOST / f"{each}.py").read_text(encoding="utf-8") for each in names}
     return _TEXT.format(modules=modules, program=program)
+
+
+def program_command(name: str, *arguments: str) -> list[str]:
+    """Return the command that runs a program on a host, whatever the locale there."""
+    return ["python3", "-I", "-X", "utf8", "-c", program_text(name), *arguments]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from left4me.remote.program_text import program_text
+from left4me.remote.program_text import program_command
 from tests.boxes.boxes import Box
 from tests.boxes.network import BRIDGE
 from tests.integration.harness import (
@@ -107,7 +107,7 @@ def elsewhere(box: Box) -> Iterator[str]:
 @contextmanager
 def held(box: Box, **more: object) -> Iterator[subprocess.Popen[str]]:
     """Hold a box's lock as somebody else does it, with the token `hers`."""
-    remote = shlex.join(["python3", "-I", "-c", program_text("holder"), json.dumps({**REQUEST, **more})])
+    remote = shlex.join(program_command("holder", json.dumps({**REQUEST, **more})))
     ssh = ["ssh", "-F", str(box.ssh_config), box.name, remote]
     with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdin

@@ -15,7 +15,7 @@ import pytest
 from left4me import fleet_status
 from left4me.lock import protocol
 from left4me.lock.wave_locks import Locks
-from left4me.remote.program_text import program_text
+from left4me.remote.program_text import program_command
 from left4me.rollout import results, waves
 from left4me.rollout.report import Report
 from left4me.rollout.waves import Host
@@ -91,9 +91,10 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locks]:
         here = shlex.quote(str(tmp_path / name))
         return ["sh", "-c", f"cat {here}/noise >&2 2>/dev/null; cd {here} && {shlex.join(words)}"]
 
-    monkeypatch.setattr(
-        "left4me.lock.wave_locks.program_text", lambda name: program_text(name).replace("/run/left4me", ".")
-    )
+    def program(name: str, *arguments: str) -> list[str]:
+        return [word.replace("/run/left4me", ".") for word in program_command(name, *arguments)]
+
+    monkeypatch.setattr("left4me.lock.wave_locks.program_command", program)
     monkeypatch.setattr(protocol, "HEARTBEAT", 0.2)
     monkeypatch.setattr(protocol, "SILENCE", 1)
     monkeypatch.setattr(fleet_status, "command", command)
