@@ -41,8 +41,7 @@ def _restart(row: status.Status) -> None:
             rcon.rcon(row.id, f"say {WORD}")
         except (instance.Failed, OSError) as failed:
             print(f"could not be told: {failed}", file=sys.stderr)
-    lifecycle.stop([row.id], held=False)
-    lifecycle.start_again([row.id])  # not where somebody stopped it for good at this moment
+    lifecycle.restart([row.id], unless_stopped=True)
 
 
 def main(words: list[str]) -> int:
