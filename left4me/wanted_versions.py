@@ -113,14 +113,16 @@ def _workshop() -> dict[str, Any]:
 def _items(layer: model.LayerWorkshop) -> dict[str, dict[str, Any]]:
     """Return what Steam says of each item of a layer, those of its collections too, by its number."""
     told, items = _workshop(), {}
-    wanted = [str(item) for item in layer.items]
+    wanted, seen = [str(item) for item in layer.items], set()
     while wanted:
         item = wanted.pop(0)
-        if item not in items and "items" not in told[item]:
+        if item in seen:
+            continue  # as where a collection holds itself
+        seen.add(item)
+        if "items" in told[item]:
+            wanted = [*told[item]["items"], *wanted]
+        else:
             items[item] = told[item]
-        elif item not in items:
-            wanted = [*(each for each in told[item]["items"] if each not in items), *wanted]
-            told = {**told, item: {"items": []}}
     return items
 
 

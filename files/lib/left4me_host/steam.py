@@ -152,11 +152,9 @@ def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
         raise TransientError(f"SteamCMD did not start: {why}; its log is {LOG}")
     wrong = steamcmd_words.refusals(said)
     if final := next(filter(steamcmd_words.is_final, wrong), ""):
-        why = steamcmd_words.meaning(final)
-        if steamcmd_words.is_full(final):
-            free = f"{gigabytes(shutil.disk_usage(layout.GAME).free)} are free in {layout.GAME}"
-            why = f"the disk is full: {free} (SteamCMD: {final})"
-        raise OSError(f"{why}; its log is {LOG}")
+        free = f": {gigabytes(shutil.disk_usage(layout.GAME).free)} are free in {layout.GAME}"
+        more = free if steamcmd_words.is_full(final) else ""
+        raise OSError(f"{steamcmd_words.meaning(final, more)}; its log is {LOG}")
     if wrong:
         raise TransientError(f"{steamcmd_words.meaning(wrong[0])}; its log is {LOG}")
     return said

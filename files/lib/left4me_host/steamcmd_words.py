@@ -41,10 +41,10 @@ def is_full(line: str) -> bool:
     return bool(_FULL.search(line))
 
 
-def meaning(line: str) -> str:
-    """Return a refusal in plain words, with SteamCMD's own."""
+def meaning(line: str, more: str = "") -> str:
+    """Return a refusal in plain words, with `more` after them, and SteamCMD's own."""
     found = [words for pattern, words in _MEANINGS if pattern.search(line)]
-    return f"{found[0]} (SteamCMD: {line})" if found else f"SteamCMD: {line}"
+    return f"{found[0]}{more} (SteamCMD: {line})" if found else f"SteamCMD: {line}"
 
 
 def startup_reason(log: str) -> str:
