@@ -191,8 +191,8 @@ def _layers(server_id: Any, own: list[str], names: list[str], declared: Any) -> 
         elif isinstance(declared, dict) and layer not in declared and re.fullmatch(model.LAYER_NAME, layer):
             yield repr(layer), f"is not one of the host's layers: {', '.join(map(str, declared)) or 'it has none'}"
     # As left4me-overlay writes them for mount(2), which takes one page (mount(2), "data"); 20 is the longest release.
-    runtime = f"{layout.VAR}/runtime/{server_id}/"
-    rest = f"lowerdir={layout.VAR}/releases/{'r' * 20},upperdir={runtime}upper,workdir={runtime}work,"
+    runtime = f"{layout.runtime(server_id)}/"
+    rest = f"lowerdir={layout.RELEASES}/{'r' * 20},upperdir={runtime}upper,workdir={runtime}work,"
     rest += "index=off,metacopy=off,redirect_dir=off,xino=off"
     left = model.PAGE - 1 - len(rest) - sum(map(_lower, own))
     for count, layer in enumerate(names):
@@ -204,7 +204,7 @@ def _layers(server_id: Any, own: list[str], names: list[str], declared: Any) -> 
 
 def _lower(layer: str) -> int:
     """Return how many characters a layer takes in the list of lowers."""
-    return len(f"{layout.VAR}/overlays/{layer}/:") + model.VERSION_LENGTH
+    return len(f"{layout.OVERLAYS}/{layer}/:") + model.VERSION_LENGTH
 
 
 def _is_here(name: str, key: str, source: Any, needs: str = "") -> Iterator[Mistake]:

@@ -1,7 +1,4 @@
-"""The lock of a host as its holders and its commands know it: left4me.lock holds it for pyinfra, a rollout for a wave.
-
-What holds it on the host is holder.py.
-"""
+"""What those who want a host's lock say to holder.py, and what each command looks at before it changes a host."""
 
 from __future__ import annotations
 

@@ -43,7 +43,10 @@ class Target:
         if done.rc != 0:
             reason = f"no answer within {seconds:.0f} s" if done.rc == 124 else connection.reason(done.stderr)
             raise NotRead(f"{reason} (exit {done.rc})")
-        answer: dict[str, Any] = json.loads(connection.answer(done.stdout))
+        try:
+            answer: dict[str, Any] = json.loads(connection.answer(done.stdout))
+        except ValueError as error:
+            raise NotRead(str(error)) from None
         return answer
 
     def where(self, server: str) -> tuple[str, int | None]:

@@ -117,7 +117,7 @@ def _try_both(build: str) -> None:
 
 
 def _try(trial: str) -> None:
-    """Start an trial, wait for its answer and stop it.
+    """Start a test instance, wait for its answer and stop it.
 
     Raises ValueError where it does not answer, OSError where that would not tell of the build.
     """
