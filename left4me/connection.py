@@ -1,12 +1,164 @@
-"""What comes over a connection to a host: its answers, and why there is none, by pyinfra's way (paramiko) or ssh's."""
+"""How a host is reached, from its data: read alike by deploy, lock, status, verification and rollout.
+
+The deploy's own connection is pyinfra's (left4me/pyinfra_connection.py); all else starts ssh. Answers, and why there is
+none, look the same over both.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+KEYS: dict[str, type] = {
+    "ssh_hostname": str,
+    "ssh_port": int,
+    "ssh_user": str,
+    "ssh_password": str,
+    "ssh_key": str,
+    "ssh_key_password": str,
+    "ssh_allow_agent": bool,
+    "ssh_look_for_keys": bool,
+    "ssh_forward_agent": bool,
+    "ssh_config_file": str,
+    "ssh_known_hosts_file": str,
+    "ssh_strict_host_key_checking": str,
+    "ssh_connect_retries": int,
+    "_sudo": bool,
+    "_sudo_password": str,
+}
+"""What of a host's data says how to reach it, as pyinfra has it, and of which type it is."""
+
+_SUDO = "reaches root by sudo alone: set _sudo, and _sudo_password where it asks"
+_DEPLOY_ONLY = "only a deploy would read it: put it into ~/.ssh/config, or leave it out"
+REFUSED_KEYS = {
+    **dict.fromkeys(("_su_user", "_use_su_login", "_preserve_su_env", "_su_shell", "_su_password"), _SUDO),
+    **dict.fromkeys(("_doas", "_doas_user", "_dzdo", "_dzdo_user"), _SUDO),
+    **dict.fromkeys(("_sudo_user", "_use_sudo_login", "_preserve_sudo_env"), f"left4me becomes root, and {_SUDO}"),
+    **dict.fromkeys(("_shell_executable", "_temp_dir", "ssh_file_transfer_protocol"), "has no effect on left4me"),
+    **dict.fromkeys(
+        ("ssh_paramiko_connect_kwargs", "ssh_connect_retry_min_delay", "ssh_connect_retry_max_delay"), _DEPLOY_ONLY
+    ),
+}
+"""Keys of pyinfra's that not everything here would read, each with the reason."""
+
+_TYPES = {str: "a string", int: "a whole number", bool: "True or False"}
 
 MARK = "left4me-answer:"
 """The line that comes before an answer of a host: what a shell prints when it starts comes before that."""
+
+_ASKPASS = Path(__file__).with_name("ssh_askpass.sh")
+_NO_PASSWORD = "left4me-no-password"
+_ENOUGH = f"x\n{_NO_PASSWORD}\n"
+"""What follows sudo's password. sudo asks three times, and does not wait for more then."""
+
+
+def mistakes(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with the keys of a host's data that say how to reach it: the reason, by key."""
+    found = {key: reason for key, reason in REFUSED_KEYS.items() if data.get(key)}
+    for key, needs in (("_sudo_password", "_sudo"), ("ssh_key_password", "ssh_key")):
+        if data.get(key) and not data.get(needs):
+            found[key] = f"has no effect without {needs}"
+    for key, kind in KEYS.items():
+        if key in data and (not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool))):
+            found[key] = f"must be {_TYPES[kind]}, or left out"
+        elif "password" in key and re.search(r"[\r\n\0]", data.get(key, "")):
+            found[key] = "must be one line"
+    return found
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command on a host, as this machine starts it."""
+
+    words: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    stdin: str = ""
+    """What its standard input begins with."""
+
+    @property
+    def full_environment(self) -> dict[str, str]:
+        """This process's environment with what the command needs."""
+        return {**os.environ, **self.environment}
+
+
+def as_root(line: str, data: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what runs a shell's `line` as root where `data` has `_sudo`, and what its standard input begins with."""
+    if not data.get("_sudo"):
+        return line, ""
+    if not (password := data.get("_sudo_password")):
+        return shlex.join(["sudo", "-H", "-n", "sh", "-c", line]), ""
+    # sudo reads its line only where it asks, so what it leaves of the beginning is skipped. A shell's `read` takes no
+    # more than its line.
+    skip = f'while IFS= read -r line && [ "$line" != {_NO_PASSWORD} ]; do :; done; '
+    return shlex.join(["sudo", "-H", "-k", "-S", "-p", "", "sh", "-c", skip + line]), f"{password}\n{_ENOUGH}"
+
+
+def for_any_shell(line: str) -> str:
+    """Return a shell's `line` such as every login shell passes on whole: tcsh ends it at a newline, or expands !."""
+    if not re.search(r"[\n!]", line):
+        return line
+    packed = re.sub(r"[\\\n!']", lambda found: f"\\0{ord(found[0]):03o}", line)
+    return f"sh -c 'eval \"$(printf %b \"$1\")\"' sh '{packed}'"
+
+
+def command(name: str, data: Mapping[str, Any], *words: str) -> Command:
+    """Return what runs `words` on a host, as root; `@local` is this machine.
+
+    What `data` leaves out, ssh's own config has. A new host's key is taken and a changed one never, as pyinfra does it.
+    ssh asks nobody anything.
+    """
+    line, stdin = as_root(shlex.join(words), data)
+    if name == "@local":
+        return Command(["sh", "-c", line], stdin=stdin)
+    secrets = {"LEFT4ME_SSH_PASSWORD": "ssh_password", "LEFT4ME_KEY_PASSWORD": "ssh_key_password"}
+    environment = {variable: data[key] for variable, key in secrets.items() if data.get(key)}
+    if environment:
+        environment |= {"SSH_ASKPASS": str(_ASKPASS), "SSH_ASKPASS_REQUIRE": "force"}
+    asks = [] if environment else ["-oBatchMode=yes"]
+    ssh = ["ssh", "-T", *asks, *_options(data), *_where(name, data), for_any_shell(line)]
+    return Command(ssh, environment, stdin)
+
+
+def typed(name: str, data: Mapping[str, Any], *words: str) -> str:
+    """Return the line that an operator types to run `words` on a host as root; nothing secret is in it."""
+    line = shlex.join([*(["sudo"] if data.get("_sudo") else []), *words])
+    asks = ["-t"] if data.get("_sudo_password") else []
+    return line if name == "@local" else shlex.join(["ssh", *asks, *_options(data), *_where(name, data), line])
+
+
+def _options(data: Mapping[str, Any]) -> list[str]:
+    options = {
+        "ConnectTimeout": 10,
+        "ConnectionAttempts": 1 + data.get("ssh_connect_retries", 0),
+        "ServerAliveInterval": 5,
+        "NumberOfPasswordPrompts": 1,
+        "StrictHostKeyChecking": data.get("ssh_strict_host_key_checking", "accept-new"),
+    }
+    for key, option in (
+        ("ssh_known_hosts_file", "UserKnownHostsFile"),
+        ("ssh_key", "IdentityFile"),
+        ("ssh_port", "Port"),
+        ("ssh_user", "User"),
+    ):
+        if key in data:
+            options[option] = f'"{data[key]}"'
+    if "ssh_key" in data:
+        options["IdentitiesOnly"] = "yes"
+    elif data.get("ssh_look_for_keys") is False:
+        options["IdentityFile"] = "none"
+    if data.get("ssh_allow_agent") is False:
+        options["IdentityAgent"] = "none"
+    return [f"-o{key}={value}" for key, value in options.items()]
+
+
+def _where(name: str, data: Mapping[str, Any]) -> list[str]:
+    config = ["-F", data["ssh_config_file"]] if "ssh_config_file" in data else []
+    return [*config, data.get("ssh_hostname", name)]
 
 
 def marked(*words: str) -> list[str]:
@@ -31,8 +183,23 @@ def changed_key(fingerprint: str, known_hosts: str, name: str) -> str:
     )
 
 
+def sudo_reason(stderr: str) -> str:
+    """Return why sudo did not run anything, with what to do; nothing where it did."""
+    if re.search(r"^sudo(-rs)?: (a password is required|interactive authentication is required)", stderr, re.MULTILINE):
+        return "sudo asks for a password there: set _sudo_password in its data (its value may come from os.environ)"
+    if re.search(r"^sudo(-rs)?: (\d+ incorrect password attempt|no password was provided)", stderr, re.MULTILINE):
+        return "sudo does not take the password: check _sudo_password in its data"
+    if found := re.search(
+        r"^(.+ is not in the sudoers file|Sorry, user .+ is not allowed to execute .+)", stderr, re.MULTILINE
+    ):
+        return f"sudo: {found[1][:200]}"
+    return ""
+
+
 def reason(stderr: str, silent: str = "no reason given") -> str:
     """Return in one line why ssh, or what it ran on a host, has failed; `silent` where it said nothing."""
+    if why := sudo_reason(stderr):
+        return why
     key = re.search(r"^Offending \S+ key in (.+):\d+\s*$", stderr, re.MULTILINE)
     name = re.search(r"^Host key for (\S+) has changed and you have requested strict checking", stderr, re.MULTILINE)
     if key and name:

@@ -92,6 +92,14 @@ class HostState(TypedDict, total=False):
     revision: str
 
 
+class Words(tuple[str, ...]):
+    """Arguments of a fact; pyinfra prints those of one that fails, and these are kilobytes that nobody can read."""
+
+    def __str__(self) -> str:
+        """Return what stands for them."""
+        return "…"
+
+
 class Answer(FactBase[Any]):
     """What a program of left4me.remote.program_text answers on the host."""
 
@@ -165,7 +173,8 @@ def refuse(reason: str) -> NoReturn:
 
 def ask(asks: str, *words: str) -> Any:
     """Return what a program answers now, or l4d2ctl for `status`."""
-    found = host.get_fact(Status, words=words) if asks == "status" else host.get_fact(Answer, asks=asks, words=words)
+    of = Words(words)
+    found = host.get_fact(Status, words=of) if asks == "status" else host.get_fact(Answer, asks=asks, words=of)
     if found is None:  # pyinfra has said why, and would go on with nothing
         refuse(f"its state ({asks}) could not be read, so nothing more is done there: deploy again")
     return found

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
-from left4me.connection import answer, marked, reason
+from left4me.connection import Command, answer, command, marked, reason
 from left4me_host.commands import print_table
 from left4me_host.status import Status, table
 
 LIMIT = 30
 """Seconds for one host: ssh gives up a connection after 10, l4d2ctl on a hung server after 1."""
 
-Run = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
+Run = Callable[[Command, float], "subprocess.CompletedProcess[str]"]
 """Runs a command for so many seconds at most, as subprocess.run does it."""
 
 
@@ -30,38 +29,16 @@ class Unreachable(Exception):
     """Why a host could not be asked, in one line."""
 
 
-def command(name: str, connection: Mapping[str, Any], *words: str) -> list[str]:
-    """Return what runs `words` on a host, as root; what `connection`, pyinfra's data, leaves out ssh's own config has.
-
-    A new host's key is taken and a changed one never, as pyinfra does it. `@local` is this machine.
-    """
-    line = shlex.join([*(["sudo", "-n"] if connection.get("_sudo") else []), *words])
-    if name == "@local":
-        return ["sh", "-c", line]
-    options = {
-        "BatchMode": "yes",
-        "ConnectTimeout": 10,
-        "ServerAliveInterval": 5,
-        "StrictHostKeyChecking": connection.get("ssh_strict_host_key_checking", "accept-new"),
-    }
-    for key, option in (
-        ("ssh_known_hosts_file", "UserKnownHostsFile"),
-        ("ssh_key", "IdentityFile"),
-        ("ssh_port", "Port"),
-        ("ssh_user", "User"),
-    ):
-        if key in connection:
-            options[option] = f'"{connection[key]}"'
-    ssh = ["ssh", "-T", *(f"-o{key}={value}" for key, value in options.items())]
-    if "ssh_config_file" in connection:
-        ssh += ["-F", connection["ssh_config_file"]]
-    return [*ssh, connection.get("ssh_hostname", name), line]
-
-
-def _run(command: Sequence[str], limit: float) -> subprocess.CompletedProcess[str]:
-    nothing = subprocess.DEVNULL
+def _run(command: Command, limit: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, stdin=nothing, capture_output=True, text=True, errors="replace", timeout=limit, check=False
+        command.words,
+        env=command.full_environment,
+        input=command.stdin,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=limit,
+        check=False,
     )
 
 

@@ -22,20 +22,9 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_inventory, ctx_state
 from pyinfra_cli import cli
 
-from left4me import model, pyinfra_hooks
+from left4me import connection, model, pyinfra_hooks
 
 HIDDEN = "**********"  # as pydantic shows a secret
-CONNECTION = (
-    "ssh_hostname",
-    "ssh_port",
-    "ssh_user",
-    "ssh_key",
-    "ssh_config_file",
-    "ssh_known_hosts_file",
-    "ssh_strict_host_key_checking",
-    "_sudo",
-)
-"""What of a host's data says how to reach it; passwords are not passed on."""
 
 
 def _described(host: PyinfraHost) -> dict[str, Any]:
@@ -45,7 +34,7 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
         "groups": list(host.groups),
         # pyinfra itself puts @local into a group of that name.
         "called_as_a_group": host.inventory.groups.get(host.name, [host]) != [host],
-        "connection": {key: data[key] for key in CONNECTION if data.get(key) is not None},
+        "connection": {key: data[key] for key in connection.KEYS if data.get(key) is not None},
         "declares": pyinfra_hooks.MODELS[host.name].model_dump(mode="json"),
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pyinfra import logger
 from pyinfra.context import host
 
-from left4me import facts, manifest, model, pyinfra_hooks, revision
+from left4me import facts, manifest, model, pyinfra_connection, pyinfra_hooks, revision
 from left4me.lock import client as lock
 
 
@@ -74,7 +74,10 @@ def refusals() -> list[str]:
     except lock.NoAnswer as error:
         unlocked = [f"its lock cannot be taken: {error}"]
     # What keeps a host from answering is told best by the look.
-    return list(problems(facts.host_state(), facts.declared_host())) or unlocked
+    try:
+        return list(problems(facts.host_state(), facts.declared_host())) or unlocked
+    except pyinfra_connection.OneSession as error:
+        return [str(error)]
 
 
 def preflight() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -20,17 +19,15 @@ from typing import Any, NoReturn
 
 import click
 import gevent.select
-import paramiko
 import pyinfra_cli.cli
 import pyinfra_cli.prints
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.inventory import Inventory
 from pyinfra.api.state import State
-from pyinfra.connectors.sshuserclient.client import SSHClient
 from pyinfra_cli.exceptions import UnexpectedExternalError
 
-from left4me import connection, model, pending, validation
+from left4me import model, pending, pyinfra_connection, validation
 
 MODELS: dict[str, model.Host] = {}
 """What each host of this run declares, by the host's name; filled before the first connection."""
@@ -161,9 +158,8 @@ def _interrupt(state: State | None, _signal: int, _frame: FrameType | None) -> N
 
 
 def install() -> None:
-    """Hook into pyinfra: check data before the first connection, send at once, exit 130 when interrupted."""
+    """Hook into pyinfra: check data before the first connection, reach hosts as all else does, exit 130 on Ctrl-C."""
     load, init = pyinfra_cli.cli.make_inventory, State.init  # type: ignore[attr-defined]
-    start_client, connect = paramiko.Transport.start_client, SSHClient.connect
 
     def checked_init(
         state: State, inventory: Inventory, config: Any, initial_limit: list[PyinfraHost] | None = None
@@ -172,29 +168,13 @@ def install() -> None:
         init(state, inventory, config, initial_limit=initial_limit)
         signal.signal(signal.SIGINT, partial(_interrupt, state))
 
-    def quick_start(transport: paramiko.Transport, *args: Any, **kwargs: Any) -> None:
-        # With Nagle's algorithm a command on a local network takes 47 ms, without it 3.
-        if isinstance(transport.sock, socket.socket):  # a ProxyJump has a channel here instead
-            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Seconds for a channel to open. paramiko waits an hour.
-        transport.channel_timeout = 30  # type: ignore[attr-defined]
-        start_client(transport, *args, **kwargs)
-
-    def known_connect(client: SSHClient, *args: Any, **kwargs: Any) -> None:
-        try:
-            connect(client, *args, **kwargs)  # type: ignore[no-untyped-call]
-        except paramiko.BadHostKeyException as error:
-            told = connection.changed_key(error.key.fingerprint, str(client._host_keys_filename), error.hostname)
-            raise paramiko.SSHException(told) from error
-
     pyinfra_cli.cli.make_inventory = (  # type: ignore[attr-defined]
         lambda *args, **kwargs: load_inventory(load, *args, **kwargs)
     )
     State.init = checked_init  # type: ignore[method-assign, assignment]
     pyinfra_cli.cli.input = _patient_input  # type: ignore[attr-defined]
     OPTIONS.update(click.get_current_context().params)
-    paramiko.Transport.start_client = quick_start  # type: ignore[method-assign, assignment]
-    SSHClient.connect = known_connect  # type: ignore[method-assign, assignment]
+    pyinfra_connection.install()
     pyinfra_cli.prints.print_json = partial(_print_json, pyinfra_cli.prints.print_json)
     atexit.register(_print_pending)  # below pyinfra's own results
     signal.signal(signal.SIGINT, partial(_interrupt, None))

@@ -18,20 +18,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from left4me import model
+from left4me import connection, model
 from left4me_host import filetree, game_paths, layout
 
-_SSH = (
-    "hostname port user password key key_password allow_agent look_for_keys forward_agent config_file known_hosts_file "
-    "strict_host_key_checking paramiko_connect_kwargs connect_retries connect_retry_min_delay connect_retry_max_delay "
-    "file_transfer_protocol"
-)
-_ARGUMENTS = (
-    "sudo sudo_user use_sudo_login sudo_password preserve_sudo_env su_user use_su_login preserve_su_env su_shell "
-    "su_password doas doas_user dzdo dzdo_user shell_executable env temp_dir timeout"
-)
-# What belongs to pyinfra in a host's data: its SSH connector's settings, and arguments of all operations.
-PYINFRA_KEYS = frozenset([f"ssh_{key}" for key in _SSH.split()] + [f"_{key}" for key in _ARGUMENTS.split()])
+PYINFRA_KEYS = frozenset([*connection.KEYS, *connection.REFUSED_KEYS, "_env", "_timeout"])
+"""What belongs to pyinfra in a host's data: how to reach the host, and arguments of all operations."""
 
 
 @dataclass(frozen=True, order=True)
@@ -250,6 +241,8 @@ def _beside_the_types(name: str, data: Mapping[str, Any], merged: Mapping[str, A
             yield from _is_here(name, f"layers.{layer}", source)
     if not isinstance(data.get("server_defaults"), dict):
         yield Mistake(name, "server_defaults", _shown(data.get("server_defaults")), "must be a dictionary")
+    for key, reason in connection.mistakes(data).items():
+        yield Mistake(name, key, "(hidden)" if "password" in key else _shown(data[key]), reason)
     timeout = data.get("_timeout", 1)
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 1:
         yield Mistake(name, "_timeout", _shown(timeout), "must be a whole number of seconds, 1 or more")

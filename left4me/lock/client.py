@@ -23,10 +23,11 @@ from pyinfra.connectors.base import BaseConnector
 from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
-from pyinfra.connectors.util import extract_control_arguments, make_unix_command_for_host
+from pyinfra.connectors.util import extract_control_arguments
 
 from left4me import connection, facts
 from left4me.lock import protocol
+from left4me.pyinfra_connection import command_line
 
 GIVEN = os.environ.get(protocol.TOKEN)
 """The token of whoever started this run and holds the locks of its hosts."""
@@ -53,16 +54,19 @@ def take(host: PyinfraHost) -> str:
     }
     limit = extract_control_arguments(arguments).get("_timeout")
     program = facts.program("holder", protocol.request(TOKEN, given=bool(GIVEN)))
+    line, before = command_line(host.connector, program, arguments)
     try:
         with gevent.Timeout(limit, TimeoutError(f"no answer in {limit} s")):
-            stdin, stdout, stderr = _start(
-                host, make_unix_command_for_host(host.state, host, program, **arguments).get_raw_value()
-            )
+            stdin, stdout, stderr = _start(host, line)
+            stdin.write(before.encode())
+            stdin.flush()
             said = [""]
             while not said[-1].startswith(connection.MARK):  # its shell may print something when it starts
                 if not (line := stdout.readline().decode(errors="replace")):
-                    why = stderr.read().decode(errors="replace").splitlines() or said
-                    raise NoAnswer(why[-1].strip() or "it says nothing")
+                    why = stderr.read().decode(errors="replace")
+                    if sudo := connection.sudo_reason(why):
+                        return sudo
+                    raise NoAnswer(connection.reason(why, said[-1].strip() or "it says nothing"))
                 said.append(line)
             answer = said[-1].removeprefix(connection.MARK).strip()
     except (OSError, SSHException) as error:

@@ -61,8 +61,10 @@ class Locks:
     def connect(self, host: Host) -> None:
         """Begin what is to hold a host's lock, and waits for `take`."""
         words = program_command("holder", protocol.request(self._token, waits=True))
-        self._holders[host.name] = Popen(
-            fleet_status.command(host.name, host.connection, *words),
+        command = connection.command(host.name, host.connection, *words)
+        holder = self._holders[host.name] = Popen(
+            command.words,
+            env=command.full_environment,
             stdin=PIPE,
             stdout=PIPE,
             stderr=STDOUT,
@@ -70,6 +72,8 @@ class Locks:
             errors="replace",
             start_new_session=True,
         )
+        holder.stdin.write(command.stdin)  # type: ignore[union-attr]
+        holder.stdin.flush()  # type: ignore[union-attr]
 
     def take(self, host: Host) -> list[str]:
         """Take the lock of a host that is connected to; return why not, line by line, or nothing."""
@@ -88,6 +92,8 @@ class Locks:
         if holder.wait() < 0:
             said.append(f"no answer in {LIMIT} s")
         timer.cancel()
+        if why := connection.sudo_reason("".join(said)):
+            return [why]
         return last_lines(*said) or ["its lock cannot be taken, and nothing says why"]
 
     def keep(self, host: Host) -> list[str]:

@@ -7,23 +7,25 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from subprocess import DEVNULL, PIPE, CompletedProcess, Popen, TimeoutExpired
+from subprocess import PIPE, CompletedProcess, Popen, TimeoutExpired
 from typing import Any
 
 Done = CompletedProcess[str]
 interrupted = threading.Event()
 """Set by the first Ctrl-C: what is under way is finished, and nothing new is begun."""
 _running: set[Popen[str]] = set()
-_APART: Mapping[str, Any] = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "start_new_session": True}
+_APART: Mapping[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, "start_new_session": True}
 
 
-def run(command: Sequence[str], limit: float | None = None, environment: Mapping[str, str] | None = None) -> Done:
+def run(
+    command: Sequence[str], limit: float | None = None, environment: Mapping[str, str] | None = None, stdin: str = ""
+) -> Done:
     """Run a program to its end; raises TimeoutExpired after `limit` seconds, and has then killed it."""
     env = {**os.environ, **(environment or {})}
     with Popen(command, text=True, errors="replace", env=env, **_APART) as process:
         _running.add(process)
         try:
-            out, err = process.communicate(timeout=limit)
+            out, err = process.communicate(stdin, timeout=limit)
         except TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise

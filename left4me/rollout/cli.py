@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from left4me import fleet_status
+from left4me import connection
 from left4me.lock.wave_locks import Locks
 from left4me.manifest import ROOT
 from left4me.revision import checked_out
@@ -239,12 +239,12 @@ class Rollout:
             only = [self._arguments.inventory, "--limit", name]
             tests = [word for test in verdict.tests[:1] for word in ("-k", test.partition("[")[0])]
             closer = {
-                "lock": fleet_status.command(name, hosts[name].connection, "cat", layout.DEPLOY_LOCK),
-                "deploy": ["pyinfra", *only, "deploy.py"],
-                "restart": fleet_status.command(name, hosts[name].connection, "l4d2ctl", "status"),
-                "verify": ["pytest", "tests/deployed", "--inventory", *only, *tests],
+                "lock": connection.typed(name, hosts[name].connection, "cat", layout.DEPLOY_LOCK),
+                "deploy": shlex.join(["pyinfra", *only, "deploy.py"]),
+                "restart": connection.typed(name, hosts[name].connection, "l4d2ctl", "status"),
+                "verify": shlex.join(["pytest", "tests/deployed", "--inventory", *only, *tests]),
             }
-            print(f"  look closer: {shlex.join(closer[step])}")
+            print(f"  look closer: {closer[step]}")
         if self._pending:
             columns = ("host", "server", "pending", "since", "by", "do")
             print("\npending:")

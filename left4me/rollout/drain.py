@@ -7,7 +7,8 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 
-from left4me import fleet_status, manifest
+from left4me import connection, fleet_status, manifest
+from left4me.connection import Command
 from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
@@ -27,12 +28,16 @@ class Failed(Exception):
 
 def ask(host: Host) -> list[Status] | fleet_status.Unreachable:
     """Ask a host for the status of its servers."""
-    return fleet_status.ask(host.name, host.connection, run)
+    return fleet_status.ask(host.name, host.connection, _run)
+
+
+def _run(command: Command, limit: float) -> Done:
+    return run(command.words, limit, command.environment, command.stdin)
 
 
 def _remote(host: Host, *words: str) -> Done:
     try:
-        return run(fleet_status.command(host.name, host.connection, *words), LIMIT)
+        return _run(connection.command(host.name, host.connection, *words), LIMIT)
     except subprocess.TimeoutExpired:
         raise Failed(f"{' '.join(words[-3:])}: no end within {LIMIT} s") from None
 

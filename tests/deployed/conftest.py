@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -90,25 +89,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def sockets(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A directory of our own for SSH's control sockets, closed at the end; short, for a socket's path is."""
-    with tempfile.TemporaryDirectory(prefix="left4me-", ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
-        for socket in Path(directory).iterdir():
-            subprocess.run(
-                ["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "any"], capture_output=True, check=False
-            )
-
-
-@pytest.fixture(scope="session")
-def readings(request: pytest.FixtureRequest, sockets: Path) -> dict[str, Host | NotRead]:
+def readings(request: pytest.FixtureRequest) -> dict[str, Host | NotRead]:
     """Read all hosts side by side."""
 
     grace: float = request.config.getoption("grace")
 
     def read(target: Target) -> Host | NotRead:
         try:
-            found = target.ask(target.question(grace), sockets, READ_SECONDS + grace)
+            found = target.ask(target.question(grace), READ_SECONDS + grace)
         except NotRead as reason:
             return reason
         return Host(target.name, target.declares, found, pending(target.name, found, target.declares, grace))

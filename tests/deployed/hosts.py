@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra  # type: ignore[import-untyped]
+import testinfra.host  # type: ignore[import-untyped]
+from testinfra.backend.base import BaseBackend  # type: ignore[import-untyped]
 
 from left4me import connection, model
 from tests.deployed.pending_states import Pending
@@ -18,6 +19,10 @@ from tests.deployed.promises import PROPERTIES
 
 READER = Path(__file__).with_name("reader.py").read_text(encoding="utf-8")
 READ_SECONDS = 120  # a hundred servers on a slow host take a tenth of it
+
+
+SSH_FAILED = 255
+"""The exit code of ssh where it reaches no command (ssh(1), "EXIT STATUS")."""
 
 
 class NotRead(Exception):
@@ -32,14 +37,13 @@ class Target:
     connection: Mapping[str, Any]
     declares: model.Host
 
-    def ask(self, question: Mapping[str, Any], sockets: Path, seconds: float = READ_SECONDS) -> dict[str, Any]:
+    def ask(self, question: Mapping[str, Any], seconds: float = READ_SECONDS) -> dict[str, Any]:
         """Run reader.py on the host and return its answer. Raises NotRead."""
         # `timeout` bounds it there; ssh gives up on a host that freezes.
         command = f"echo {connection.MARK}; timeout {seconds:.0f} python3 -I -X utf8 -c %s %s"
-        try:
-            done = _connect(self, sockets).run(command, READER, json.dumps(question))
-        except RuntimeError as error:  # testinfra's, with ssh's own words in it
-            raise NotRead(connection.reason(getattr(error.args[0], "stderr", str(error)))) from None
+        done = testinfra.host.Host(_Backend(self)).run(command, READER, json.dumps(question))
+        if done.rc == SSH_FAILED:
+            raise NotRead(connection.reason(done.stderr))
         if done.rc != 0:
             reason = f"no answer within {seconds:.0f} s" if done.rc == 124 else connection.reason(done.stderr)
             raise NotRead(f"{reason} (exit {done.rc})")
@@ -72,6 +76,26 @@ class Target:
         }
 
 
+class _Backend(BaseBackend):  # type: ignore[misc]
+    """testinfra's way to a host, which is that of all else."""
+
+    NAME = "left4me"
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target.name)
+        self._target = target
+
+    def run(self, command: str, *args: str, **_kwargs: Any) -> Any:
+        words = ["sh", "-c", self.quote(command, *args)]
+        way = connection.command(self._target.name, self._target.connection, *words)
+        done = subprocess.run(
+            way.words, env=way.full_environment, input=way.stdin.encode(), capture_output=True, check=False
+        )
+        # UTF-8, as all that is asked here answers in it; testinfra would ask the host for its locale first.
+        out, err = (each.decode(errors="replace") for each in (done.stdout, done.stderr))
+        return self.result(done.returncode, command.encode(), out, err)
+
+
 def _current(layer: str) -> str:
     return f"/var/lib/left4me/overlays/{layer}/current"
 
@@ -95,29 +119,3 @@ class Host:
         """Fail with these lines if there are any, each with the host's name."""
         if wrong:
             pytest.fail("\n".join(f"{self.name}: {line}" for line in wrong), pytrace=False)
-
-
-def _connect(target: Target, sockets: Path) -> Any:
-    data = target.connection
-    if target.name == "@local":
-        return testinfra.get_host("local://", sudo=bool(data.get("_sudo")))
-    # As pyinfra has them: a new host's key is taken, a changed one never.
-    options = {
-        "BatchMode": "yes",
-        "StrictHostKeyChecking": data.get("ssh_strict_host_key_checking", "accept-new"),
-        "ServerAliveInterval": 5,
-        "ServerAliveCountMax": 3,
-    }
-    if "ssh_known_hosts_file" in data:
-        options["UserKnownHostsFile"] = f'"{data["ssh_known_hosts_file"]}"'
-    user = f"{data['ssh_user']}@" if "ssh_user" in data else ""
-    port = f":{data['ssh_port']}" if "ssh_port" in data else ""
-    return testinfra.get_host(
-        f"ssh://{user}{data.get('ssh_hostname', target.name)}{port}",
-        ssh_config=data.get("ssh_config_file"),
-        ssh_identity_file=data.get("ssh_key"),
-        ssh_extra_args=" ".join(f"-o {shlex.quote(f'{key}={value}')}" for key, value in options.items()),
-        # Shorter than any name of a host. The doubled sign is for testinfra, which formats its command once.
-        controlpath=shlex.quote(str(sockets / "%%C")),
-        sudo=bool(data.get("_sudo")),
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -13,11 +12,11 @@ CYCLE_SECONDS = 300  # a stop that hangs as long as systemd lets it, and a slow 
 
 
 def test_a_stop_is_clean_and_the_server_comes_back(
-    cycled: tuple[Target, str], sockets: Path, capsys: pytest.CaptureFixture[str]
+    cycled: tuple[Target, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     target, server = cycled
     try:
-        done = target.ask({"cycle": [server, *target.where(server)]}, sockets, CYCLE_SECONDS)
+        done = target.ask({"cycle": [server, *target.where(server)]}, CYCLE_SECONDS)
     except NotRead as reason:
         pytest.fail(f"{target.name}: {reason}", pytrace=False)
     if "refused" in done:

@@ -68,6 +68,13 @@ REASONS = [
         right="mv /usr/bin/python3.away /usr/bin/python3",
     ),
     Reason(
+        "one-session",
+        "its sshd allows one session in a connection, and a deploy needs two, of which one holds its lock: "
+        "raise MaxSessions in its sshd_config",
+        wrong="echo 'MaxSessions 1' >/etc/ssh/sshd_config.d/one.conf && systemctl reload ssh",
+        right="rm /etc/ssh/sshd_config.d/one.conf && systemctl reload ssh",
+    ),
+    Reason(
         "uid-taken",
         "uid: user somebody has uid 980, the data says 980 for left4me: set uid in its data",
         wrong="useradd --uid 980 --user-group somebody",

@@ -46,7 +46,12 @@ def test_both_groups_of_data_are_merged_as_pyinfra_merges_them(inventory: Path) 
     assert first["declares"]["servers"]["w"] | {"port": 27020, "map": "c1m1_hotel"} == first["declares"]["servers"]["w"]
     assert third["declares"]["servers"] == {}
     # A password is not passed on.
-    assert second["connection"] == {"ssh_hostname": "192.0.2.2", "ssh_user": "admin", "_sudo": True}
+    assert second["connection"] == {
+        "ssh_hostname": "192.0.2.2",
+        "ssh_user": "admin",
+        "ssh_password": "x",
+        "_sudo": True,
+    }
 
 
 @pytest.mark.parametrize(

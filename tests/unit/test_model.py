@@ -75,7 +75,29 @@ def test_a_mistake_in_server_defaults_is_one_line_there_but_for_servers_with_the
 
 
 def test_what_is_pyinfras_is_left_to_pyinfra() -> None:
-    assert mistakes(ssh_hostname="10.0.0.1", ssh_user="admin", _sudo=True, _timeout=5) == []
+    assert mistakes(ssh_hostname="10.0.0.1", ssh_user="admin", _sudo=True, _timeout=5, _doas=False) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"_su_user": "root"}, "_su_user: 'root': reaches root by sudo alone"),
+        ({"_doas": True}, "_doas: True: reaches root by sudo alone"),
+        ({"_dzdo_user": "root"}, "_dzdo_user: 'root': reaches root by sudo alone"),
+        ({"_sudo": True, "_sudo_user": "games"}, "_sudo_user: 'games': left4me becomes root"),
+        ({"_sudo_password": "secret"}, "_sudo_password: (hidden): has no effect without _sudo"),
+        ({"ssh_key_password": "secret"}, "ssh_key_password: (hidden): has no effect without ssh_key"),
+        ({"ssh_password": "two\nlines"}, "ssh_password: (hidden): must be one line"),
+        ({"ssh_password": None}, "ssh_password: (hidden): must be a string, or left out"),
+        ({"ssh_port": "22"}, "ssh_port: '22': must be a whole number, or left out"),
+        ({"ssh_connect_retries": True}, "ssh_connect_retries: True: must be a whole number, or left out"),
+        ({"ssh_paramiko_connect_kwargs": {"banner_timeout": 9}}, "only a deploy would read it"),
+    ],
+)
+def test_a_way_to_the_host_that_not_everything_can_go_is_refused(data: dict[str, Any], said: str) -> None:
+    [line] = mistakes(**data)
+    assert said in line
+    assert "secret" not in line
 
 
 @pytest.mark.parametrize("name", ["3", "a", "versus-1", "0_o", "a" * 20])

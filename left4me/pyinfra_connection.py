@@ -1,0 +1,128 @@
+"""pyinfra's own connection to a host, made to follow connection.py; installed by pyinfra_hooks.py."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import paramiko
+import pyinfra.connectors.local
+import pyinfra.connectors.ssh
+import pyinfra.connectors.ssh_util
+from pyinfra.api.command import StringCommand
+from pyinfra.api.exceptions import ConnectError
+from pyinfra.connectors.base import BaseConnector
+from pyinfra.connectors.local import LocalConnector
+from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.sshuserclient.client import SSHClient
+from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command
+
+from left4me import connection
+
+
+class OneSession(Exception):
+    """A host's sshd allows one session in a connection."""
+
+    def __str__(self) -> str:
+        """Return what is wrong, and what to do."""
+        return (
+            "its sshd allows one session in a connection, and a deploy needs two, of which one holds its lock: "
+            "raise MaxSessions in its sshd_config"
+        )
+
+
+def command_line(connector: BaseConnector, command: StringCommand, arguments: dict[str, Any]) -> tuple[str, str]:
+    """Return the line that runs pyinfra's command on its host, and what its standard input begins with.
+
+    `arguments` are pyinfra's for a command; those of connection.py's are taken out of them.
+    """
+    sudo = {key: arguments.pop(key, None) for key in ("_sudo", "_sudo_password")}
+    line, stdin = connection.as_root(make_unix_command(command, **arguments).get_raw_value(), sudo)
+    return (line if isinstance(connector, LocalConnector) else connection.for_any_shell(line)), stdin
+
+
+class _Stdin(list[str]):
+    """Standard input with a beginning, in lines; an Upload makes the rest only as it is sent."""
+
+    def __init__(self, beginning: str, rest: Any) -> None:
+        super().__init__(beginning.splitlines())
+        self._rest = rest if isinstance(rest, list | tuple) else [rest] if rest else []
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines."""
+        yield from super().__iter__()
+        yield from self._rest
+
+
+def _run(
+    run: Callable[..., tuple[bool, CommandOutput]],
+    connector: BaseConnector,
+    command: StringCommand,
+    print_output: bool = False,
+    print_input: bool = False,
+    **arguments: Any,
+) -> tuple[bool, CommandOutput]:
+    how = {key: arguments.pop(key) for key in ("_get_pty", "_timeout", "_success_exit_codes") if key in arguments}
+    given = arguments.pop("_stdin", None)
+    line, stdin = command_line(connector, command, arguments)
+    try:
+        done, output = run(
+            connector,
+            StringCommand(line),
+            print_output=print_output,
+            print_input=print_input,
+            _shell_executable=None,
+            _stdin=_Stdin(stdin, given) if stdin else given,
+            **how,
+        )
+    except paramiko.ChannelException as error:
+        raise OneSession from error
+    if not done and (why := connection.sudo_reason(output.stderr)):
+        output = CommandOutput([OutputLine("stderr", why)])
+    return done, output
+
+
+def _without_a_question(_host: Any, _arguments: Any, execute: Callable[[], Any]) -> Any:
+    """Run a command once; pyinfra would ask the operator for sudo's password, which nothing else here then knows."""
+    return execute()
+
+
+def _refuse_to_ask(question: str) -> NoReturn:
+    """Stand in for getpass where pyinfra loads a key. Raises ConnectError, which pyinfra reports as the host's."""
+    key = question.removeprefix("Enter password for private key: ").removesuffix(": ")
+    raise ConnectError(
+        f"the key {key} has a passphrase: set ssh_key_password, or leave ssh_key out and type: ssh-add {key}"
+    )
+
+
+def _quick_start(start: Callable[..., None], transport: paramiko.Transport, *args: Any, **kwargs: Any) -> None:
+    # With Nagle's algorithm a command on a local network takes 47 ms, without it 3.
+    if isinstance(transport.sock, socket.socket):  # a ProxyJump has a channel here instead
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Seconds for a channel to open. paramiko waits an hour.
+    transport.channel_timeout = 30  # type: ignore[attr-defined]
+    start(transport, *args, **kwargs)
+
+
+def _connect(connect: Callable[..., None], client: SSHClient, *args: Any, **kwargs: Any) -> None:
+    try:
+        connect(client, *args, **kwargs)
+    except paramiko.BadHostKeyException as error:
+        told = connection.changed_key(error.key.fingerprint, str(client._host_keys_filename), error.hostname)
+        raise paramiko.SSHException(told) from error
+
+
+def _method(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *args, **kwargs: function(original, self, *args, **kwargs)
+
+
+def install() -> None:
+    """Hook into pyinfra's connectors and paramiko."""
+    for connector in (SSHConnector, LocalConnector):
+        connector.run_shell_command = _method(_run, connector.run_shell_command)  # type: ignore[method-assign]
+    for module in (pyinfra.connectors.ssh, pyinfra.connectors.local):
+        module.execute_command_with_sudo_retry = _without_a_question  # type: ignore[attr-defined]
+    pyinfra.connectors.ssh_util.getpass = _refuse_to_ask  # type: ignore[attr-defined, assignment]
+    paramiko.Transport.start_client = _method(_quick_start, paramiko.Transport.start_client)  # type: ignore[method-assign]
+    SSHClient.connect = _method(_connect, SSHClient.connect)  # type: ignore[method-assign]
