@@ -81,7 +81,7 @@ class HostState(TypedDict, total=False):
     entries: dict[str, Entry]
     users: dict[str, tuple[int, str, str]]
     groups: dict[str, int]
-    installation: str
+    installation: dict[str, Any]
     releases: list[str]
     overlays: dict[str, list[str]]
     runtime: list[str]
@@ -143,6 +143,7 @@ def _question(name: str) -> str:
             *(item.path for item in manifest.everything(declares)),
             *map(manifest.link_of, manifest.layers(declares)),
             layout.INSTALLATION,
+            layout.FAILED_UPDATE,
         ],
         "managed": manifest.MANAGED,
         "packages": manifest.packages(declares),

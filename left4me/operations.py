@@ -137,6 +137,9 @@ def game() -> Commands:
     """Have the declared build of the game current, once it has been tried; what Steam updates stays as it is."""
     declares = facts.declared_host()
     state, tree = facts.host_state(), wanted_versions.game(declares)
+    if host.state.is_executing and (links := state["installation"].get("leads_out")):
+        shown = ", ".join(links[:5]) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
+        logger.warning(f"{host.print_prefix}game.path: links that lead out of it, where a server sees nothing: {shown}")
     if not _due([tree], state):
         return host.noop("the build is current")
     yield StringCommand("systemctl", "daemon-reload")  # a build is tried in a unit that may be as new as the host
@@ -216,10 +219,14 @@ def remove_undeclared() -> Commands:
         )
     )
     known = {*wanted, layout.INSTALLATION, *map(manifest.link_of, manifest.layers(declares))}
+    if declares.game.source == "steamcmd":
+        known.add(layout.FAILED_UPDATE)
     foreign = [path for path in state["entries"] if path not in known]
     gone = [path for path in foreign if not any(path == each or path.startswith(f"{each}/") for each in kept)]
     if f"{layout.UNITS}/{manifest.TIMER}" in gone:
         yield StringCommand("systemctl", "stop", manifest.TIMER)  # without its file systemd calls it failed
+    if layout.FAILED_UPDATE in gone:  # the game does not come from Steam any more
+        yield StringCommand("systemctl", "reset-failed", layout.GAME_UNIT, "2>/dev/null", "||", "true")
     if gone:
         yield facts.program("apply_files", stdin=json.dumps([{"do": "remove", "path": path} for path in gone]))
     else:

@@ -81,7 +81,7 @@ def _name_of_build(game: model.Game) -> str:
         case model.GameArchive():
             return f"archive-{_digest(game.sha256, game.strip, length=12)}"
         case model.GameOnHost():
-            return f"host-{facts.host_state()['installation'][:12]}"
+            return f"host-{facts.host_state()['installation']['name']}"
     assert_never(game)
 
 

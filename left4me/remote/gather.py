@@ -90,33 +90,66 @@ def has_overlay() -> bool:
     return bool(glob.glob(f"{modules}/kernel/fs/overlayfs/overlay.ko*"))
 
 
-def installation(path: str) -> str:
-    """Return a digest of an installation on the host that an update changes; nothing where there is none.
+def installation(path: str) -> dict[str, Any]:
+    """Return the name of a build that is copied from an installation on this host; {} where there is none.
 
-    Steam writes the manifest at each update. Where it is not there, names, sizes and times of all files stand for it:
-    then an installation in which servers still run, and write, is a new one at each deploy.
+    Names, types, sizes and times tell whether the current build is a copy of it as it is now, and keeps its name; no
+    file is read. `leads_out` are the links in it that lead nowhere in a copy.
     """
     if not os.path.isfile(os.path.join(path, "srcds_run")):
-        return ""
-    try:
-        with open(os.path.join(path, "steamapps/appmanifest_222860.acf"), "rb") as file:
-            what = file.read()
-    except FileNotFoundError:
-        what = listing(path)
-    return hashlib.sha256(path.encode() + b"\0" + what).hexdigest()
+        return {}
+    here = listing(path)
+    current = os.path.basename(os.path.realpath(layout.INSTALLATION))
+    if current.startswith("host-") and same(here, listing(f"{layout.RELEASES}/{current}")):
+        name = current.removeprefix("host-")
+    else:
+        lines = "".join(f"{at}\0{what}\n" for at, what in sorted(here.items()))
+        name = hashlib.sha256(f"{path}\0{lines}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    links = {at: what[2] for at, what in here.items() if what[0] == "link"}
+    return {"name": name, "leads_out": sorted(at for at, target in links.items() if leads_out(at, target))}
 
 
-def listing(path: str) -> bytes:
-    """Return a line for each thing below a path: name, type, size and time, or where a symlink leads."""
-    lines = []
+WRITTEN = re.compile(
+    r"(^|/)(logs?|cache|downloads?|stats|lgsm)(/|$)|^left4dead2/addons/sourcemod/data/"
+    r"|^steamapps/(downloading|temp|shadercache)"
+    r"|\.(log|dem|dmp|mdmp|pid|sq3|sqlite)(-wal|-shm|-journal)?$|^left4dead2/cfg/banned_\w+\.cfg$|^\.steam(/|$)"
+)
+"""What servers that run in an installation write there, and left4me in a copy: it makes no new build."""
+
+
+def listing(path: str) -> dict[str, tuple[str, int, str]]:
+    """Return type, time in nanoseconds, and size or target of all that is below a path, by its name there."""
+    found = {}
     for base, names, files in os.walk(path):
         for name in names + files:
             full = os.path.join(base, name)
+            at = os.path.relpath(full, path)
+            if WRITTEN.search(at):
+                continue
             about = os.lstat(full)
-            link = os.readlink(full) if stat.S_ISLNK(about.st_mode) else ""
-            what = (about.st_mtime_ns, about.st_size) if stat.S_ISREG(about.st_mode) else (0, 0)
-            lines.append(f"{os.path.relpath(full, path)}\0{stat.S_IFMT(about.st_mode)}\0{what}\0{link}\n")
-    return "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+            if stat.S_ISLNK(about.st_mode):
+                found[at] = ("link", 0, os.readlink(full))
+            elif stat.S_ISREG(about.st_mode):
+                found[at] = ("file", about.st_mtime_ns, str(about.st_size))
+            else:
+                found[at] = ("directory" if stat.S_ISDIR(about.st_mode) else "special", 0, "")
+    return found
+
+
+def same(one: dict[str, tuple[str, int, str]], other: dict[str, tuple[str, int, str]]) -> bool:
+    """Tell whether two listings are the same, to the second: what keeps no more of a time may copy it."""
+
+    def rounded(listed: dict[str, tuple[str, int, str]]) -> dict[str, tuple[str, int, str]]:
+        return {at: (kind, time // 10**9, what) for at, (kind, time, what) in listed.items()}
+
+    return rounded(one) == rounded(other)
+
+
+def leads_out(at: str, target: str) -> bool:
+    """Tell whether a link at that place in a tree leads to where a server does not see what the host has there."""
+    if target.startswith("/"):
+        return not target.startswith(("/usr/", "/lib/", "/lib32/", "/lib64/"))
+    return os.path.normpath(os.path.join(os.path.dirname(at), target)).split("/")[0] == ".."
 
 
 def mounts() -> list[str]:
@@ -229,7 +262,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
             if each.pw_name.startswith("left4me") or each.pw_uid == question["uid"]
         },
         "groups": groups(question["gid"], question["operators"]),
-        "installation": installation(question["installation"]) if question["installation"] else "",
+        "installation": installation(question["installation"]) if question["installation"] else {},
         "releases": names_in(question["releases"]),
         "overlays": {name: names_in(f"{question['overlays']}/{name}") for name in names_in(question["overlays"])},
         "runtime": names_in(question["runtime"]),

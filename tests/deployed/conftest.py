@@ -21,6 +21,8 @@ SILENT_SECONDS = 5
 """After which it is said what is waited for."""
 _targets = pytest.StashKey[dict[str, Target]]()
 _pending = pytest.StashKey[list[Pending]]()
+_links = pytest.StashKey[dict[str, dict[str, str]]]()
+"""Links that lead out of the current build, by host."""
 _wrong = pytest.StashKey[set[str]]()
 """The HOST/ID of servers of which something is wrong, which beats pending."""
 
@@ -47,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if loaded.returncode != 0:
         refused = [line for line in loaded.stderr.splitlines() if line.startswith("refused: ")]
         raise pytest.UsageError("\n".join(refused) or loaded.stderr)
-    config.stash[_pending], config.stash[_wrong] = [], set()
+    config.stash[_pending], config.stash[_wrong], config.stash[_links] = [], set(), {}
     config.stash[_targets] = {
         each["name"]: Target(
             each["name"], each["connection"], model.Host.model_validate_json(json.dumps(each["declares"]))
@@ -113,6 +115,8 @@ def readings(request: pytest.FixtureRequest) -> dict[str, Host | NotRead]:
         result = {name: each.result() for name, each in reading_of.items()}
     for reading in result.values():
         if isinstance(reading, Host):
+            if links := reading.found["links_out"]:
+                request.config.stash[_links][reading.name] = links
             for kinds in reading.pending.values():
                 request.config.stash[_pending].extend(kinds.values())
     return result
@@ -169,7 +173,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """End with one list of what is pending: not wrong, and each with the command that ends it."""
+    """End with one list of what is pending: not wrong, and each with the command that ends it.
+
+    Before it stands what may have no effect.
+    """
+    for name, links in config.stash[_links].items():
+        terminalreporter.write_line(f"{name}: links that lead out of the game's build, where a server sees nothing:")
+        for path, target in sorted(links.items()):
+            terminalreporter.write_line(f"  {path} -> {target}")
     if not (listed := _listed(config)):
         return
     lines = [("HOST", "SERVER", "PENDING", "SINCE", "BY", "DO")]

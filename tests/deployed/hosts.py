@@ -68,6 +68,8 @@ class Target:
                 server: {"names": about.exec, "lowers": [*map(_current, about.lowers), _build(about.build)]}
                 for server, about in self.declares.present.items()
             },
+            # Of a copy of an installation on the host: what leads out of it is not there for a server.
+            "links": self.declares.game.source == "host",
             # What only its source knows is not read: an archive's name says what has to be in it.
             "trees": {
                 layer: layer not in self.declares.layers or self.declares.layers[layer].source == "control"

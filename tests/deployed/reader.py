@@ -453,6 +453,19 @@ def missing_cfgs(upper: str, lowers: list[str], names: list[str]) -> list[str]:
     return [name for name in names if not is_there(name)]
 
 
+def links_out(top: str) -> dict[str, str]:
+    """Return the links below a directory that lead out of it, other than to libraries of the system: target by name."""
+    found = {}
+    for base, names, files in os.walk(top):
+        for full in (os.path.join(base, name) for name in names + files):
+            if os.path.islink(full):
+                target = os.readlink(full)
+                there = os.path.normpath(os.path.join(base, target))
+                if not there.startswith((f"{top}/", "/usr/", "/lib")):
+                    found[os.path.relpath(full, top)] = target
+    return found
+
+
 def look(question: dict[str, Any]) -> dict[str, Any]:
     """Return the state of the host."""
     servers: list[str] = question["servers"]
@@ -485,6 +498,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             layer: tree(os.path.realpath(f"{VAR}/overlays/{layer}/current"), content)
             for layer, content in question["trees"].items()
         }
+        found["links_out"] = links_out(os.path.realpath(f"{VAR}/installation")) if question["links"] else {}
         found["missing_cfgs"] = {
             server: missing_cfgs(f"{VAR}/runtime/{server}/upper", about["lowers"], about["names"])
             for server, about in question["exec"].items()

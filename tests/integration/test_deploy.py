@@ -28,6 +28,7 @@ from tests.integration.harness import (
     wait_for_server,
     write_inventory,
 )
+from tests.integration.test_verification import must_pass
 from tests.integration.trap import Trap, kill_both, trace, traced, waits_for_a_lock
 
 PORTS = (27015, 27016)
@@ -236,6 +237,23 @@ def test_an_installation_of_somebody_else_is_only_read(settled: Box, tmp_path: P
     lowers = settled.run("grep /left4me/runtime/ /proc/mounts | grep -o 'lowerdir=/[a-z0-9/]*' | sort -u").stdout
     assert lowers == "lowerdir=/var/lib/left4me/releases/host\n"
     assert_idle(deploy(inventory), [settled])
+
+    # A server that runs there writes; that makes no other build. A link that leads out is named until it is mended.
+    mods = "/home/steam/serverfiles/left4dead2"
+    current = "readlink /var/lib/left4me/installation"
+    first = settled.run(current).stdout
+    settled.run(f"mkdir -p {mods}/logs && echo x >{mods}/logs/L1.log && echo y >{mods}/console.log")
+    assert_idle(deploy(inventory), [settled])
+    settled.run(f"mkdir /srv/more && echo a >/srv/more/a.txt && ln -s /srv/more {mods}/more")
+    done = pyinfra(inventory, "deploy.py", "-y")
+    assert "links that lead out of it, where a server sees nothing: left4dead2/more" in done.stderr
+    assert settled.run(current).stdout != first
+    assert "left4dead2/more -> /srv/more" in must_pass(inventory)
+    settled.run(f"rm {mods}/more && cp -a /srv/more {mods}/more")
+    done = pyinfra(inventory, "deploy.py", "-y")
+    assert "lead out" not in done.stderr
+    assert settled.run("cat /var/lib/left4me/installation/left4dead2/more/a.txt").stdout == "a\n"
+    assert "lead" not in must_pass(inventory)
     bare(settled)
 
 

@@ -41,13 +41,17 @@ def test_a_build_that_fails_its_smoke_test_and_one_that_does_not(operator: Opera
         operator.on(host, "l4d2ctl game update --check", f"current here: {old}; Steam's: 15000001")
         operator.on(host, "l4d2ctl game update", "build 15000001 does not run", "status=3", f"{old} stays", code=1)
         assert current(host) == old
-        operator.on(host, "l4d2ctl game status", "15000001", "does not run")
+        operator.on(
+            host, "l4d2ctl game status", "15000001", "the last update failed on 2", "build 15000001 does not run"
+        )
+        operator.on(host, "l4d2ctl doctor", "the last update failed on 2", "l4d2ctl game update", code=1)
         operator.types(verify, never=["pending:", "failed"])
 
         # The next one is good. It is current, and those who play keep theirs.
         steam.publish("15000002", game, {"left4dead2/build.txt": b"15000002"})
         operator.on(host, "l4d2ctl game update", "build 15000002 is current; running servers keep theirs")
         assert current(host) == "15000002"
+        operator.on(host, "l4d2ctl game status", never=["the last update failed"])
         assert [main_pid(host, server) for server in SERVERS] == playing
         assert (build_of(host, "3"), build_of(host, "4")) == (old, old)
         operator.types(verify, "restart required (build)", "l4d2ctl restart 3", "l4d2ctl restart 4", never=["failed"])

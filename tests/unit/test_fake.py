@@ -55,7 +55,7 @@ def bare() -> dict[str, Any]:
         "entries": {},
         "users": {},
         "groups": {},
-        "installation": "0" * 64,
+        "installation": {"name": "0" * 12, "leads_out": []},
         "releases": [],
         "overlays": {},
         "runtime": [],

@@ -46,22 +46,50 @@ def switch(link: str, version: str) -> None:
     instance.sync_directory(os.path.dirname(link))
 
 
-def note(build: str, text: str) -> None:
-    """Write down what became of a build."""
-    with filetree.beside(layout.VERDICTS) as new:
+def _write(path: str, text: str) -> None:
+    with filetree.beside(os.path.dirname(path)) as new:
         with open(new, "w", encoding="utf-8") as file:
             file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
-        os.rename(new, f"{layout.VERDICTS}/{build}")
-    instance.sync_directory(layout.VERDICTS)
+        os.rename(new, path)
+    instance.sync_directory(os.path.dirname(path))
+
+
+def _remove(path: str) -> None:
+    if os.path.lexists(path):
+        os.unlink(path)
+        instance.sync_directory(os.path.dirname(path))
+
+
+def note(build: str, text: str) -> None:
+    """Write down what became of a build."""
+    _write(f"{layout.VERDICTS}/{build}", text)
 
 
 def forget(build: str) -> None:
     """Let a build that is brought anew be tried anew."""
-    if os.path.lexists(path := f"{layout.VERDICTS}/{build}"):
-        os.unlink(path)
-        instance.sync_directory(os.path.dirname(path))
+    _remove(f"{layout.VERDICTS}/{build}")
+
+
+def note_failure(why: str) -> None:
+    """Record why an update from Steam has failed. Raises OSError."""
+    _write(layout.FAILED_UPDATE, why)
+
+
+def forget_failure() -> None:
+    """Remove that record: an update went well."""
+    _remove(layout.FAILED_UPDATE)
+
+
+def failure() -> str:
+    """Return when and why the last update from Steam has failed, in one line; empty where it has not."""
+    try:
+        with open(layout.FAILED_UPDATE, encoding="utf-8") as file:
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.fstat(file.fileno()).st_mtime))
+            return f"the last update failed on {when}: {file.read().strip()}"
+    except FileNotFoundError:
+        return ""
 
 
 def finish(path: str) -> None:
@@ -71,6 +99,8 @@ def finish(path: str) -> None:
     """
     for name in ("srcds_run", "srcds_linux"):
         if not os.access(f"{path}/{name}", os.X_OK):
+            if os.path.isfile(f"{path}/{name}") and os.statvfs(path).f_flag & os.ST_NOEXEC:
+                raise ValueError(f"{layout.VAR} is on a filesystem that is mounted noexec: remount it with exec")
             raise ValueError(f"it holds no {name} that can be executed: is it an L4D2 server?")
     for folder in ("bin", "left4dead2/bin"):
         libraries = glob.glob(f"{path}/{folder}/*.so")

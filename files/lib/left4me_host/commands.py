@@ -288,10 +288,12 @@ def _game(arguments: argparse.Namespace) -> None:
         rows = game.status()
         if arguments.json:
             print_json(rows)
-        else:
+        elif rows:
             print_table(game.table(rows))
-            if game.is_updating():
-                print("an update is at work: l4d2ctl game update follows it")
+        else:
+            print("no build")
+        if line := game.update_state():
+            print(line, file=sys.stderr if arguments.json else sys.stdout)
     elif arguments.act == "rollback":
         if arguments.build is not None and not game.is_name(arguments.build):
             raise instance.Usage(f"{arguments.build!r} is no name of a build: see l4d2ctl game status")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from left4me_host import daemon_reload, gc, holders, instance, layout, reset, server_removal
+from left4me_host import builds, daemon_reload, game, gc, holders, instance, layout, reset, server_removal
 
 _CONTENT = f"{layout.LIBEXEC}/left4me-content"
 
@@ -80,12 +80,16 @@ def _unused() -> Iterator[Finding]:
         yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _prune)
 
 
-def _installation() -> Iterator[Finding]:
-    """Find a current build that is not there any more: nothing could be started, and no update would bring it."""
-    if os.path.islink(layout.INSTALLATION) and not os.path.isdir(layout.INSTALLATION):
+def _game() -> Iterator[Finding]:
+    """Find that there is no current build, so that nothing can be started, and an update that failed."""
+    do = "l4d2ctl game update, or where the game is not from Steam, deploy this host"
+    if not os.path.islink(layout.INSTALLATION):
+        yield Finding("", "there is no build of the game yet", do)
+    elif not os.path.isdir(layout.INSTALLATION):
         name = os.path.basename(os.readlink(layout.INSTALLATION))
-        do = "l4d2ctl game update, or where the game is not from Steam, deploy this host"
         yield Finding("", f"build {name}, which is to be current, is not on this host", do)
+    if (why := builds.failure()) and not game.is_updating():
+        yield Finding("", why, "l4d2ctl game update")
 
 
 def _prune(_server: str) -> str:
@@ -115,10 +119,16 @@ def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
             yield Finding(server, "its overlay may live on", f"l4d2ctl holders {server} names who has it", _umount)
         if os.path.lexists(f"{path}/work/work"):
             yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount)
-        if server not in declared:
+        if server not in declared and _is_empty(f"{path}/upper"):
+            yield Finding(server, f"{path} is of a deploy that did not come to its end", "deploy this host")
+        elif server not in declared:
             yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic)
         elif os.path.lexists(f"{path}/reset"):
             yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset)
+
+
+def _is_empty(path: str) -> bool:
+    return os.path.isdir(path) and not os.listdir(path)
 
 
 def _to_attic(server: str) -> str:
@@ -198,7 +208,7 @@ def examine() -> list[Finding]:
     )
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
-    findings += [*_records(running.intersection(declared)), *_installation(), *_unused()]
+    findings += [*_records(running.intersection(declared)), *_game(), *_unused()]
     # What an unfinished reset has not made yet is part of that finding.
     whole = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
     return [*findings, *_systemd(declared), *_owners(whole, running)]

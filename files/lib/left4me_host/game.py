@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from left4me_host import builds, gc, instance, layout
 
-UNIT = "left4me-game.service"
 _GAME = f"{layout.LIBEXEC}/left4me-game"
 
 
@@ -57,7 +56,12 @@ def table(rows: list[Build]) -> list[list[str]]:
 
 def is_updating() -> bool:
     """Tell whether an update is at work."""
-    return "activating" in instance.Systemctl("is-active", UNIT).wait()[1].splitlines()
+    return "activating" in instance.Systemctl("is-active", layout.GAME_UNIT).wait()[1].splitlines()
+
+
+def update_state() -> str:
+    """Return a line on the update that is running, or on the last one where it failed; empty where neither is."""
+    return "an update is at work: l4d2ctl game update follows it" if is_updating() else builds.failure()
 
 
 def _from_steam() -> None:
@@ -79,7 +83,14 @@ def check() -> tuple[str, str]:
 
 def _journal(after: str | None) -> tuple[str, list[str]]:
     """Return where the journal of updates ends, and what was written since `after`; nothing for None."""
-    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--show-cursor", f"_SYSTEMD_UNIT={UNIT}"]
+    command = [
+        "journalctl",
+        "--no-pager",
+        "--quiet",
+        "--output=cat",
+        "--show-cursor",
+        f"_SYSTEMD_UNIT={layout.GAME_UNIT}",
+    ]
     command += ["--lines=0"] if after is None else [f"--after-cursor={after}"] if after else []
     said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.splitlines()
     cursor = [line.removeprefix("-- cursor: ") for line in said if line.startswith("-- cursor: ")]
@@ -101,7 +112,7 @@ def update() -> None:
             elif gc.verdict(name) != gc.GOOD:
                 builds.forget(name)
     seen, _lines = _journal(None)
-    with subprocess.Popen(["systemctl", "start", UNIT], stderr=subprocess.DEVNULL) as start:
+    with subprocess.Popen(["systemctl", "start", layout.GAME_UNIT], stderr=subprocess.DEVNULL) as start:
         ended = None
         while ended is None:
             with suppress(subprocess.TimeoutExpired):
@@ -111,9 +122,9 @@ def update() -> None:
             for line in lines:
                 print(instance.plain(line), flush=True)
     if ended:
-        instance.Systemctl("reset-failed", UNIT).wait()  # whoever asked for it has seen why
+        instance.Systemctl("reset-failed", layout.GAME_UNIT).wait()  # whoever asked for it has seen why
         stays = f"build {builds.current() or 'none'} stays current"
-        where = f"journalctl -u {UNIT}, and {layout.GAME}/steamcmd.log, have all of it"
+        where = f"journalctl -u {layout.GAME_UNIT}, and {layout.GAME}/steamcmd.log, have all of it"
         raise instance.Failed(f"the update failed; {stays}; {where}")
 
 

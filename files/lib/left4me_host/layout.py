@@ -27,6 +27,11 @@ HELD = f"{VAR}/held"
 GAME = f"{VAR}/game"
 """SteamCMD with its home and log, the stage of the next build, and the verdicts."""
 VERDICTS = f"{GAME}/verdicts"
+FAILED_UPDATE = f"{GAME}/failed-update"
+"""Why the last update from Steam did not end well, until one does or the game comes from elsewhere."""
+
+GAME_UNIT = "left4me-game.service"
+"""What brings a build from Steam."""
 
 DEPLOY_LOCK = f"{RUN}/deploy.lock"
 

@@ -379,12 +379,20 @@ def main(words: list[str]) -> int:
     if words not in (["update"], ["check"]):
         print("usage: left4me-game update|check", file=sys.stderr)
         return 2
+    updates = words == ["update"]
     try:
-        if words == ["update"]:
+        if updates:
+            with suppress(OSError):  # on a full disk the update goes on to where it can say so
+                builds.note_failure("it was interrupted")
             update()
+            builds.forget_failure()
         else:
             print(" ".join(each or "none" for each in check()))
     except (OSError, ValueError, subprocess.CalledProcessError, instance.Failed) as error:
-        print(f"failed: {' '.join(str(error).split())}", file=sys.stderr)
+        why = " ".join(str(error).split())
+        print(f"failed: {why}", file=sys.stderr)
+        if updates:
+            with suppress(OSError):  # the journal has it
+                builds.note_failure(why)
         return 1
     return 0
