@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,7 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
     environment += f'LEFT4ME_GENERATION="{generation(_template_unit(), limits, environment)}"\n'
     texts = {
         "server.env": environment,
-        "server.cfg": _render("server.cfg.j2", **values),
+        "server.cfg": _render("server.cfg.j2", **values, digest=_digest_of_cfg(values)),
         "layers": "".join(f"{layer}\n" for layer in server.lowers),
         "keep": "".join(f"{path}\n" for path in server.keep),
         "restart": f"{server.restart}\n",
@@ -234,6 +235,11 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
         target = f"{layout.UNITS}/left4me-server@.service"
         items.append(Item("symlink", f"{layout.WANTS}/{layout.unit(name)}", 0o777, target=target))
     return items
+
+
+def _digest_of_cfg(values: dict[str, Any]) -> str:
+    """Return what tells a server.cfg from the one before it, in hexadecimal."""
+    return hashlib.sha256(_render("server.cfg.j2", **values, digest="").encode()).hexdigest()[:12]
 
 
 def _secret(name: str, server: model.Server) -> Item:

@@ -330,9 +330,9 @@ def restarts(items: Sequence[Item]) -> list[str]:
     texts = {item.path: item.text for item in items}
     trees = [wanted_versions.game(declares), *([] if facts.missing_packages() else wanted_versions.layers(declares))]
     paths = {tree.link: f"{tree.place}/{tree.name}" for tree in trees}
-    found = []
+    found, stopped = [], _declared_stopped()[0]
     for name, server in declares.present.items():
-        if name not in running:
+        if name not in running or name in stopped:
             continue
         build = f"{layout.RELEASES}/{server.build}" if server.build else paths[layout.INSTALLATION]
         lowers = [*(paths.get(manifest.link_of(layer), "?") for layer in server.lowers), build]

@@ -22,7 +22,7 @@ import time
 from contextlib import suppress
 from typing import IO, Any
 
-from left4me_host import layout
+from left4me_host import layout, posix_lock
 
 WAIT = 30  # seconds for what a killed deploy left at work
 
@@ -55,28 +55,35 @@ def commands_ended(file: IO[str]) -> bool:
     return True
 
 
+def note(file: IO[str], request: dict[str, Any]) -> None:
+    """Write down who holds the lock, and since when."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    record = {key: request[key] for key in ("who", "revision", "token")}
+    record |= {"from": origin(), "since": since, "pid": os.getpid()}
+    file.seek(0)
+    file.write(f"{json.dumps(record)}\n")
+    file.flush()
+    file.truncate()  # last: a command of the same deploy may look for its token at this moment
+
+
 def take(file: IO[str], request: dict[str, Any]) -> str:
     """Take the lock until this process ends; return `locked`, or why not."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        line = file.readline()
-        if not line:
+        record = json.loads(file.readline() or "{}")
+        if record.get("pid") != posix_lock.holder(file.fileno()):  # what is written there is an earlier deploy's
             return "another deploy of it has just begun; wait for it"
-        if json.loads(line)["token"] != request["token"]:
+        if record["token"] != request["token"]:
             told = "is being deployed by {who} from {from} since {since} (revision {revision}); wait for it"
-            return told.format_map(json.loads(line))
+            return told.format_map(record)
     else:
         if request["given"]:
             return "the lock that this deploy was given is held no more; start again what gave it"
-        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        record = {key: request[key] for key in ("who", "revision", "token")} | {"from": origin(), "since": since}
-        file.truncate()
-        file.write(f"{json.dumps(record)}\n")
-        file.flush()
+        note(file, request)
     if commands_ended(file):
         return "locked"
-    return "a command that a killed deploy left is still at work on it; wait for it, then deploy again"
+    return "a command of an interrupted deploy is still running on it; wait for it, then deploy again"
 
 
 def main(request: dict[str, Any]) -> None:
@@ -89,10 +96,14 @@ def main(request: dict[str, Any]) -> None:
     ) as file:
         answer = take(file, request)
         print(f"{request['mark']}{answer}", flush=True)
+        holds = posix_lock.holder(file.fileno()) == 0
         while answer == "locked" and select.select([0], [], [], request["silence"])[0] and os.read(0, 4096):
-            if not request["given"]:  # the holder before, of the same deploy, was cut off and has ended by now or will
+            if not holds and not request["given"]:
+                # The holder before, of the same deploy, was cut off and has ended by now or will.
                 with suppress(BlockingIOError):
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    holds = True
+                    note(file, request)
             print(flush=True)
 
 

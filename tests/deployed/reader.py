@@ -363,7 +363,8 @@ def configuration_unread(server: str, began: float) -> str:
     if changed <= began:
         return ""
     look = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=1", f"--since=@{changed:.6f}"]
-    look += ["--grep=^left4me: server.cfg was read$", f"_SYSTEMD_UNIT=left4me-server@{server}.service"]
+    echoed = (text_of(names[0]).splitlines() or [""])[-1].partition(" ")[2]
+    look += [f"--grep=^{re.escape(echoed)}$", f"_SYSTEMD_UNIT=left4me-server@{server}.service"]
     return "" if run(*look).stdout else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(changed))
 
 

@@ -126,7 +126,7 @@ def test_an_orphan_that_does_not_end_stops_the_next_deploy_with_a_line(box: Box,
         done = pyinfra(inventory, "deploy.py", "-y")
         holder.stdin.close()
     assert done.returncode == 1
-    assert f"[{box.name}] refused, nothing changed: a command that a killed deploy left is still at work" in done.stderr
+    assert f"[{box.name}] refused, nothing changed: a command of an interrupted deploy is still running" in done.stderr
 
 
 def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inventory: Path) -> None:

@@ -218,6 +218,26 @@ def test_who_connects_again_has_the_lock_once_the_connection_before_has_ended(de
         after.stdin.flush()
         assert after.stdout.readline() == "\n"
         assert not is_free(deployed)
+        # It is named as the holder from now on.
+        record = json.loads(deployed.run(f"cat {LOCK}").stdout)
+        assert deployed.run(f"cat /proc/{record['pid']}/comm").stdout == "python3\n"
+
+
+def test_an_earlier_deploys_name_is_not_told_for_that_of_one_that_has_just_begun(
+    deployed: Box, inventory: Path
+) -> None:
+    with held(deployed):
+        pass  # what it wrote stays there
+    assert "olga@desk" in deployed.run(f"cat {LOCK}").stdout
+    holds = f"import fcntl, time; file = open({LOCK!r}, 'r+'); fcntl.lockf(file, fcntl.LOCK_EX); time.sleep(600)"
+    deployed.run(f"systemd-run --quiet --unit=holds python3 -c {shlex.quote(holds)}")
+    try:
+        wait_for("the lock is held", lambda: not is_free(deployed))
+        done = pyinfra(inventory, "deploy.py", "-y")
+        assert "refused, nothing changed: another deploy of it has just begun; wait for it" in done.stderr
+        assert "olga" not in done.stderr
+    finally:
+        deployed.run("systemctl stop holds")
 
 
 def test_a_token_from_outside_is_honoured_as_long_as_its_lock_is_held(

@@ -31,7 +31,7 @@ def host(deployed: Box) -> Box:
 
 def declare(box: Box, hostname: str, secret: str = "rcon.cfg") -> None:
     """Put a server.cfg in place as a deploy does it: by a rename, and some time after it was written."""
-    lines = [f'hostname "{hostname}"', f"exec left4me/secret/{secret}", "echo left4me: server.cfg was read"]
+    lines = [f'hostname "{hostname}"', f"exec left4me/secret/{secret}", f"echo left4me: server.cfg {hostname} was read"]
     box.run(f"cat >{CFG}.new; touch -d '1 hour ago' {CFG}.new; mv {CFG}.new {CFG}", input="\n".join(lines).encode())
 
 
@@ -171,7 +171,9 @@ def test_a_change_waits_for_the_next_map(host: Box, what: str) -> None:
     for _ in range(2):
         assert status(host)["next_map"]
         assert ctl(host, "status 3").stdout.splitlines()[1].endswith("\tat the next map")
-    ctl(host, "rcon 3 echo left4me: server.cfg was read, says somebody")
+    # A player may be called left4me, and say anything.
+    ctl(host, "rcon 3 echo left4me: server.cfg was read")
+    ctl(host, f"rcon 3 echo left4me: server.cfg {'three' if what == 'server.cfg' else 'three!'} was read")
     assert status(host)["next_map"]
     ctl(host, "rcon 3 changelevel c2m1_highway")
     wait_for("the next map", lambda: status(host)["map"] == "c2m1_highway")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from left4me import fleet_status
+from left4me import connection
 from left4me.lock import protocol
 from left4me.lock.wave_locks import Locks
 from left4me.remote.program_text import program_command
@@ -87,9 +87,9 @@ def test_what_is_no_time(text: str) -> None:
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locks]:
     """Locks of hosts that are directories of this machine: each has its deploy.lock in it, and may have a `noise`."""
 
-    def command(name: str, _connection: object, *words: str) -> list[str]:
+    def command(name: str, _data: object, *words: str) -> connection.Command:
         here = shlex.quote(str(tmp_path / name))
-        return ["sh", "-c", f"cat {here}/noise >&2 2>/dev/null; cd {here} && {shlex.join(words)}"]
+        return connection.Command(["sh", "-c", f"cat {here}/noise >&2 2>/dev/null; cd {here} && {shlex.join(words)}"])
 
     def program(name: str, *arguments: str) -> list[str]:
         return [word.replace("/run/left4me", ".") for word in program_command(name, *arguments)]
@@ -97,7 +97,7 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Locks]:
     monkeypatch.setattr("left4me.lock.wave_locks.program_command", program)
     monkeypatch.setattr(protocol, "HEARTBEAT", 0.2)
     monkeypatch.setattr(protocol, "SILENCE", 1)
-    monkeypatch.setattr(fleet_status, "command", command)
+    monkeypatch.setattr(connection, "command", command)
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22")
     for name in "ab":
         (tmp_path / name).mkdir()

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from left4me_host import builds, daemon_reload, game, gc, holders, instance, layout, reset, server_removal
 
-_CONTENT = f"{layout.LIBEXEC}/left4me-content"
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -93,12 +91,16 @@ def _game() -> Iterator[Finding]:
 
 
 def _prune(_server: str) -> str:
+    from left4me_host import versions  # here: it imports every kind of source
+
     with instance.between_deploys() as free:
         if not free:
             raise instance.Failed("a deploy is at work, which removes them itself")
-        done = subprocess.run([_CONTENT, "prune"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise instance.Failed(done.stderr.strip())
+        versions.set_aside()
+    try:
+        versions.remove_leftovers()  # without deploys waiting for it
+    except ValueError as error:
+        raise instance.Failed(str(error)) from None
     return "removed"
 
 

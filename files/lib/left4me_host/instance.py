@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from left4me_host import layout, mountinfo
+from left4me_host import layout, mountinfo, posix_lock
 
 ID = re.compile(layout.SERVER_ID)
 
@@ -200,12 +200,11 @@ def between_deploys() -> Iterator[bool]:
     with open(os.open(layout.DEPLOY_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.lockf(file, fcntl.LOCK_UN)
         except BlockingIOError:
             yield False
         else:
-            yield True
+            # Looked at, not taken: a deploy that begins at this moment would be refused by it.
+            yield posix_lock.holder(file.fileno()) == 0
 
 
 def plain(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ _PROPERTIES = (
     "ExecMainStartTimestampMonotonic",
 )
 _GENERATION = "LEFT4ME_GENERATION"
-_WAS_READ = "^left4me: server.cfg was read$"  # the last that server.cfg echoes, at each map load
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,18 @@ def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
         if unit["MainPID"] == "0" or changed <= _began(unit):
             continue
         # With --lines=1 it reads from the journal's end, and ends at what it finds.
-        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=1", f"--grep={_WAS_READ}"]
+        was_read = re.escape(_last_echo(f"{layout.SERVERS}/{server}/server.cfg"))
+        command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=1", f"--grep=^{was_read}$"]
         since = f"--since=@{changed // 10**9}.{changed % 10**9 // 1000:06d}"
         command += [since, f"_SYSTEMD_UNIT={layout.unit(server)}"]
         asked[server] = subprocess.Popen(command, stdout=subprocess.PIPE)
     return {server for server, journal in asked.items() if not journal.communicate()[0]}
+
+
+def _last_echo(path: str) -> str:
+    """Return what the last line of a server.cfg has the game print at each map load."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().splitlines()[-1].removeprefix("echo ")
 
 
 def _changed(server: str) -> int:

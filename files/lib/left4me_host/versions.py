@@ -92,15 +92,27 @@ def build(stdin: IO[bytes]) -> int:
     return failed
 
 
-def prune() -> int:
-    """Remove what no server uses any more, and what killed runs left; of the game nothing while it is updated."""
+def set_aside() -> None:
+    """Rename what no server uses any more, so that none can be mounted; of the game nothing while it is updated."""
+    with (
+        instance.locked(layout.VERDICTS, waits=False) as free,
+        instance.locked(layout.RELEASES),  # none is mounted between the look and the renaming
+    ):
+        for path in gc.unused() if free else gc.layers(gc.mounted()):
+            os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
+
+
+def remove_leftovers() -> None:
+    """Remove what was set aside, and what interrupted runs left; nothing while the game is updated."""
     with instance.locked(layout.VERDICTS, waits=False) as free:
-        # None is mounted between the look and the renaming.
-        with instance.locked(layout.RELEASES):
-            for path in gc.unused() if free else gc.layers(gc.mounted()):
-                os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
         for path in gc.leftovers() if free else ():
             filetree.remove(path)
+
+
+def prune() -> int:
+    """Remove what no server uses any more."""
+    set_aside()
+    remove_leftovers()
     return 0
 
 
