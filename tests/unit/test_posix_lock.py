@@ -19,7 +19,7 @@ def test_the_holder_is_named_and_the_look_takes_nothing(tmp_path: Path) -> None:
     path.touch()
     with path.open("r+") as file:
         assert posix_lock.holder(file.fileno()) == 0
-        command = [sys.executable, "-c", HOLDS, path]
+        command = [sys.executable, "-c", HOLDS, str(path)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdout
             process.stdout.readline()  # it could lock it, after the look
