@@ -257,6 +257,19 @@ def test_an_installation_of_somebody_else_is_only_read(settled: Box, tmp_path: P
     bare(settled)
 
 
+def test_a_filesystem_that_executes_nothing_is_named(settled: Box, inventory: Path) -> None:
+    bare(settled)
+    settled.run("mkdir /var/lib/left4me && mount -t tmpfs -o noexec none /var/lib/left4me")
+    try:
+        done = pyinfra(inventory, "deploy.py", "-y")
+        assert done.returncode == 1
+        said = "game: /var/lib/left4me is on a filesystem that is mounted noexec: remount it with exec"
+        assert said in done.stdout + done.stderr
+    finally:
+        settled.run("umount /var/lib/left4me")
+        bare(settled)
+
+
 CREATES = "open,openat,creat,mkdir,mkdirat,symlink,symlinkat,link,linkat,mknod,mknodat"
 PLACES = "fchown,fchmod,chmod,fchmodat,rename,renameat,renameat2,write,fsync"
 

@@ -240,6 +240,17 @@ def test_where_no_build_is_current_a_rollback_makes_one_so(host: Box) -> None:
     is_whole(host)
 
 
+def test_an_update_brings_a_build_again_that_was_deleted(host: Box) -> None:
+    number = current(host)
+    ctl(host, "stop --all")
+    host.run(f"rm -r {VAR}/releases/{number}")
+    assert "\tcurrent\t" not in ctl(host, "game status").stdout
+    ctl(host, "game update", timeout=120)
+    assert current(host) == number
+    ctl(host, "start --all")
+    is_whole(host)
+
+
 def journal(box: Box) -> str:
     """Return what updates said."""
     return said_by(box, "left4me-game.service")

@@ -49,6 +49,29 @@ def test_steam_is_asked_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatc
     assert waited[0] < waited[-1]
 
 
+def test_no_try_begins_after_the_time_for_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+
+    def passes(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+
+    monkeypatch.setattr(time, "sleep", passes)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    begun = []
+
+    def falls_silent() -> None:
+        begun.append(clock)
+        passes(steam.ASKING)
+        raise steam.TransientError(f"SteamCMD said nothing for {steam.ASKING} s")
+
+    with pytest.raises(steam.TransientError):
+        steam.with_retries(falls_silent, steam.WITHIN)
+    assert len(begun) > 1
+    assert begun[-1] <= steam.WITHIN
+    assert clock <= 180
+
+
 def test_what_will_not_pass_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waited"))
 
