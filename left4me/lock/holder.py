@@ -66,24 +66,29 @@ def note(file: IO[str], request: dict[str, Any]) -> None:
     file.truncate()  # last: a command of the same deploy may look for its token at this moment
 
 
-def take(file: IO[str], request: dict[str, Any]) -> str:
-    """Take the lock until this process ends; return `locked`, or why not."""
+def take(file: IO[str], request: dict[str, Any]) -> tuple[str, bool]:
+    """Take the lock until this process ends; return `locked`, or why not, and whether this process holds it.
+
+    It does not where another one of the same token does.
+    """
+    holds = False
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         record = json.loads(file.readline() or "{}")
         if record.get("pid") != posix_lock.holder(file.fileno()):  # what is written there is an earlier deploy's
-            return "another deploy of it has just begun; wait for it"
+            return "another deploy of it has just begun; wait for it", holds
         if record["token"] != request["token"]:
             told = "is being deployed by {who} from {from} since {since} (revision {revision}); wait for it"
-            return told.format_map(record)
+            return told.format_map(record), holds
     else:
         if request["given"]:
-            return "the lock that this deploy was given is held no more; start again what gave it"
+            return "the lock that this deploy was given is held no more; start again what gave it", holds
         note(file, request)
+        holds = True
     if commands_ended(file):
-        return "locked"
-    return "a command of an interrupted deploy is still running on it; wait for it, then deploy again"
+        return "locked", holds
+    return "a command of an interrupted deploy is still running on it; wait for it, then deploy again", holds
 
 
 def main(request: dict[str, Any]) -> None:
@@ -94,9 +99,8 @@ def main(request: dict[str, Any]) -> None:
     with open(
         os.open(layout.DEPLOY_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8"
     ) as file:
-        answer = take(file, request)
+        answer, holds = take(file, request)
         print(f"{request['mark']}{answer}", flush=True)
-        holds = posix_lock.holder(file.fileno()) == 0
         while answer == "locked" and select.select([0], [], [], request["silence"])[0] and os.read(0, 4096):
             if not holds and not request["given"]:
                 # The holder before, of the same deploy, was cut off and has ended by now or will.
