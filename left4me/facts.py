@@ -102,10 +102,10 @@ class Words(tuple[str, ...]):
 class Answer(FactBase[Any]):
     """The JSON that a program of left4me.remote.program_text prints on the host."""
 
-    def command(self, program_name: str, words: Sequence[str]) -> StringCommand:
+    def command(self, stem: str, words: Sequence[str]) -> StringCommand:
         """Return the command; without python3 it prints a HostState that says so."""
         no_python = "command -v python3 >/dev/null || { echo '{\"python\": null}'; exit 0; };"
-        return StringCommand(no_python, "exec", program(program_name, *words))
+        return StringCommand(no_python, "exec", program(stem, *words))
 
     def process(self, output: list[str]) -> Any:
         return json.loads(output[-1])
@@ -172,11 +172,7 @@ def refuse(reason: str) -> NoReturn:
 def ask(name: str, *arguments: str) -> Any:
     """Return the current answer of a program of left4me.remote.program_text, or of l4d2ctl for `status`."""
     words = Words(arguments)
-    found = (
-        host.get_fact(Status, words=words)
-        if name == "status"
-        else host.get_fact(Answer, program_name=name, words=words)
-    )
+    found = host.get_fact(Status, words=words) if name == "status" else host.get_fact(Answer, stem=name, words=words)
     if found is None:  # pyinfra has logged why, and would continue with None
         refuse(f"cannot read its state ({name}), so its deploy stops here: deploy again")
     return found

@@ -83,10 +83,8 @@ def accounts() -> Commands:
 
 def _versions(state: facts.HostState) -> set[str]:
     """Return the paths of all builds and layer versions on the host."""
-    builds = {f"{layout.RELEASES}/{name}" for name in state["releases"]}
-    return builds | {
-        f"{layout.OVERLAYS}/{layer}/{name}" for layer, names in state["overlays"].items() for name in names
-    }
+    found = {f"{layout.RELEASES}/{name}" for name in state["releases"]}
+    return found | {f"{layout.OVERLAYS}/{layer}/{name}" for layer, names in state["overlays"].items() for name in names}
 
 
 def _outdated(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> list[wanted_versions.Tree]:

@@ -28,7 +28,7 @@ def _listed(path: str) -> Any:
 
 
 def listing(path: str, into: str | None = None) -> dict[str, str]:
-    """Return filetree's listing of a local directory, with its names on the host, where they are below `into`.
+    """Return filetree's listing of a local directory, with all names below `into`, as on the host.
 
     Each directory is read once, in a thread, so that connections stay alive. Raises OSError.
     """

@@ -24,7 +24,7 @@ from left4me_host import layout, mountinfo, procfs
 
 ARCHIVES = "/root"
 REMOVED = f"{layout.VAR}/.removed"
-"""Directories that have been archived, or need not be, and are not yet removed."""
+"""The directory for what is archived, or need not be, and not yet removed."""
 SERVER_UNIT = re.compile(r"/left4me-server@([^/\n]+)\.service(?:/|$)", re.MULTILINE)
 OUR_UNIT = re.compile(r"/left4me[^/\n]*\.service(?:/|$)", re.MULTILINE)
 
@@ -102,9 +102,7 @@ def overlaid() -> list[str]:
 def played(servers: list[str]) -> Iterator[str]:
     """Yield why running servers cannot be stopped; test instances have no players."""
     servers = [each for each in servers if not each.startswith("_")]
-    asked = (
-        [each for each in servers if os.path.isdir(f"{layout.SERVERS}/{each}")] if os.path.exists(layout.CTL) else []
-    )
+    asked = [each for each in servers if os.path.exists(layout.CTL) and os.path.isdir(f"{layout.SERVERS}/{each}")]
     rows = {row["id"]: row for row in json.loads(run(layout.CTL, "status", "--json", *asked))} if asked else {}
     for server in servers:
         if server not in rows:
@@ -155,7 +153,6 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     return {
         "root": True,
         "found": {kind: names for kind, names in found.items() if names},
-        "servers": [each for each in runtimes() if not each.startswith("_")],
         "running": running(),
         "refused": list(reasons(found["paths"])),
         "packages": installed(request["packages"]),
@@ -298,7 +295,7 @@ def remove_all(request: dict[str, Any]) -> None:
     if os.path.isdir(layout.VAR):
         put_aside()
     say("removing files, users and the group")
-    # VAR comes before the programs and declared files that a next run needs for it; RUN, with this run's lock, last.
+    # VAR first, because the next run may need the programs and the declared files; RUN with this run's lock last.
     paths = matching(request["ours"])
     remove([path for path in paths if path == layout.VAR])
     remove_accounts()
