@@ -1,4 +1,4 @@
-"""What a deploy reads of a host: all of it in one command, and how systemd sees the units in another."""
+"""What a deploy reads from a host, by programs that it sends there and by l4d2ctl."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SYSTEMS = ("debian 12", "debian 13")
 
 
 class Command(StringCommand):
-    """A command on the host, with its standard input; `stream` shows what it prints as it arrives.
+    """A command on the host, with standard input; `stream` shows its output as it arrives.
 
-    `_timeout` bounds all of it, standard input included: pyinfra's own bounds only the reading of what it prints.
+    `_timeout` limits all of it. pyinfra's own limits only the reading of the output, not the sending of the input.
     """
 
     def __init__(self, *words: str, stdin: Any = None, stream: bool = False) -> None:
@@ -40,7 +40,7 @@ class Command(StringCommand):
     def execute(
         self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
     ) -> tuple[bool, CommandOutput]:
-        """Run it; raises TimeoutError, which pyinfra reports as this host's."""
+        """Run the command. Raises TimeoutError, which pyinfra reports for this host."""
         connector_arguments.update(self.connector_arguments)
         with gevent.Timeout(connector_arguments.get("_timeout"), TimeoutError):
             return host.run_shell_command(
@@ -52,12 +52,12 @@ class Command(StringCommand):
 
 
 def program(name: str, *arguments: str, stdin: Any = None) -> Command:
-    """Return the operation's command that runs a program of left4me.remote.program_text on the host."""
+    """Return the command that runs a program of left4me.remote.program_text on the host."""
     return Command(*program_command(name, *arguments), stdin=stdin)
 
 
 class Entry(TypedDict):
-    """What is at a path: `content` is a file's sha256 or a symlink's target."""
+    """A path on the host; `content` is the sha256 of a file or the target of a symlink."""
 
     type: str
     mode: int
@@ -65,11 +65,11 @@ class Entry(TypedDict):
     group: str
     content: str
     to_directory: NotRequired[bool]
-    """Of a symlink: whether a directory is there."""
+    """For a symlink only: whether it points to a directory."""
 
 
 class HostState(TypedDict, total=False):
-    """The answer of left4me/remote/gather.py; on a system that is not in SYSTEMS, or without root, its first three."""
+    """The answer of left4me/remote/gather.py; only the first three keys without root or on a system not in SYSTEMS."""
 
     python: list[int] | None
     system: str
@@ -93,44 +93,41 @@ class HostState(TypedDict, total=False):
 
 
 class Words(tuple[str, ...]):
-    """Arguments of a fact; pyinfra prints those of one that fails, and these are kilobytes that nobody can read."""
+    """Arguments of a fact. pyinfra prints them when the fact fails; these are kilobytes of encoded data."""
 
     def __str__(self) -> str:
-        """Return what stands for them."""
         return "…"
 
 
 class Answer(FactBase[Any]):
-    """What a program of left4me.remote.program_text answers on the host."""
+    """The JSON that a program of left4me.remote.program_text prints on the host."""
 
-    def command(self, asks: str, words: Sequence[str]) -> StringCommand:
-        """Return the command; without a Python the answer is a HostState that says so."""
+    def command(self, stem: str, words: Sequence[str]) -> StringCommand:
+        """Return the command; without python3 it prints a HostState that says so."""
         no_python = "command -v python3 >/dev/null || { echo '{\"python\": null}'; exit 0; };"
-        return StringCommand(no_python, "exec", program(asks, *words))
+        return StringCommand(no_python, "exec", program(stem, *words))
 
     def process(self, output: list[str]) -> Any:
-        """Return the answer."""
         return json.loads(output[-1])
 
 
 class Status(FactBase[dict[str, Any]]):
-    """The status of servers, by id, as the l4d2ctl of the host has it; of none where there is no l4d2ctl yet."""
+    """The rows of `l4d2ctl status --json`, by server id; {} if the host has no l4d2ctl yet."""
 
     def command(self, words: Sequence[str]) -> StringCommand:
-        """Return the command; `words` are ids, none for all that have files on the host."""
-        none = f"[ -x {layout.CTL} ] || {{ echo '[]'; exit 0; }};"
-        return StringCommand(none, "exec", Command(layout.CTL, "status", "--json", *words))
+        """Return the command; `words` are server ids, or empty for all servers that have files on the host."""
+        no_ctl = f"[ -x {layout.CTL} ] || {{ echo '[]'; exit 0; }};"
+        return StringCommand(no_ctl, "exec", Command(layout.CTL, "status", "--json", *words))
 
     def process(self, output: list[str]) -> dict[str, Any]:
-        """Return the answer."""
-        said = "\n".join(["", *output])  # its shell may print something when it starts
-        return {row["id"]: row for row in json.loads(said[said.rindex("\n[") :])}
+        text = "\n".join(["", *output])  # the login shell may print something first
+        return {row["id"]: row for row in json.loads(text[text.rindex("\n[") :])}
 
 
 def declared_host() -> model.Host:
-    """Return what the host at hand declares; raises PyinfraError where config.py has not been read."""
+    """Return the model of the current host. Raises PyinfraError if config.py was not loaded."""
     if host.name not in pyinfra_hooks.MODELS:
-        raise PyinfraError("config.py was not read: start pyinfra in the repository's root")
+        raise PyinfraError("config.py was not loaded: run pyinfra in the root of the repository")
     return pyinfra_hooks.MODELS[host.name]
 
 
@@ -157,54 +154,54 @@ def _question(name: str) -> str:
         "held": layout.HELD,
         "unfinished": f"{layout.RUNTIME}/*/reset",
     }
-    # As one argument: Linux takes 128 KB, which a hundred servers' paths would fill.
+    # Packed, because Linux limits one argument to 128 KB, which the paths of a hundred servers would exceed.
     return base64.b64encode(zlib.compress(json.dumps(question).encode())).decode("ascii")
 
 
-_seen: dict[tuple[str, str, tuple[str, ...], bool], Any] = {}
+_answers: dict[tuple[str, str, tuple[str, ...], bool], Any] = {}
 
 
 def refuse(reason: str) -> NoReturn:
-    """Say why the host at hand is not deployed any further, and leave it; the others go on."""
+    """Log the reason and end the run for the current host; the other hosts go on."""
     logger.error(f"{host.print_prefix}{reason}")
-    # By its name: pyinfra's own `host` is another one in each greenlet, and none when the result is put together.
+    # Not `host` itself: it is a proxy for the current host of each greenlet.
     host.state.fail_hosts({host.state.inventory.get_host(host.name)})
     raise gevent.GreenletExit
 
 
-def ask(asks: str, *words: str) -> Any:
-    """Return what a program answers now, or l4d2ctl for `status`."""
-    of = Words(words)
-    found = host.get_fact(Status, words=of) if asks == "status" else host.get_fact(Answer, asks=asks, words=of)
-    if found is None:  # pyinfra has said why, and would go on with nothing
-        refuse(f"its state ({asks}) could not be read, so nothing more is done there: deploy again")
+def ask(name: str, *arguments: str) -> Any:
+    """Return the current answer of a program of left4me.remote.program_text, or of l4d2ctl for `status`."""
+    words = Words(arguments)
+    found = host.get_fact(Status, words=words) if name == "status" else host.get_fact(Answer, stem=name, words=words)
+    if found is None:  # pyinfra has logged why, and would continue with None
+        refuse(f"cannot read its state ({name}), so its deploy stops here: deploy again")
     return found
 
 
-def once(asks: str, *words: str) -> Any:
-    """Return an answer as it was before this run changed the host: read once, and once more after a question."""
-    # Between the plan and the operator's yes to it the host may have changed.
-    again = host.state.is_executing and host.state.should_check_for_changes()
-    key = (host.name, asks, words, again)
-    if key not in _seen:
-        _seen[key] = ask(asks, *words)
-    return _seen[key]
+def once(name: str, *arguments: str) -> Any:
+    """Return the answer from before this run changed the host; read again after the operator confirmed the plan."""
+    # The host may have changed before the operator answered.
+    confirmed = host.state.is_executing and host.state.should_check_for_changes()
+    key = (host.name, name, arguments, confirmed)
+    if key not in _answers:
+        _answers[key] = ask(name, *arguments)
+    return _answers[key]
 
 
 def host_state() -> HostState:
-    """Return the state of the host at hand as it was before this run changed it."""
+    """Return the state of the current host from before this run changed it."""
     state: HostState = once("gather", _question(host.name))
     return state
 
 
 def missing_packages() -> list[str]:
-    """Return what a deploy has to install first: what asking Steam takes may be among it."""
-    there = host_state()["packages"]
-    return [name for name in manifest.packages(declared_host()) if name not in there]
+    """Return the packages that a deploy has to install; a question to Steam may need some of them."""
+    installed = host_state()["packages"]
+    return [name for name in manifest.packages(declared_host()) if name not in installed]
 
 
 def workshop() -> dict[str, Any]:
-    """Return what Steam says of the workshop items of the layers, by their numbers, or of itself (`error`)."""
+    """Return what ask_workshop.py answers for the workshop items of the layers, or {} if there are none."""
     declares = declared_host()
     layers = [each for each in manifest.layers(declares).values() if isinstance(each, model.LayerWorkshop)]
     items = sorted({item for layer in layers for item in layer.items})

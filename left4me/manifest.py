@@ -1,4 +1,4 @@
-"""What the model declares, as files, directories and symlinks on the host: one function for each concern."""
+"""The files, directories and symlinks that a host must have, from its model."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MANAGED = (
     *_INTERRUPTED,
     *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
 )
-"""Where a path that nobody declared is removed; the dot is that of an interrupted run's temporary file."""
+"""Patterns of places where undeclared paths are removed. Names with a dot are stale temporary files."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that has to be on the host; `do` is directory, file, symlink or secret, as apply_files.py has it.
+    """A path that the host must have; `do` is directory, file, symlink or secret (see apply_files.py).
 
-    A secret is a file that is made on the host where it is missing, with something random for the %s in its text.
+    A secret is a file that the host creates if it is missing; a random value replaces the %s in its text.
     """
 
     do: str
@@ -54,9 +54,9 @@ class Item:
     text: str = ""
     target: str = ""
     check: tuple[str, ...] = ()
-    """A command that must accept the new file, whose name follows, before it is put in place."""
+    """A command that must accept the new file, whose path is appended, before it replaces the old one."""
     shared: bool = False
-    """The system's own directory: made where it is missing, left as it is where it is there."""
+    """A directory of the system: created if it is missing, otherwise unchanged."""
 
 
 _TEMPLATES = jinja2.Environment(
@@ -72,32 +72,32 @@ def _render(template: str, **values: Any) -> str:
 
 
 def layers(host: model.Host) -> dict[str, model.Layer]:
-    """Return the layers that servers of this host have, by name."""
+    """Return the layers that servers of this host use, by name, sorted."""
     own = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/admins"))
     known: dict[str, model.Layer] = {**host.layers, model.ADMINS_LAYER: own}
     return {name: known[name] for name in sorted({name for each in host.present.values() for name in each.lowers})}
 
 
 def link_of(layer: str) -> str:
-    """Return the symlink that names the current version of a layer."""
+    """Return the path of the symlink to the current version of a layer."""
     return f"{layout.OVERLAYS}/{layer}/current"
 
 
 def packages(host: model.Host) -> list[str]:
-    """Return what srcds is linked against (it is a 32-bit program), nsenter, and what this host's data needs."""
+    """Return the packages of nsenter, of the libraries of srcds (a 32-bit program), and what the host's data needs."""
     sources = [host.game, *layers(host).values()]
     workshop = any(isinstance(each, model.LayerWorkshop) for each in sources)
-    asked = [host.webhook, host.workshop_api if workshop else None]
-    asked += [host.steamcmd_url if isinstance(host.game, model.GameFromSteam) else None]
-    asked += [getattr(each, "url", None) for each in sources]
-    tls = any(address.startswith("https:") for address in asked if address)
+    urls = [host.webhook, host.workshop_api if workshop else None]
+    urls += [host.steamcmd_url if isinstance(host.game, model.GameFromSteam) else None]
+    urls += [getattr(each, "url", None) for each in sources]
+    tls = any(url.startswith("https:") for url in urls if url)
     needed = ["sudo:amd64"] if host.operators else []
     needed += sorted({name for each in sources for name in each.packages()})
     return [*_PACKAGES, *needed, *(["ca-certificates:all"] if tls else [])]
 
 
 def directories(host: model.Host) -> list[Item]:
-    """Return the layout of /var/lib/left4me. Lower layers lie where no game can reach them but through its overlay."""
+    """Return the directories of /var/lib/left4me. A game reaches builds and layers only through its overlay."""
     items = [
         Item("directory", layout.VAR, 0o755),
         Item("directory", layout.RELEASES, 0o700),
@@ -116,7 +116,7 @@ def directories(host: model.Host) -> list[Item]:
             Item("directory", f"{runtime}/upper", 0o755, owner=layout.user(server), group=GROUP),
             Item("directory", f"{runtime}/work", 0o700),
             Item("directory", f"{layout.SECRETS}/{server}", 0o500, owner=layout.user(server)),
-            # Below the mount point lies what the unit binds into merged: systemd would make it there before the mount.
+            # Targets of the unit's BindReadOnlyPaths: systemd would create them here itself, before the overlay mount.
             *(
                 Item("directory", f"{runtime}/merged{below}", 0o755)
                 for below in ("", "/left4dead2", "/left4dead2/cfg", "/left4dead2/cfg/left4me")
@@ -126,7 +126,7 @@ def directories(host: model.Host) -> list[Item]:
 
 
 def programs(host: model.Host) -> list[Item]:
-    """Return the programs on the host: the one that mounts, the operator's tool, and what they start."""
+    """Return l4d2ctl, the programs in libexec, their library, and the sudoers file for operators."""
     files = ROOT / "files"
     lib = files / "lib"
     folders = sorted({path.parent for path in lib.rglob("*.py")})
@@ -134,7 +134,7 @@ def programs(host: model.Host) -> list[Item]:
         Item("directory", layout.LIB, 0o755),
         *(Item("directory", f"{layout.LIB}/{folder.relative_to(lib)}", 0o755) for folder in folders),
         *(_program(path, f"{layout.LIB}/{path.relative_to(lib)}", 0o644) for path in sorted(lib.rglob("*.py"))),
-        # After what they import: a run that is interrupted in between leaves the old ones with the old library.
+        # The programs come after the library that they import: an interrupted run leaves the old programs.
         Item("directory", "/usr/local/libexec", 0o755, shared=True),
         Item("directory", layout.LIBEXEC, 0o755),
         *(_program(path, f"{layout.LIBEXEC}/{path.name}", 0o755) for path in sorted(files.glob("libexec/*"))),
@@ -160,7 +160,7 @@ def _template_unit() -> str:
 
 
 def units(host: model.Host) -> list[Item]:
-    """Return the template unit, the slice, and what works by itself: attic, resets at the boot, webhook, updates."""
+    """Return the template unit, the slice, and the units for attic, resets at boot, webhook and updates."""
     services = ("attic", "finish-resets", "game", "notify@", "restart")
     names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
     items = [
@@ -183,19 +183,19 @@ def units(host: model.Host) -> list[Item]:
 
 
 def test_instances(host: model.Host) -> list[Item]:
-    """Return what has to be there before a build of the game is tried: how it comes, and the files of the trials."""
-    told = {"build": host.game.build, "kept": host.builds_kept, "trial_server": host.trial_server}
-    told |= {"source": host.game.source, "url": host.steamcmd_url, "sha256": host.steamcmd_sha256}
+    """Return what a smoke test of a build needs: the game's settings and the files of the test instances."""
+    settings = {"build": host.game.build, "kept": host.builds_kept, "trial_server": host.trial_server}
+    settings |= {"source": host.game.source, "url": host.steamcmd_url, "sha256": host.steamcmd_sha256}
     return [
         Item("directory", layout.ETC, 0o755),
         Item("directory", layout.SERVERS, 0o755),
-        Item("file", layout.GAME_SETTINGS, 0o644, text=f"{json.dumps(told, indent=2)}\n"),
+        Item("file", layout.GAME_SETTINGS, 0o644, text=f"{json.dumps(settings, indent=2)}\n"),
         *(item for name, server in host.test_instances.items() for item in _instance(host, name, server)),
     ]
 
 
 def servers(host: model.Host) -> list[Item]:
-    """Return each server's own files, its limits, and the symlink that enables it."""
+    """Return the servers' files: configuration, limits, and the symlinks that enable their units."""
     items = [Item("file", layout.WEBHOOK, 0o600, text=f"{host.webhook}\n")] if host.webhook else []
     return items + [item for name, server in host.present.items() for item in _instance(host, name, server)]
 
@@ -220,7 +220,7 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
         Item("directory", f"{folder}/secret", 0o755),
         secret,
         *(
-            # Of all that a server's directory holds, the cvars may be secrets, such as sv_password.
+            # Only root and the game read it: cvars may be secret, such as sv_password.
             Item("file", f"{folder}/{name}", 0o640, group=GROUP, text=text)
             if name == "server.cfg"
             else Item("file", f"{folder}/{name}", 0o644, text=text)
@@ -238,23 +238,22 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
 
 
 def _digest_of_cfg(values: dict[str, Any]) -> str:
-    """Return what tells a server.cfg from the one before it, in hexadecimal."""
+    """Return the digest of a server.cfg that the game echoes, to show which version it has read."""
     return hashlib.sha256(_render("server.cfg.j2", **values, digest="").encode()).hexdigest()[:12]
 
 
 def _secret(name: str, server: model.Server) -> Item:
-    """Return the cfg file with a server's RCON password, in a directory where only the game and root can read."""
-    given = server.rcon_password.get_secret_value() if server.rcon_password else "%s"
-    do, path = ("file", "rcon-given.cfg") if server.rcon_password else ("secret", "rcon.cfg")
-    path, owner, text = f"{layout.SECRETS}/{name}/{path}", layout.user(name), f'rcon_password "{given}"\n'
-    return Item(do, path, 0o400, owner=owner, text=text)
+    """Return the cfg file with a server's RCON password, which only the game and root can read."""
+    password = server.rcon_password.get_secret_value() if server.rcon_password else "%s"
+    do, file = ("file", "rcon-given.cfg") if server.rcon_password else ("secret", "rcon.cfg")
+    path, text = f"{layout.SECRETS}/{name}/{file}", f'rcon_password "{password}"\n'
+    return Item(do, path, 0o400, owner=layout.user(name), text=text)
 
 
 def noted_revision() -> list[Item]:
-    """Return the note of the revision that a host is at; when it came there is the file's own time."""
+    """Return the file with the deployed revision; its mtime is the time of the deploy."""
     return [Item("file", layout.REVISION, 0o644, text=f"{revision.checked_out()}\n")]
 
 
 def everything(host: model.Host) -> list[Item]:
-    """Return all that is declared."""
     return [*directories(host), *programs(host), *units(host), *test_instances(host), *servers(host), *noted_revision()]

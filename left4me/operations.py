@@ -1,4 +1,4 @@
-"""Operations that pyinfra lacks: atomic privileged files, builds and layers, a reload where one is needed."""
+"""The operations of a deploy: atomic files, layers and builds, servers, and the report of what is pending."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Commands = Generator[StringCommand, None, None]
 
 def _is_as_declared(item: Item, state: facts.HostState) -> bool:
     if any(f"{item.path}/".startswith(f"{mount}/") for mount in state["mounts"] if mount != "/"):
-        return True  # what is seen there is an overlay's, and not for a deploy to touch
+        return True  # an overlay covers it, and a deploy changes nothing in an overlay
     found = state["entries"].get(item.path)
     if found and item.shared and found.get("to_directory"):
-        return True  # the system's own, which an administrator laid elsewhere
+        return True  # an administrator moved this directory of the system and left a symlink
     if found is None or found["type"] != {"secret": "file"}.get(item.do, item.do):
         return False
     if item.shared:
@@ -36,17 +36,15 @@ def _is_as_declared(item: Item, state: facts.HostState) -> bool:
     if item.do == "symlink":
         return found["content"] == item.target
     text = {"file": hashlib.sha256(item.text.encode()).hexdigest(), "directory": ""}.get(item.do, found["content"])
-    wanted = (item.mode, item.owner, item.group, text)
-    return (found["mode"], found["owner"], found["group"], found["content"]) == wanted
+    declared = (item.mode, item.owner, item.group, text)
+    return (found["mode"], found["owner"], found["group"], found["content"]) == declared
 
 
 @operation
 def apply_files(items: Sequence[Item]) -> Commands:
-    """Put files, directories and symlinks in place: only those that differ, all in one command, each atomically.
+    """Write the files, directories and symlinks that differ, in one command, each atomically (see apply_files.py).
 
-    + items: what has to be there, parents before what is in them
-
-    A file is never half-written, never anyone's but root's to write, and on disk before the operation ends.
+    + items: what the host must have, parents first
     """
     state = facts.host_state()
     different = [asdict(item) for item in items if not _is_as_declared(item, state)]
@@ -58,7 +56,6 @@ def apply_files(items: Sequence[Item]) -> Commands:
 
 @operation
 def packages() -> Commands:
-    """Install the Debian packages that the game needs; judged by what is installed."""
     if missing := facts.missing_packages():
         yield facts.program("install_packages", *missing)
     else:
@@ -67,7 +64,7 @@ def packages() -> Commands:
 
 @operation
 def accounts() -> Commands:
-    """Make the group and user left4me, which own the game, and a user in that group for each server, which runs it."""
+    """Create the group and user left4me, which own the game, and in that group a user for each server."""
     declares = facts.declared_host()
     state = facts.host_state()
     shell = "/usr/sbin/nologin"
@@ -85,39 +82,36 @@ def accounts() -> Commands:
 
 
 def _versions(state: facts.HostState) -> set[str]:
-    """Return the path of every version of the game and of a layer that is on a host."""
+    """Return the paths of all builds and layer versions on the host."""
     found = {f"{layout.RELEASES}/{name}" for name in state["releases"]}
     return found | {f"{layout.OVERLAYS}/{layer}/{name}" for layer, names in state["overlays"].items() for name in names}
 
 
-def _due(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> list[wanted_versions.Tree]:
-    """Return which versions are not there, or not current."""
-    there, entries = _versions(state), state["entries"]
-    current = {path: entry["content"] for path, entry in entries.items() if entry["type"] == "symlink"}
-    return [tree for tree in trees if current.get(tree.link) != tree.target or f"{tree.place}/{tree.name}" not in there]
+def _outdated(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> list[wanted_versions.Tree]:
+    """Return the trees that are missing on the host or not current."""
+    on_host, entries = _versions(state), state["entries"]
+    links = {path: entry["content"] for path, entry in entries.items() if entry["type"] == "symlink"}
+    return [tree for tree in trees if links.get(tree.link) != tree.target or f"{tree.place}/{tree.name}" not in on_host]
 
 
-def _built(due: Sequence[wanted_versions.Tree], state: facts.HostState) -> facts.Command:
-    """Return the command that builds versions and makes them current, with what it needs of this machine."""
-    there, entries = _versions(state), state["entries"]
-    # What changed since the version before is all that is sent.
+def _build(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> facts.Command:
+    """Return the command that builds the trees on the host and makes them current; uploads what it needs from here."""
+    on_host, entries = _versions(state), state["entries"]
+    # Only the difference from the current version is sent.
     bases = {
         tree.place: f"{tree.place}/{Path(entries[tree.link]['content']).name}"
-        for tree in due
-        if tree.source["source"] == "control" and tree.link in entries and f"{tree.place}/{tree.name}" not in there
+        for tree in trees
+        if tree.source["source"] == "control" and tree.link in entries and f"{tree.place}/{tree.name}" not in on_host
     }
-    bases = {place: path for place, path in bases.items() if path in there}
-    known = facts.ask("filetree", *bases.values()) if bases else {}
-    sent = wanted_versions.Upload(due, {place: (Path(path).name, known[path]) for place, path in bases.items()}, there)
-    return facts.Command(manifest.CONTENT, "build", stdin=sent)
+    bases = {place: path for place, path in bases.items() if path in on_host}
+    listings = facts.ask("filetree", *bases.values()) if bases else {}
+    known = {place: (Path(path).name, listings[path]) for place, path in bases.items()}
+    return facts.Command(manifest.CONTENT, "build", stdin=wanted_versions.Upload(trees, known, on_host))
 
 
 @operation
 def layers() -> Commands:
-    """Have the layers that servers have on the host, each version whole and made current by one rename.
-
-    The versions that servers run on stay as they are.
-    """
+    """Build the layers of the servers, each made current by one rename. Running servers keep their versions."""
     declares = facts.declared_host()
     state = facts.host_state()
     if not host.state.is_executing and facts.missing_packages():
@@ -126,34 +120,34 @@ def layers() -> Commands:
     if host.state.is_executing:
         for line in wanted_versions.missing_items(declares):
             logger.warning(f"{host.print_prefix}{line}")
-    if due := _due(wanted_versions.layers(declares), state):
-        yield _built(due, state)
+    if outdated := _outdated(wanted_versions.layers(declares), state):
+        yield _build(outdated, state)
     else:
         host.noop("all are current")
 
 
 @operation
 def game() -> Commands:
-    """Have the declared build of the game current, once it has been tried; what Steam updates stays as it is."""
+    """Make the declared build current after its smoke test. An installed build from Steam is not updated here."""
     declares = facts.declared_host()
     state, tree = facts.host_state(), wanted_versions.game(declares)
     if host.state.is_executing and (links := state["installation"].get("leads_out")):
         shown = ", ".join(links[:5]) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
-        logger.warning(f"{host.print_prefix}game.path: links that lead out of it, where a server sees nothing: {shown}")
-    if not _due([tree], state):
+        logger.warning(f"{host.print_prefix}game.path: links that point outside it are broken for servers: {shown}")
+    if not _outdated([tree], state):
         return host.noop("the build is current")
-    yield StringCommand("systemctl", "daemon-reload")  # a build is tried in a unit that may be as new as the host
+    yield StringCommand("systemctl", "daemon-reload")  # the smoke test starts a unit that this deploy may have changed
     if isinstance(declares.game, model.GameFromSteam) and tree.name not in state["releases"]:
-        # It only follows the unit that does the work. Where its deploy has died, no other has to wait for it.
+        # The command only follows the unit that updates. It closes the fence's descriptor, so that the next deploy
+        # need not wait for it when this one is interrupted.
         yield facts.Command("exec", "sh", "-c", 'exec "$@" 9<&-', "sh", layout.CTL, "game", "update", stream=True)
     else:
-        yield _built([tree], state)
+        yield _build([tree], state)
     return None
 
 
 @operation
 def collect_garbage() -> Commands:
-    """Remove the versions of layers and the builds of the game that nobody uses any more."""
     if facts.ask("gc"):
         yield facts.Command(manifest.CONTENT, "prune")
     else:
@@ -161,7 +155,7 @@ def collect_garbage() -> Commands:
 
 
 def _systemd() -> dict[str, Any]:
-    """Return how systemd sees left4me's units now, and whether it needs a reload: see daemon_reload.py."""
+    """Return the current states of left4me's units, and whether systemd needs a reload: see daemon_reload.py."""
     declares = facts.declared_host()
     names = [*map(layout.unit, declares.present), *([manifest.TIMER] if declares.update_at else [])]
     units: dict[str, Any] = facts.ask("daemon_reload", *names)
@@ -169,48 +163,42 @@ def _systemd() -> dict[str, Any]:
 
 
 def undeclared() -> tuple[set[str], set[str]]:
-    """Return which servers on the host are not to be there: those to remove, and those that have players."""
+    """Return the servers on the host that are not declared: those to remove, and those to keep for their players."""
     declares = facts.declared_host()
     state = facts.host_state()
     unit = re.escape(layout.unit("#")).replace("\\#", "([^/]+)")
     places = rf"{layout.SERVERS}/([^/]+)|{layout.SECRETS}/([^/]+)|{layout.OWN_UNITS}/(?:.*/)?{unit}(?:\.d)?"
-    there = {next(filter(None, found.groups())) for path in state["entries"] if (found := re.fullmatch(places, path))}
-    there = {
-        each for each in there | set(state["runtime"]) | set(state["held"]) if re.fullmatch(layout.SERVER_ID, each)
-    }
-    there -= set(declares.present)
-    running = {each for each in there & set(state["running"]) if each not in declares.servers}  # absent does not wait
-    asked = sorted(each for each in running if f"{layout.SERVERS}/{each}" in state["entries"])
+    names = {next(filter(None, found.groups())) for path in state["entries"] if (found := re.fullmatch(places, path))}
+    names |= {*state["runtime"], *state["held"]}
+    names = {name for name in names if re.fullmatch(layout.SERVER_ID, name)} - set(declares.present)
+    running = {name for name in names & set(state["running"]) if name not in declares.servers}  # absent: do not wait
+    asked = sorted(name for name in running if f"{layout.SERVERS}/{name}" in state["entries"])
     played = _played(running, asked)
-    return there - played, played
+    return names - played, played
 
 
 def _played(running: set[str], asked: Sequence[str]) -> set[str]:
-    """Return which of the running servers have players, or do not answer, which does not mean that they have none."""
+    """Return the running servers that have players or do not respond; l4d2ctl can only ask those of `asked`."""
     rows = facts.once("status", *asked) if asked else {}
     return {each for each in running if each not in rows or rows[each]["players"] != 0}
 
 
 @operation
 def remove_servers() -> Commands:
-    """Stop the servers that are not declared any more and put what they wrote into the attic, but none with players."""
-    gone = undeclared()[0]
-    if gone:
-        yield facts.Command(f"{layout.LIBEXEC}/left4me-remove", *sorted(gone))
+    """Stop the servers that are no longer declared and move their files to the attic; keep those with players."""
+    if removed := undeclared()[0]:
+        yield facts.Command(f"{layout.LIBEXEC}/left4me-remove", *sorted(removed))
     else:
         host.noop("no server to remove")
 
 
 @operation
 def remove_undeclared() -> Commands:
-    """Remove what nobody declared from the managed places, but nothing of a server that is left alone."""
+    """Remove undeclared paths from the managed places, except those of servers that are kept for their players."""
     declares = facts.declared_host()
-    state = facts.host_state()
-    wanted = {item.path for item in manifest.everything(declares)}
-    _gone, played = undeclared()
     kept = tuple(
         place
-        for server in played
+        for server in undeclared()[1]
         for place in (
             f"{layout.SERVERS}/{server}",
             f"{layout.SECRETS}/{server}",
@@ -218,44 +206,45 @@ def remove_undeclared() -> Commands:
             f"{layout.WANTS}/{layout.unit(server)}",
         )
     )
-    known = {*wanted, layout.INSTALLATION, *map(manifest.link_of, manifest.layers(declares))}
+    known = {item.path for item in manifest.everything(declares)}
+    known |= {layout.INSTALLATION, *map(manifest.link_of, manifest.layers(declares))}
     if declares.game.source == "steamcmd":
         known.add(layout.FAILED_UPDATE)
-    foreign = [path for path in state["entries"] if path not in known]
-    gone = [path for path in foreign if not any(path == each or path.startswith(f"{each}/") for each in kept)]
-    if f"{layout.UNITS}/{manifest.TIMER}" in gone:
-        yield StringCommand("systemctl", "stop", manifest.TIMER)  # without its file systemd calls it failed
-    if layout.FAILED_UPDATE in gone:  # the game does not come from Steam any more
+    unknown = [path for path in facts.host_state()["entries"] if path not in known]
+    removed = [path for path in unknown if not any(path == each or path.startswith(f"{each}/") for each in kept)]
+    if f"{layout.UNITS}/{manifest.TIMER}" in removed:
+        yield StringCommand("systemctl", "stop", manifest.TIMER)  # without its file it would enter the state failed
+    if layout.FAILED_UPDATE in removed:  # the game no longer comes from Steam
         yield StringCommand("systemctl", "reset-failed", layout.GAME_UNIT, "2>/dev/null", "||", "true")
-    if gone:
-        yield facts.program("apply_files", stdin=json.dumps([{"do": "remove", "path": path} for path in gone]))
+    if removed:
+        yield facts.program("apply_files", stdin=json.dumps([{"do": "remove", "path": path} for path in removed]))
     else:
         host.noop("nothing undeclared")
 
 
 @operation
 def reload_systemd() -> Commands:
-    """daemon-reload exactly when what systemd holds is not what the disk says, whichever run changed the disk."""
+    """Run daemon-reload if the unit files on disk differ from what systemd has loaded, whichever run changed them."""
     if _systemd()["reload"]:
         yield StringCommand("systemctl", "daemon-reload")
     else:
-        host.noop("systemd has read what is on disk")
+        host.noop("systemd has loaded the files on disk")
 
 
 def _is_down(unit: Mapping[str, str] | None) -> bool:
-    """Tell whether systemd has a unit as down, None for one that it does not know."""
+    """Return whether a unit is down; `unit` is None if systemd does not know it."""
     return unit is None or unit["ActiveState"] in ("inactive", "failed")
 
 
 def _explained(command: str, units: Sequence[str]) -> StringCommand:
-    """Return a systemctl command that shows the journal where it fails."""
+    """Return a systemctl command that prints the journal of the units if it fails."""
     names = " ".join(map(shlex.quote, units))
     why = f"{{ journalctl --no-pager --quiet --lines=10 $(printf -- '-u %s ' {names}) >&2; exit 1; }}"
     return StringCommand(f"{command.format(names)} || {why}")
 
 
 def _declared_stopped() -> tuple[set[str], set[str]]:
-    """Return which servers run and are declared stopped: those to stop, and those that have players."""
+    """Return the servers that are up but declared stopped: those to stop, and those to keep for their players."""
     declares = facts.declared_host()
     stopped = {name for name, each in declares.present.items() if each.state == "stopped"}
     units = _systemd()["units"] if stopped else {}
@@ -267,10 +256,9 @@ def _declared_stopped() -> tuple[set[str], set[str]]:
 
 @operation
 def stop_servers() -> Commands:
-    """Stop the servers that are declared stopped, but none that has players."""
-    up = [layout.unit(name) for name in sorted(_declared_stopped()[0])]
-    if up:
-        # Of a server that could not be unmounted the stop itself says nothing.
+    """Stop the servers that are declared stopped, except those with players."""
+    if up := [layout.unit(name) for name in sorted(_declared_stopped()[0])]:
+        # systemctl stop succeeds even if a server could not be unmounted; then its unit is failed.
         yield _explained("systemctl stop {0} && ! systemctl --quiet is-failed {0}", up)
     else:
         host.noop("none to stop")
@@ -278,37 +266,33 @@ def stop_servers() -> Commands:
 
 @operation
 def start_servers() -> Commands:
-    """Start the timer and the servers that do not run; touches none that does, was stopped by hand or is in a reset."""
-    declares = facts.declared_host()
+    """Start the timer and the declared servers that are down, except those stopped by hand or in a reset."""
+    declares, state = facts.declared_host(), facts.host_state()
     units = _systemd()["units"]
-    held = facts.host_state()["held"]
-    gone = undeclared()[0]
-    running = [name for name, each in declares.present.items() if each.state == "running" and name not in held]
-    down = [
-        unit
-        for unit in map(layout.unit, running)
-        if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")
+    startable = [
+        layout.unit(name)
+        for name, server in declares.present.items()
+        if server.state == "running" and name not in state["held"]
     ]
-    ended = gone | _declared_stopped()[0]  # the latter where this run only shows what it would do
-    ended |= {each for each in facts.host_state()["running"] if _is_down(units.get(layout.unit(each)))}
-    taken = {
-        record.get("LEFT4ME_PORT"): each for each, record in facts.host_state()["running"].items() if each not in ended
-    }
-    for name, each in declares.with_ports(facts.host_state()["ports"]).present.items():
-        if layout.unit(name) in down and taken.get(str(each.port), name) != name:
-            down.remove(layout.unit(name))  # it waits for the other one's restart: report_pending() names both
+    down = [unit for unit in startable if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")]
+    ended = undeclared()[0] | _declared_stopped()[0]  # in a dry run the latter still run
+    ended |= {name for name in state["running"] if _is_down(units.get(layout.unit(name)))}
+    taken = {record.get("LEFT4ME_PORT"): name for name, record in state["running"].items() if name not in ended}
+    for name, server in declares.with_ports(state["ports"]).present.items():
+        if layout.unit(name) in down and taken.get(str(server.port), name) != name:
+            down.remove(layout.unit(name))  # another server still has its port: report_pending() names both
     if declares.update_at and units[manifest.TIMER]["ActiveState"] != "active":
         yield StringCommand("systemctl", "start", manifest.TIMER)
     elif not down:
-        host.noop("all run, or were stopped by hand with l4d2ctl stop, or have a reset to finish")
+        host.noop("all are running, stopped by hand, or in an unfinished reset")
     if down:
-        # A server that reached its start limit is not started again before its failure is forgotten.
+        # systemd refuses to start a unit that reached its start limit until reset-failed.
         yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
 
 
 @operation
 def record_starts() -> Commands:
-    """Record what servers were started with that run since before left4me recorded it."""
+    """Record what running servers were started with, if they have no record yet (see generation.py)."""
     if unrecorded := _unrecorded():
         yield facts.program("generation", "--record", *unrecorded)
     else:
@@ -320,10 +304,7 @@ def _unrecorded() -> list[str]:
 
 
 def restarts(items: Sequence[Item]) -> list[str]:
-    """Return the running servers that would be started with something else once `items` and the versions are in place.
-
-    Also those whose restart is required already.
-    """
+    """Return the running servers that will require a restart after this deploy, or do so already."""
     declares, running = facts.declared_host(), dict(facts.host_state()["running"])
     if unrecorded := _unrecorded():
         running |= facts.once("generation", *unrecorded)
@@ -345,9 +326,9 @@ def restarts(items: Sequence[Item]) -> list[str]:
 
 @operation
 def report_pending(items: Sequence[Item]) -> Commands:
-    """Say what is pending on the host, and the command that ends each; changes nothing.
+    """Report what is pending on the host and the command that resolves it; changes nothing.
 
-    + items: the servers' files, from which a run that changes nothing foretells who requires a restart
+    + items: the servers' files, from which a dry run predicts which servers will require a restart
     """
     declares = facts.declared_host()
     if host.state.is_executing:
@@ -358,7 +339,7 @@ def report_pending(items: Sequence[Item]) -> Commands:
         found += [pending.Pending(pending.WILL_BE_REQUIRED, server, pending.RESTART) for server in restarts(items)]
     if host.state.is_executing or pyinfra_hooks.changes_nothing():
         pyinfra_hooks.PENDING[host.name] = found
-    else:  # before pyinfra asks whether to go on
+    else:  # before pyinfra asks for confirmation
         for line in pending.lines(found):
             logger.info(f"{host.print_prefix}{line}")
     host.noop("; ".join(pending.lines(found)) or "nothing is pending")

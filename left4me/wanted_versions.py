@@ -1,6 +1,6 @@
-"""Versions of the game and of its layers: what each is called, and what the host is told to come by it.
+"""The declared versions of the game and its layers: their names, and the description from which the host builds them.
 
-A name follows from the content, or from what determines it, so that the same data give the same names on every host.
+A name is a digest of the content, or of what determines it: the same data give the same names on every host.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ def _listed(path: str) -> Any:
 
 
 def listing(path: str, into: str | None = None) -> dict[str, str]:
-    """Return what a directory of this machine gives a host, by its names there: those here, below `into`.
+    """Return filetree's listing of a local directory, with all names below `into`, as on the host.
 
-    Read once, and all connections go on meanwhile. Raises OSError.
+    Each directory is read once, in a thread, so that connections stay alive. Raises OSError.
     """
-    found: dict[str, str] | OSError = _listed(path).get()
-    if isinstance(found, OSError):
-        raise found
+    entries: dict[str, str] | OSError = _listed(path).get()
+    if isinstance(entries, OSError):
+        raise entries
     if into is None:
-        return found
+        return entries
     parts = into.split("/")
-    above = {"/".join(parts[:depth]): "d" for depth in range(1, len(parts) + 1)}
-    return above | {f"{into}/{name}": what for name, what in found.items()}
+    parents = {"/".join(parts[:depth]): "d" for depth in range(1, len(parts) + 1)}
+    return parents | {f"{into}/{name}": entry for name, entry in entries.items()}
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A version that has to be on the host and current, as left4me-content reads it."""
+    """A version that must be on the host and current, as left4me-content reads it."""
 
     what: str
     place: str
@@ -54,17 +54,17 @@ class Tree:
 
     @property
     def target(self) -> str:
-        """What the link to the current version holds."""
+        """The target of the symlink to the current version."""
         return f"releases/{self.name}" if self.link == layout.INSTALLATION else self.name
 
 
 def _digest(*parts: object, length: int = model.VERSION_LENGTH) -> str:
-    whole = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
-    return base64.b32encode(whole).decode("ascii").lower()[:length]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+    return base64.b32encode(digest).decode("ascii").lower()[:length]
 
 
 def game(declares: model.Host) -> Tree:
-    """Return the declared build of the game; one without a name is whichever Steam gives."""
+    """Return the declared build of the game; its name is empty if Steam is to deliver the first one."""
     source = declares.game.model_dump(exclude={"build"})
     name = declares.game.build or _name_of_build(declares.game)
     return Tree("game", layout.RELEASES, layout.INSTALLATION, name, source)
@@ -73,7 +73,7 @@ def game(declares: model.Host) -> Tree:
 def _name_of_build(game: model.Game) -> str:
     match game:
         case model.GameFromSteam():
-            # What is current stays so: an update is asked for on the host.
+            # The current build stays: only the host asks for updates.
             link = facts.host_state()["entries"].get(layout.INSTALLATION)
             return link["content"].removeprefix("releases/") if link else ""
         case model.GameOnControl():
@@ -86,7 +86,7 @@ def _name_of_build(game: model.Game) -> str:
 
 
 def layers(declares: model.Host) -> list[Tree]:
-    """Return the declared version of each layer that a server has."""
+    """Return the declared version of each layer that a server uses."""
     return [_layer(name, layer) for name, layer in manifest.layers(declares).items()]
 
 
@@ -104,80 +104,80 @@ def _layer(name: str, layer: model.Layer) -> Tree:
 
 
 def _workshop() -> dict[str, Any]:
-    found = facts.workshop()
-    if "error" in found:
-        facts.refuse(f"Steam's workshop cannot be asked: {found['error']}. Layers are as they were: deploy again")
-    return found
+    answer = facts.workshop()
+    if "error" in answer:
+        facts.refuse(f"Steam's workshop cannot be asked: {answer['error']}. Layers are unchanged; deploy again")
+    return answer
 
 
 def _items(layer: model.LayerWorkshop) -> dict[str, dict[str, Any]]:
-    """Return what Steam says of each item of a layer, those of its collections too, by its number."""
-    told, items = _workshop(), {}
-    wanted, seen = [str(item) for item in layer.items], set()
-    while wanted:
-        item = wanted.pop(0)
+    """Return what Steam says about each item of a layer and of its collections, by number."""
+    answer, items = _workshop(), {}
+    queue, seen = [str(item) for item in layer.items], set()
+    while queue:
+        item = queue.pop(0)
         if item in seen:
-            continue  # as where a collection holds itself
+            continue  # a collection may contain itself
         seen.add(item)
-        if "items" in told[item]:
-            wanted = [*told[item]["items"], *wanted]
+        if "items" in answer[item]:
+            queue = [*answer[item]["items"], *queue]
         else:
-            items[item] = told[item]
+            items[item] = answer[item]
     return items
 
 
 def missing_items(declares: model.Host) -> Iterator[str]:
-    """Yield a line for each workshop item that Steam does not give, or that is nothing for the game."""
+    """Yield a line for each workshop item that is not available from Steam or not usable by the game."""
     for name, layer in manifest.layers(declares).items():
         for item, about in _items(layer).items() if isinstance(layer, model.LayerWorkshop) else ():
             if "why" in about:
-                yield f"layer {name}: workshop item {item} {about['why']}: left out"
+                yield f"layer {name}: workshop item {item} {about['why']}; skipped"
             elif not about["url"]:
-                yield f"layer {name}: workshop item {item} is not to be had from Steam: left as it was"
+                yield f"layer {name}: workshop item {item} is not available from Steam; keeping its file"
 
 
 class Upload(list[str]):
-    """What left4me-content reads: the trees, and of those on this machine what the host has not, made as it is sent.
+    """The standard input of left4me-content: the trees as JSON, then a tar of the local files that the host lacks.
 
-    pyinfra takes lists of text only. `bases` are listings on the host, by path.
+    It is a list because pyinfra accepts only text and lists of text, but its lines are produced while they are sent.
+    `bases` are the names and listings of current versions on the host, by place; `on_host` the paths of all versions.
     """
 
     def __init__(
-        self, trees: Sequence[Tree], bases: Mapping[str, tuple[str, Mapping[str, str]]], there: set[str]
+        self, trees: Sequence[Tree], bases: Mapping[str, tuple[str, Mapping[str, str]]], on_host: set[str]
     ) -> None:
         super().__init__()
-        self.trees, self.bases, self.there = trees, bases, there
+        self.trees, self.bases, self.on_host = trees, bases, on_host
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the lines. Raises OSError where tar fails."""
-        told, tars = [], []
+        """Yield the lines. Raises OSError if tar fails."""
+        request, tars = [], []
         for each in self.trees:
             source = dict(each.source)
             if source["source"] == "control":
                 base, known = self.bases.get(each.place, ("", {}))
-                is_new = f"{each.place}/{each.name}" not in self.there
+                is_new = f"{each.place}/{each.name}" not in self.on_host
                 path, into = source["path"], source.get("into")
                 files = listing(path, into) if is_new else {}
                 names = [name for name in files if known.get(name) != files[name]]
                 source = {"source": "control", "send": bool(names), "base": base, "files": files}
-                if into:  # what is above the directory is made with what is in it
+                if into:  # tar creates the parents when it unpacks
                     names = [name for name in names if name.startswith(f"{into}/")]
-                if names:  # tar makes none of nothing
+                if names:  # tar refuses to create an empty archive
                     tars.append((path, into, names))
-            told.append({**asdict(each), "source": source})
-        yield json.dumps(told)
+            request.append({**asdict(each), "source": source})
+        yield json.dumps(request)
         for path, into, names in tars:
             yield from _tar(path, into, names)
 
     def __bool__(self) -> bool:
-        """There is always something to send."""
-        return True
+        return True  # an empty list would be false, and pyinfra would send nothing
 
 
 def _tar(directory: str, into: str | None, names: Sequence[str]) -> Iterator[str]:
-    """Yield a tar of some of a directory's names in lines of base64, the last of them a dot: all is there.
+    """Yield a tar of these names of a directory in lines of base64, and a last line with a dot.
 
-    Its members are called as on the host, where the directory is `into`.
+    `names` and the members of the tar are paths on the host, where the directory is `into`.
     """
     prefix = f"{into}/" if into else ""
     names = [name.removeprefix(prefix) for name in names]
@@ -186,7 +186,7 @@ def _tar(directory: str, into: str | None, names: Sequence[str]) -> Iterator[str
         listed.flush()
         command = ["tar", "--create", "--directory", directory, "--no-recursion", "--null"]
         command += ["--verbatim-files-from", "--files-from", listed.name]
-        # Of the names alone, not of what symlinks and hard links lead to.
+        # flags=r: only member names, not the targets of symlinks and hard links.
         command += [f"--transform=flags=r;s,^,{prefix},"] if prefix else []
         with subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
             assert tar.stdout

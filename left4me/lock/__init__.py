@@ -1,5 +1,5 @@
-"""The deploy's lock on a host: who may change it, and what becomes of those who vanish.
+"""The deploy's lock on a host: only its owner changes the host, and a lost connection frees it.
 
-holder.py runs on the host and holds it; protocol.py is what the other two share with it; client.py holds it for
-pyinfra, wave_locks.py for the hosts of a rollout's wave.
+holder.py runs on the host and holds the lock. client.py requests it for pyinfra, wave_locks.py for the hosts of a
+rollout's wave. protocol.py is what they share.
 """

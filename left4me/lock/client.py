@@ -1,4 +1,4 @@
-"""The deploy's lock on a host: held over the deploy's own connection, and asked for by each command that it runs."""
+"""Take the deploy's lock on a host over the deploy's own connection, and fence each command of an operation with it."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from left4me.lock import protocol
 from left4me.pyinfra_connection import command_line
 
 GIVEN = os.environ.get(protocol.TOKEN)
-"""The token of whoever started this run and holds the locks of its hosts."""
+"""The token of the rollout that started this run and holds the locks of its hosts."""
 TOKEN = GIVEN or secrets.token_hex(8)
 P = ParamSpec("P")
 
 
 class _Silent(Exception):
-    """A host that does not answer a sign of life."""
+    """The host did not answer a heartbeat."""
 
 
 class NoAnswer(Exception):
-    """Why a host did not say whether its lock is taken, in one line."""
+    """The host did not answer the lock request; the message is one line with the reason."""
 
 
 def take(host: PyinfraHost) -> str:
-    """Take a host's lock until this process ends; return why not, or nothing. Raises NoAnswer."""
+    """Take a host's lock until this process ends; return "", or why it is refused. Raises NoAnswer."""
     if isinstance(host.connector, FakeConnector):
         return ""
     arguments: Any = {
@@ -54,34 +54,35 @@ def take(host: PyinfraHost) -> str:
     }
     limit = extract_control_arguments(arguments).get("_timeout")
     program = facts.program("holder", protocol.request(TOKEN, given=bool(GIVEN)))
-    line, before = command_line(host.connector, program, arguments)
+    line, password = command_line(host.connector, program, arguments)
     try:
         with gevent.Timeout(limit, TimeoutError(f"no answer in {limit} s")):
             stdin, stdout, stderr = _start(host, line)
-            stdin.write(before.encode())
+            stdin.write(password.encode())
             stdin.flush()
-            said = [""]
-            while not said[-1].startswith(connection.MARK):  # its shell may print something when it starts
+            lines = [""]
+            while not lines[-1].startswith(connection.MARK):  # the login shell may print something first
                 if not (line := stdout.readline().decode(errors="replace")):
-                    why = stderr.read().decode(errors="replace")
-                    if sudo := connection.sudo_reason(why):
-                        return sudo
-                    raise NoAnswer(connection.reason(why, said[-1].strip() or "it says nothing"))
-                said.append(line)
-            answer = said[-1].removeprefix(connection.MARK).strip()
+                    errors = stderr.read().decode(errors="replace")
+                    if refusal := connection.sudo_reason(errors):
+                        return refusal
+                    raise NoAnswer(connection.reason(errors, lines[-1].strip() or "no reason given"))
+                lines.append(line)
+            answer = lines[-1].removeprefix(connection.MARK).strip()
     except (OSError, SSHException) as error:
         raise NoAnswer(str(error)) from None
     if answer != protocol.LOCKED:
         return answer
     if GIVEN:
-        _end_with_who_gave_it()
-    # Not the host itself, which preflight has by way of its greenlet's context.
-    gevent.spawn(_beat, host.connector, host.print_prefix, stdin, stdout)
+        _end_with_parent()
+    # Not `host` itself: it may be pyinfra's proxy, which is another host in another greenlet.
+    gevent.spawn(_send_heartbeats, host.connector, host.print_prefix, stdin, stdout)
     return ""
 
 
 @cache
-def _end_with_who_gave_it() -> None:
+def _end_with_parent() -> None:
+    """Kill this process when the rollout that started it and holds the locks has ended."""
     gevent.spawn(_watch, os.getppid())
 
 
@@ -92,20 +93,20 @@ def _watch(parent: int) -> None:
 
 
 def _start(host: PyinfraHost, command: str) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-    """Start a command on a host; return its standard streams."""
+    """Start a command on a host; return stdin, stdout and stderr."""
     connector = host.connector
     if isinstance(connector, LocalConnector):
         process: Any = Popen(command, shell=True, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         return process.stdin, process.stdout, process.stderr
     if not isinstance(connector, SSHConnector):
-        raise NoAnswer("neither an SSH connection nor @local")
+        raise NoAnswer("the lock needs an SSH connection or @local")
     channel: Any = connector.client.get_transport().open_session()  # type: ignore[union-attr]
     channel.exec_command(command)
     return channel.makefile_stdin("wb"), channel.makefile("rb"), channel.makefile_stderr("rb")
 
 
-def _beat(connector: BaseConnector, prefix: str, stdin: IO[bytes], stdout: IO[bytes]) -> None:
-    with suppress(OSError):  # the connection is gone: the fence is what counts then
+def _send_heartbeats(connector: BaseConnector, prefix: str, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+    with suppress(OSError):  # without the connection, the fence protects the host
         while True:
             gevent.sleep(protocol.HEARTBEAT)
             stdin.write(b"\n")
@@ -113,8 +114,8 @@ def _beat(connector: BaseConnector, prefix: str, stdin: IO[bytes], stdout: IO[by
             with suppress(_Silent), gevent.Timeout(protocol.SILENCE, _Silent):
                 stdout.readline()
                 continue
-            # Nothing else ends a command of two hours on a host that is frozen: its kernel keeps the connection.
-            logger.error(f"{prefix}it does not answer for {protocol.SILENCE} s: its connection is given up")
+            # The kernel of a frozen host keeps the connection open, and a command may have two hours.
+            logger.error(f"{prefix}no answer for {protocol.SILENCE} s; closing the connection")
             if isinstance(connector, SSHConnector):
                 assert connector.client
                 connector.client.close()
@@ -122,7 +123,7 @@ def _beat(connector: BaseConnector, prefix: str, stdin: IO[bytes], stdout: IO[by
 
 
 def operation(function: Callable[P, Generator[StringCommand, None, None]]) -> PyinfraOperation[P]:
-    """Make pyinfra's operation of a function, whose commands run only while the lock is not another's."""
+    """Make a pyinfra operation of a function; the fence stops its commands when another deploy has the lock."""
 
     @wraps(function)
     def fenced(*args: P.args, **kwargs: P.kwargs) -> Generator[StringCommand, None, None]:

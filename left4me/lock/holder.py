@@ -1,12 +1,12 @@
 """Hold this host's deploy lock: holder.py REQUEST, as JSON: who, revision, token, given, waits, silence and mark.
 
-Prints `mark`, and after it `locked`, or in one line why not; then holds it for as long as it hears something on its
-input, and answers each time: end of file, or `silence` seconds without anything (60, SILENCE of protocol.py), frees it.
-A `given` token was taken by somebody else, who must hold it still. With `waits` it does not begin before it hears
-something.
+Prints `mark` and `locked`, or `mark` and the reason why not, in one line. Then it holds the lock and answers each
+heartbeat on its standard input with an empty line. End of file, or `silence` seconds without a heartbeat (SILENCE in
+protocol.py), frees the lock. With `given` the token is that of a rollout, which must hold the lock already. With
+`waits` it starts at the first heartbeat.
 
-Two locks lie on one file: POSIX's is the deploy's own, flock's is shared by each command that changes the host, to its
-end. So a deploy is told from what a killed one left at work. The token in the file is the fence of protocol.py.
+The file has two kinds of lock. The deploy holds the POSIX lock. Each command that changes the host holds a shared
+flock until it ends, so that a new deploy can wait for orphaned commands. The fence (protocol.py) reads the token.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import IO, Any
 
 from left4me_host import layout, posix_lock
 
-WAIT = 30  # seconds for what a killed deploy left at work
+WAIT = 30  # seconds for orphaned commands
 
 
 def origin() -> str:
-    """Return the address that this came from. sudo keeps it from what it starts, but root can look."""
+    """Return the client address of this SSH session, from the environments of the parents: sudo does not pass it on."""
     pid = os.getpid()
     while pid > 1:
         with open(f"/proc/{pid}/environ", "rb") as environment, open(f"/proc/{pid}/status", encoding="utf-8") as status:
@@ -39,7 +39,7 @@ def origin() -> str:
 
 
 def commands_ended(file: IO[str]) -> bool:
-    """Wait for the commands that a killed deploy left at work; tell whether they have ended."""
+    """Wait up to WAIT seconds for orphaned commands; return whether they have ended."""
 
     def give_up(_signal: int, _frame: object) -> None:
         raise TimeoutError
@@ -55,44 +55,43 @@ def commands_ended(file: IO[str]) -> bool:
     return True
 
 
-def note(file: IO[str], request: dict[str, Any]) -> None:
-    """Write down who holds the lock, and since when."""
+def write_record(file: IO[str], request: dict[str, Any]) -> None:
+    """Write who holds the lock, from where and since when."""
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     record = {key: request[key] for key in ("who", "revision", "token")}
     record |= {"from": origin(), "since": since, "pid": os.getpid()}
     file.seek(0)
     file.write(f"{json.dumps(record)}\n")
     file.flush()
-    file.truncate()  # last: a command of the same deploy may look for its token at this moment
+    file.truncate()  # last, because a command of the same deploy may read its token at this moment
 
 
 def take(file: IO[str], request: dict[str, Any]) -> tuple[str, bool]:
     """Take the lock until this process ends; return `locked`, or why not, and whether this process holds it.
 
-    It does not where another one of the same token does.
+    With `locked` it may not: then another process with the same token does.
     """
     holds = False
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         record = json.loads(file.readline() or "{}")
-        if record.get("pid") != posix_lock.holder(file.fileno()):  # what is written there is an earlier deploy's
-            return "another deploy of it has just begun; wait for it", holds
+        if record.get("pid") != posix_lock.holder(file.fileno()):  # the record is that of an earlier deploy
+            return "another deploy has just begun; wait for it", holds
         if record["token"] != request["token"]:
-            told = "is being deployed by {who} from {from} since {since} (revision {revision}); wait for it"
-            return told.format_map(record), holds
+            owner = "is being deployed by {who} from {from} since {since} (revision {revision}); wait for it"
+            return owner.format_map(record), holds
     else:
         if request["given"]:
-            return "the lock that this deploy was given is held no more; start again what gave it", holds
-        note(file, request)
+            return "the rollout that started this deploy no longer holds the lock; start the rollout again", holds
+        write_record(file, request)
         holds = True
     if commands_ended(file):
         return "locked", holds
-    return "a command of an interrupted deploy is still running on it; wait for it, then deploy again", holds
+    return "a command of an interrupted deploy is still running; wait for it to end, then deploy again", holds
 
 
 def main(request: dict[str, Any]) -> None:
-    """Take the lock, say so, and hold it."""
     if request["waits"] and not os.read(0, 1):
         return
     os.makedirs(layout.RUN, 0o755, exist_ok=True)
@@ -103,11 +102,11 @@ def main(request: dict[str, Any]) -> None:
         print(f"{request['mark']}{answer}", flush=True)
         while answer == "locked" and select.select([0], [], [], request["silence"])[0] and os.read(0, 4096):
             if not holds and not request["given"]:
-                # The holder before, of the same deploy, was cut off and has ended by now or will.
+                # An earlier connection of the same deploy still has the lock. It was cut off and will end.
                 with suppress(BlockingIOError):
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     holds = True
-                    note(file, request)
+                    write_record(file, request)
             print(flush=True)
 
 

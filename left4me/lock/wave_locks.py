@@ -1,4 +1,4 @@
-"""The locks of a wave's hosts, held over connections of their own for as long as the rollout is alive."""
+"""The locks of a wave's hosts, each held over its own connection while the rollout runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from left4me.rollout.children import last_lines
 from left4me.rollout.waves import Host
 
 LIMIT = 60
-"""Seconds for a host to say whether its lock is taken; it may wait half of that for what a killed deploy left."""
+"""Seconds for a host to answer a lock request; it may wait half of that for orphaned commands."""
 RELEASE = 20
-"""Seconds for all hosts to let go of their locks: ssh gives one up that does not answer at all after 15 to 20."""
+"""Seconds for all hosts to release their locks; ssh itself closes a dead connection after 15 to 20 seconds."""
 
 
 class Locks:
-    """What a wave holds; used as a context, which releases all of it."""
+    """The locks of one wave; a context manager that releases them all at the end."""
 
     def __init__(self) -> None:
         self._token = secrets.token_hex(8)
@@ -30,7 +30,7 @@ class Locks:
         self._released = threading.Event()
 
     def __enter__(self) -> Locks:
-        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=self._send_heartbeats, daemon=True).start()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -38,28 +38,28 @@ class Locks:
         for holder in self._holders.values():
             with suppress(OSError):
                 holder.stdin.close()  # type: ignore[union-attr]
-        timer = threading.Timer(RELEASE, self._give_up)
+        timer = threading.Timer(RELEASE, self._kill_holders)
         timer.start()
         for holder in self._holders.values():
             holder.wait()
         timer.cancel()
 
-    def _give_up(self) -> None:
-        """End what hosts do not let go of, whose sshd is well and nothing else there; they free it with that end."""
+    def _kill_holders(self) -> None:
+        """Kill the connections that do not end, as when only the sshd of a host responds; this frees the locks."""
         for holder in self._holders.values():
             holder.kill()
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What hands the locks to a pyinfra that is started with it."""
+        """The environment variables with which a pyinfra uses these locks."""
         return {protocol.TOKEN: self._token}
 
     def fenced(self, *words: str) -> tuple[str, ...]:
-        """Return a command for a host that changes it only while its lock is not another's."""
+        """Return a command that runs on a host only while this wave has its lock."""
         return "sh", "-c", f'{protocol.fence(self._token)} exec "$@"', "sh", *words
 
     def connect(self, host: Host) -> None:
-        """Begin what is to hold a host's lock, and waits for `take`."""
+        """Connect to a host and start holder.py there, which waits for `take`."""
         words = program_command("holder", protocol.request(self._token, waits=True))
         command = connection.command(host.name, host.connection, *words)
         holder = self._holders[host.name] = Popen(
@@ -76,47 +76,47 @@ class Locks:
         holder.stdin.flush()  # type: ignore[union-attr]
 
     def take(self, host: Host) -> list[str]:
-        """Take the lock of a host that is connected to; return why not, line by line, or nothing."""
+        """Take the lock of a connected host; return [], or the lines with the reason why not."""
         holder = self._holders[host.name]
         timer = threading.Timer(LIMIT, holder.kill)
         timer.start()
-        with suppress(OSError):  # what it says tells why
-            self._poke(holder)
-        said = []
+        with suppress(OSError):  # its output has the reason
+            self._send_heartbeat(holder)
+        lines = []
         for line in holder.stdout:  # type: ignore[union-attr]
             if line.strip() == connection.MARK + protocol.LOCKED:
                 timer.cancel()
                 self._held[host.name] = holder
                 return []
-            said.append(line.removeprefix(connection.MARK))  # what its sshd or sudo has to say, too
+            lines.append(line.removeprefix(connection.MARK))  # including messages of ssh and sudo
         if holder.wait() < 0:
-            said.append(f"no answer in {LIMIT} s")
+            lines.append(f"no answer in {LIMIT} s")
         timer.cancel()
-        if why := connection.sudo_reason("".join(said)):
+        if why := connection.sudo_reason("".join(lines)):
             return [why]
-        return last_lines(*said) or ["its lock cannot be taken, and nothing says why"]
+        return last_lines(*lines) or ["its lock cannot be taken; the host gave no reason"]
 
     def keep(self, host: Host) -> list[str]:
-        """Take the lock again where the connection that held it has ended; return why the host refuses, or nothing.
+        """Take the lock again if its connection has ended; return [], or the lines with the reason of a refusal.
 
-        Raises Unreachable where it cannot be asked.
+        Raises Unreachable if the host does not answer.
         """
         if self._holders[host.name].poll() is None:
             return []
         self.connect(host)
         why = self.take(host)
-        if self._holders[host.name].returncode:  # ssh's, or that of the limit
+        if self._holders[host.name].returncode:  # of ssh, or of the kill after LIMIT
             raise fleet_status.Unreachable(why[-1])
         return why
 
     @staticmethod
-    def _poke(holder: Popen[str]) -> None:
+    def _send_heartbeat(holder: Popen[str]) -> None:
         holder.stdin.write("\n")  # type: ignore[union-attr]
         holder.stdin.flush()  # type: ignore[union-attr]
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         while not self._released.wait(protocol.HEARTBEAT):
-            # Not those that wait for their turn: a sign of life is what they would begin at.
+            # Only to holders that have the lock: the others would take it at a heartbeat.
             for holder in list(self._held.values()):
-                with suppress(OSError, ValueError):  # what has ended, or is released at this moment
-                    self._poke(holder)
+                with suppress(OSError, ValueError):  # it has ended, or is being released
+                    self._send_heartbeat(holder)

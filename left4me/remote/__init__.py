@@ -1,4 +1,4 @@
-"""Programs that a deploy runs on the host, sent as text to `python3 -I -c`: Python's standard library alone.
+"""Programs that a deploy sends as text to `python3 -I -c` on the host; they need only Python's standard library.
 
-Each reads its input as JSON and prints its answer as JSON, or one line of why not to standard error.
+Each prints its answer as JSON, or one line with the error to standard error.
 """

@@ -1,7 +1,7 @@
 """Ask Steam about workshop items: ask_workshop.py API ID…; changes nothing.
 
-Prints, by id, what Steam says: {"time", "size", "url"} of an item, {"items": [ID…]} of a collection, whose items are in
-the answer too, and {"why": one line} of what is left out. Or only {"error": one line} where Steam cannot be asked.
+Prints a JSON object by id: {"time", "size", "url"} for an item, {"items": [ID…]} for a collection, whose items are in
+the answer too, {"why": one line} for an item that cannot be used. Or only {"error": one line} if Steam gives no answer.
 https://partner.steamgames.com/doc/webapi/ISteamRemoteStorage
 """
 
@@ -19,93 +19,91 @@ from typing import Any
 
 from left4me_host import layout
 
-SECONDS = 30  # that Steam may say nothing
+SECONDS = 30  # without data from Steam
 APP = 550
-"""Left 4 Dead 2, whose workshop it is; its server is another app."""
+"""Left 4 Dead 2, which owns the workshop; the dedicated server is another app."""
 VPK = b"\x34\x12\xaa\x55"
-"""What a VPK begins with (developer.valvesoftware.com/wiki/VPK_(file_format))."""
+"""The magic number of a VPK file (developer.valvesoftware.com/wiki/VPK_(file_format))."""
 NESTED = 3
-"""How many collections may lie in each other."""
+"""The limit of collections nested in each other."""
 HEADERS = {"User-Agent": "left4me"}
 
 
-def asked(api: str, method: str, what: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Return what a method of Steam's says of each id."""
-    counted = {"GetPublishedFileDetails": "itemcount", "GetCollectionDetails": "collectioncount"}[method]
-    form = {counted: len(ids)} | {f"publishedfileids[{at}]": each for at, each in enumerate(ids)}
+def call(api: str, method: str, key: str, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the answer of a method of Steam for each id; `key` is the field of the response with the list."""
+    count = {"GetPublishedFileDetails": "itemcount", "GetCollectionDetails": "collectioncount"}[method]
+    form = {count: len(ids)} | {f"publishedfileids[{at}]": each for at, each in enumerate(ids)}
     address = f"{api.rstrip('/')}/ISteamRemoteStorage/{method}/v1/"
     request = urllib.request.Request(address, urllib.parse.urlencode(form).encode(), HEADERS)
     with urllib.request.urlopen(request, timeout=SECONDS) as response:
-        return {str(each["publishedfileid"]): each for each in json.load(response)["response"][what]}
+        return {str(each["publishedfileid"]): each for each in json.load(response)["response"][key]}
 
 
 def kept(each: str) -> list[os.stat_result]:
-    """Return the files of an item that layers have now, the latest last."""
+    """Return the files of an item in the current layers, the newest last."""
     paths = glob.glob(f"{layout.OVERLAYS}/*/current/{layout.ADDONS}/{each}.vpk")
     return sorted(map(os.stat, paths), key=lambda about: about.st_mtime)
 
 
 def is_vpk(url: str) -> bool:
-    """Tell whether a file begins as a VPK does; one that is not reached is taken for one: its download tells why."""
+    """Return whether a file starts like a VPK; also true if the URL fails, since the download then reports why."""
     if not url.startswith(("http://", "https://")):
         return True
     try:
         request = urllib.request.Request(url, headers={**HEADERS, "Range": f"bytes=0-{len(VPK) - 1}"})
         with urllib.request.urlopen(request, timeout=SECONDS) as response:
-            begin: bytes = response.read(len(VPK))
-            return begin == VPK
+            return bool(response.read(len(VPK)) == VPK)
     except (OSError, http.client.HTTPException):
         return True
 
 
-def item(each: str, told: dict[str, Any]) -> dict[str, Any]:
-    """Return what is to be had of one item, from what Steam says of it."""
-    here = kept(each)
-    if int(told.get("result", 0)) != 1 or not told.get("file_url"):
-        if here:  # who takes an item away for an hour takes it from no server
-            return {"time": int(here[-1].st_mtime), "size": here[-1].st_size, "url": ""}
-        return {"why": "is not to be had from Steam"}
-    app = int(told.get("consumer_app_id", APP))
+def item(each: str, details: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer for one item from Steam's `details`. Raises ValueError or KeyError if these are malformed."""
+    files = kept(each)
+    if int(details.get("result", 0)) != 1 or not details.get("file_url"):
+        if files:  # servers keep an item that its author has withdrawn, perhaps for an hour
+            return {"time": int(files[-1].st_mtime), "size": files[-1].st_size, "url": ""}
+        return {"why": "is not available from Steam"}
+    app = int(details.get("consumer_app_id", APP))
     if app != APP:
-        return {"why": f"belongs to app {app}, Left 4 Dead 2 is {APP}"}
-    time, size = int(told["time_updated"]), int(told["file_size"])  # which come as strings, too
+        return {"why": f"belongs to app {app}, not to Left 4 Dead 2 ({APP})"}
+    time, size = int(details["time_updated"]), int(details["file_size"])  # Steam also sends strings
     if not 0 <= time < 1 << 33:
-        raise ValueError("no time of this age")
-    is_here = any((about.st_mtime, about.st_size) == (time, size) for about in here)
-    if not is_here and not is_vpk(url := str(told["file_url"])):
-        return {"why": f"is no VPK: Steam gives the address of something else for it, {url.partition('?')[0]}"}
-    return {"time": time, "size": size, "url": str(told["file_url"])}
+        raise ValueError("time_updated is out of range")
+    url = str(details["file_url"])
+    if not any((about.st_mtime, about.st_size) == (time, size) for about in files) and not is_vpk(url):
+        return {"why": f"is not a VPK file: Steam's download address is {url.partition('?')[0]}"}
+    return {"time": time, "size": size, "url": url}
 
 
-def details(api: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Ask Steam for items and for what collections hold."""
+def items(api: str, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the answers for items and collections, and for all that the collections hold."""
     found: dict[str, dict[str, Any]] = {}
-    wanted = list(dict.fromkeys(ids))
+    pending = list(dict.fromkeys(ids))
     for _depth in range(NESTED + 1):
-        told = asked(api, "GetPublishedFileDetails", "publishedfiledetails", wanted)
-        without = [each for each in wanted if not told.get(each, {}).get("file_url")]
-        collections = asked(api, "GetCollectionDetails", "collectiondetails", without) if without else {}
-        for each in wanted:
-            children = collections.get(each, {}).get("children") or ()
-            if children:
+        details = call(api, "GetPublishedFileDetails", "publishedfiledetails", pending)
+        no_file = [each for each in pending if not details.get(each, {}).get("file_url")]
+        collections = call(api, "GetCollectionDetails", "collectiondetails", no_file) if no_file else {}
+        for each in pending:
+            if children := collections.get(each, {}).get("children"):
                 found[each] = {"items": [str(child["publishedfileid"]) for child in children]}
             else:
-                found[each] = item(each, told.get(each, {}))
-        wanted = [child for each in wanted for child in found[each].get("items", ()) if child not in found]
-        wanted = list(dict.fromkeys(wanted))
-        if not wanted:
+                found[each] = item(each, details.get(each, {}))
+        children = [child for each in pending for child in found[each].get("items", ()) if child not in found]
+        pending = list(dict.fromkeys(children))
+        if not pending:
             return found
-    return found | {each: {"why": f"is in more than {NESTED} collections, one in the other"} for each in wanted}
+    return found | {each: {"why": f"is nested in more than {NESTED} collections"} for each in pending}
 
 
 def answer(api: str, ids: list[str]) -> dict[str, Any]:
-    """Return what Steam says, or why it cannot be asked."""
+    """Return the answers by id, or only `error`."""
     try:
-        return details(api, ids)
+        return items(api, ids)
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if type(error) is urllib.error.URLError else error
     except (ValueError, KeyError, TypeError, AttributeError):
-        reason = "what it answers is not what Steam does"
+        reason = "its answer is not in Steam's format"
     return {"error": f"{api} cannot be asked about workshop items: {reason}"}
 
 

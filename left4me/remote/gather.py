@@ -1,6 +1,6 @@
-"""Read the state of a host in one go: gather.py QUESTION, a JSON object packed by zlib and base64; changes nothing.
+"""Read the state of a host: gather.py QUESTION, a JSON object packed by zlib and base64; changes nothing.
 
-Answers what a deploy compares with what is declared: see left4me.facts.
+Prints a HostState as JSON: see left4me.facts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from left4me_host import layout, mountinfo
 
 
 def user(uid: int) -> str:
-    """Return the name of a uid, or its digits where it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -32,7 +31,6 @@ def user(uid: int) -> str:
 
 
 def group(gid: int) -> str:
-    """Return the name of a gid, or its digits where it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
@@ -40,7 +38,7 @@ def group(gid: int) -> str:
 
 
 def entry(path: str) -> dict[str, Any] | None:
-    """Return type, mode, owner, group, and what is in it, of a path; None where there is nothing."""
+    """Return the Entry of a path (see facts.py), or None if the path does not exist."""
     try:
         about = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -61,10 +59,10 @@ def entry(path: str) -> dict[str, Any] | None:
 
 
 def below(patterns: list[str]) -> list[str]:
-    """Return every path that matches a pattern, and everything below the directories among them."""
+    """Return all paths that match a pattern, and everything below them."""
     found = set()
     for pattern in patterns:
-        # glob's * leaves out hidden names: a killed run's temporary file is one.
+        # Without include_hidden, * would not match stale temporary files.
         for top in glob.glob(pattern, include_hidden=True):
             found.add(top)
             if not os.path.islink(top):
@@ -74,15 +72,15 @@ def below(patterns: list[str]) -> list[str]:
 
 
 def packages(names: list[str]) -> list[str]:
-    """Return which of these packages, named with their architecture, are installed and configured."""
+    """Return the installed ones of these packages (NAME:ARCHITECTURE)."""
     query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n"]
     bare = [name.partition(":")[0] for name in names]
-    told = subprocess.run([*query, *bare], capture_output=True, text=True, check=False).stdout.splitlines()
-    return [name for name in names if f"{name} installed" in told]
+    lines = subprocess.run([*query, *bare], capture_output=True, text=True, check=False).stdout.splitlines()
+    return [name for name in names if f"{name} installed" in lines]
 
 
 def has_overlay() -> bool:
-    """Tell whether the kernel has overlayfs, loaded or as a module."""
+    """Return whether the kernel has overlayfs, loaded or as a module."""
     with open("/proc/filesystems", encoding="ascii") as file:
         if "\toverlay\n" in file.read():
             return True
@@ -91,21 +89,21 @@ def has_overlay() -> bool:
 
 
 def installation(path: str) -> dict[str, Any]:
-    """Return the name of a build that is copied from an installation on this host; {} where there is none.
+    """Return the name of the build to copy from an installation, and in `leads_out` the links that a copy breaks.
 
-    Names, types, sizes and times tell whether the current build is a copy of it as it is now, and keeps its name; no
-    file is read. `leads_out` are the links in it that lead nowhere in a copy.
+    Returns {} if there is no installation. The current build keeps its name while it has the same names, types, sizes
+    and times as the installation; no file is read.
     """
     if not os.path.isfile(os.path.join(path, "srcds_run")):
         return {}
-    here = listing(path)
+    files = listing(path)
     current = os.path.basename(os.path.realpath(layout.INSTALLATION))
-    if current.startswith("host-") and same(here, listing(f"{layout.RELEASES}/{current}")):
+    if current.startswith("host-") and same(files, listing(f"{layout.RELEASES}/{current}")):
         name = current.removeprefix("host-")
     else:
-        lines = "".join(f"{at}\0{what}\n" for at, what in sorted(here.items()))
+        lines = "".join(f"{at}\0{about}\n" for at, about in sorted(files.items()))
         name = hashlib.sha256(f"{path}\0{lines}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    links = {at: what[2] for at, what in here.items() if what[0] == "link"}
+    links = {at: about[2] for at, about in files.items() if about[0] == "link"}
     return {"name": name, "leads_out": sorted(at for at, target in links.items() if leads_out(at, target))}
 
 
@@ -114,11 +112,11 @@ WRITTEN = re.compile(
     r"|^steamapps/(downloading|temp|shadercache)"
     r"|\.(log|dem|dmp|mdmp|pid|sq3|sqlite)(-wal|-shm|-journal)?$|^left4dead2/cfg/banned_\w+\.cfg$|^\.steam(/|$)"
 )
-"""What servers that run in an installation write there, and left4me in a copy: it makes no new build."""
+"""Paths that running servers write in an installation, or left4me in a copy; they do not make a new build."""
 
 
 def listing(path: str) -> dict[str, tuple[str, int, str]]:
-    """Return type, time in nanoseconds, and size or target of all that is below a path, by its name there."""
+    """Return type, mtime in nanoseconds, and size or target of everything below a path, by relative path."""
     found = {}
     for base, names, files in os.walk(path):
         for name in names + files:
@@ -137,31 +135,31 @@ def listing(path: str) -> dict[str, tuple[str, int, str]]:
 
 
 def same(one: dict[str, tuple[str, int, str]], other: dict[str, tuple[str, int, str]]) -> bool:
-    """Tell whether two listings are the same, to the second: what keeps no more of a time may copy it."""
+    """Return whether two listings are the same, with times compared in seconds: some copies keep no fractions."""
 
     def rounded(listed: dict[str, tuple[str, int, str]]) -> dict[str, tuple[str, int, str]]:
-        return {at: (kind, time // 10**9, what) for at, (kind, time, what) in listed.items()}
+        return {at: (kind, time // 10**9, detail) for at, (kind, time, detail) in listed.items()}
 
     return rounded(one) == rounded(other)
 
 
 def leads_out(at: str, target: str) -> bool:
-    """Tell whether a link at that place in a tree leads to where a server does not see what the host has there."""
+    """Return whether a link at path `at` of a tree points to a place that a server does not see."""
     if target.startswith("/"):
         return not target.startswith(("/usr/", "/lib/", "/lib32/", "/lib64/"))
     return os.path.normpath(os.path.join(os.path.dirname(at), target)).split("/")[0] == ".."
 
 
 def mounts() -> list[str]:
-    """Return where the servers' overlays are mounted, as PID 1 sees them; another, such as a sysext's, is none."""
+    """Return the mount points of the servers' overlays, as PID 1 sees them; no others, such as those of sysext."""
     servers = f"{layout.RUNTIME}/"
     return [mount.point for mount in mountinfo.mounts() if mount.kind == "overlay" and mount.point.startswith(servers)]
 
 
 def ports() -> dict[str, int]:
-    """Return the port of each server that a deploy has written, by its id; of a removed one its former, if it is free.
+    """Return the port of each server by id; for removed servers in the attic their former port if it is free.
 
-    A port that nobody has any more is given to others last, for as long as the attic holds what that server wrote.
+    New servers get the former ports last.
     """
     found = {}
     for path in glob.glob(f"{layout.SERVERS}/*/server.env"):
@@ -179,25 +177,22 @@ def ports() -> dict[str, int]:
 
 
 def running() -> dict[str, dict[str, str]]:
-    """Return what each running server was started with, by its id, as left4me-overlay recorded it; {} without a record.
-
-    Which run is the kernel's word: the cgroups of all processes.
-    """
+    """Return the start record of each running server by id, {} without one. A server with a process is running."""
     servers = set()
     for path in glob.glob("/proc/[0-9]*/cgroup"):
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 servers.update(re.findall(r"/left4me-server@([^/\n]+)\.service$", file.read(), re.MULTILINE))
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
     return {server: record(server) for server in sorted(servers)}
 
 
 def record(server: str) -> dict[str, str]:
-    """Return the pairs of KEY=VALUE in a server's record; none where it is missing, or that of a start before.
+    """Return the start record of a server as left4me-overlay wrote it; {} if it is missing or outdated.
 
-    A left4me-overlay from before there were records leaves an old one as it is: where somebody went back, and forward
-    again. Each one notes its mounts.
+    It is outdated if it is older than the overlay's note of the mount. An old left4me-overlay writes the note only, as
+    when an operator deployed an older revision in between.
     """
     path, note = layout.started_record(server), layout.overlay_note(server)
     try:
@@ -210,7 +205,7 @@ def record(server: str) -> dict[str, str]:
 
 
 def revision() -> str:
-    """Return the revision that the last deploy which came to its end has noted; nothing before the first."""
+    """Return the revision of the last complete deploy, "" before the first."""
     try:
         with open(layout.REVISION, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
@@ -219,21 +214,19 @@ def revision() -> str:
 
 
 def groups(gid: int, operators: str | None) -> dict[str, int]:
-    """Return the gids of the groups that are named left4me or as the operators' group, or have this gid, by name."""
+    """Return the gids by name of the groups left4me and `operators`, and of any group with this gid."""
     found = {each.gr_name: each.gr_gid for each in grp.getgrall() if each.gr_name == "left4me" or each.gr_gid == gid}
     if operators:
-        with contextlib.suppress(KeyError):  # by its name: a directory service need not list what it has
+        with contextlib.suppress(KeyError):  # looked up by name: a directory service may not list all groups
             found[operators] = grp.getgrnam(operators).gr_gid
     return found
 
 
 def names_in(directory: str) -> list[str]:
-    """Return what a directory holds; nothing where it is not there."""
     return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
 
 
 def gather(question: dict[str, Any]) -> dict[str, Any]:
-    """Answer a question about this host."""
     release: dict[str, str] = {}
     with open("/etc/os-release", encoding="utf-8") as file:
         for line in file:
@@ -247,7 +240,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "root": os.geteuid() == 0,
     }
     if first["system"] not in question["systems"] or not first["root"]:
-        return first  # preflight refuses it; nothing below is sure to work there
+        return first  # preflight refuses this host, and the code below may not work on it
     dpkg = ["dpkg", "--print-architecture"]
     paths = sorted({*question["paths"], *below(question["managed"])})
     return first | {
@@ -268,7 +261,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "runtime": names_in(question["runtime"]),
         "ports": ports(),
         "running": running(),
-        # Stopped by hand, or in the middle of a reset that another has to finish.
+        # Stopped by hand, or in an unfinished reset.
         "held": names_in(question["held"]) + [path.split("/")[-2] for path in glob.glob(question["unfinished"])],
         "mounts": mounts(),
         "revision": revision(),

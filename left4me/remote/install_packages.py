@@ -1,6 +1,6 @@
-"""Install Debian packages: install_packages.py NAME:ARCHITECTURE…; judged by what is installed at the end.
+"""Install Debian packages: install_packages.py NAME:ARCHITECTURE…; fails if one is not installed at the end.
 
-Updates the index only because something is missing: whoever calls this has looked. Waits for another package manager.
+Waits for another package manager.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ ENVIRONMENT = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UT
 
 
 def wait_for_dpkg() -> None:
-    """Return when nobody holds dpkg's lock, which dpkg itself would not wait for; exit after WAIT seconds."""
+    """Wait until dpkg's lock is free, since dpkg itself does not wait; exit after WAIT seconds."""
 
     def give_up(_signal: int, _frame: object) -> None:
-        sys.exit(f"another package manager has held {LOCK} for {WAIT} seconds; deploy again when it is done")
+        sys.exit(f"another package manager has held {LOCK} for {WAIT} seconds; wait for it to end, then deploy again")
 
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(WAIT)
@@ -30,7 +30,7 @@ def wait_for_dpkg() -> None:
 
 
 def run(*command: str) -> tuple[bool, list[str]]:
-    """Run a command; return whether it succeeded, and the lines that say why not."""
+    """Run a command; return whether it succeeded, and the error lines of its output."""
     done = subprocess.run(
         command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
@@ -40,13 +40,12 @@ def run(*command: str) -> tuple[bool, list[str]]:
 
 
 def apt(*arguments: str) -> tuple[bool, list[str]]:
-    """Run apt-get, waiting for its locks and never long for a mirror that does not answer."""
+    """Run apt-get; it waits WAIT seconds for its locks and at most 20 for a mirror that does not respond."""
     options = [f"-oDPkg::Lock::Timeout={WAIT}", "-oAcquire::Retries=1", "-oAcquire::http::Timeout=20"]
     return run("apt-get", *options, *arguments)
 
 
 def missing(names: list[str]) -> list[str]:
-    """Return which packages are not installed and configured."""
 
     def absent(name: str) -> bool:
         query = ["dpkg-query", "-W", "-f", "${Status}", name]
@@ -56,18 +55,16 @@ def missing(names: list[str]) -> list[str]:
 
 
 def main(names: list[str]) -> None:
-    """Install what is missing."""
     wait_for_dpkg()
     if any(os.scandir("/var/lib/dpkg/updates")) or os.path.exists("/var/lib/dpkg/lock-interrupted"):
-        run("dpkg", "--configure", "-a")  # what a killed run left half-done
+        run("dpkg", "--configure", "-a")  # an interrupted run left packages half-configured
     _, why = run("dpkg", "--add-architecture", "i386")
-    # Through a proxy this may fail on one index of several while the install then works.
+    # Its failure is no error yet: with some proxies one index fails and the install still works.
     updated, update_why = apt("update")
     _, install_why = apt("install", "--yes", "--no-install-recommends", "--fix-broken", *names)
-    left = missing(names)
-    if left:
-        if update_why or not updated:  # apt-get update exits 0 also where it got nothing
-            print("the package mirror cannot be reached, or not whole", file=sys.stderr)
+    if left := missing(names):
+        if update_why or not updated:  # apt-get update also exits 0 if it got nothing
+            print("the package mirror is not reachable or incomplete", file=sys.stderr)
         for line in dict.fromkeys([*why, *update_why, *install_why][:6]):
             print(line, file=sys.stderr)
         sys.exit(f"not installed: {' '.join(left)}; check /etc/apt/sources.list and the route to the mirror")

@@ -1,7 +1,7 @@
-"""The text of the programs that are sent to a host, as `python3 -I -c TEXT` runs it there.
+"""The text of the programs that a deploy sends to a host, which runs them as `python3 -I -c TEXT`.
 
-A program may import modules of left4me_host that import nothing of it, such as layout: a new host has none of them,
-and their text comes with it.
+A new host does not have left4me_host, so the text includes the modules of it that a program imports. These modules
+must not import other modules of left4me_host themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 _CONTROL = Path(__file__).parent.parent
 _HOST = _CONTROL.parent / "files/lib/left4me_host"
-# Some are parts of the library on the host, and asked before that is there.
+# Parts of the library that are needed before it is installed.
 _OF_THE_HOST = ("daemon_reload.py", "filetree.py", "gc.py")
 _PROGRAMS = {
     path.stem: path
@@ -31,7 +31,7 @@ exec({program!r}, {{"__name__": "__main__"}})
 
 @cache
 def program_text(name: str) -> str:
-    """Return the text of a program by the name of its file, with that of the modules that it imports."""
+    """Return the text of a program, with its left4me_host modules; `name` is the stem of its file."""
     program = _PROGRAMS[name].read_text(encoding="utf-8")
     imported = re.findall("^from left4me_host import (.+)$", program, re.MULTILINE)
     names = sorted({each for line in imported for each in line.split(", ")})
@@ -42,5 +42,5 @@ def program_text(name: str) -> str:
 
 
 def program_command(name: str, *arguments: str) -> list[str]:
-    """Return the command that runs a program on a host, whatever the locale there."""
+    """Return the command that runs a program on a host, in UTF-8 mode whatever the locale."""
     return ["python3", "-I", "-X", "utf8", "-c", program_text(name), *arguments]

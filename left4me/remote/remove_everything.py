@@ -1,9 +1,9 @@
-"""Take left4me off this host: remove_everything.py REQUEST, as JSON: act, host, keep, ours, shared and packages.
+"""Remove left4me from this host: remove_everything.py REQUEST, as JSON: act, host, keep, ours, shared and packages.
 
-With act `look` it prints as JSON what is there, and why it cannot be taken away now; it changes nothing. With `remove`
-it looks again and takes all of it away, a line for each step. `ours` are patterns of paths, `shared` directories of the
-system that go where nothing else is in them, `packages` those that stay. Whatever ends it, the next run finds what is
-left: what tells how a server is unmounted goes last, and what servers wrote goes only when its archive is on disk.
+With act `look` it prints as JSON what left4me has here and why it cannot be removed now; it changes nothing. With
+`remove` it looks again and removes everything, and prints a line for each step. `ours` are patterns of paths, `shared`
+directories of the system that are removed if they are empty, `packages` packages to report. The next run finishes an
+interrupted one: the programs that unmount are removed late, and what servers wrote only after its archive is on disk.
 """
 
 from __future__ import annotations
@@ -24,44 +24,43 @@ from left4me_host import layout, mountinfo, procfs
 
 ARCHIVES = "/root"
 REMOVED = f"{layout.VAR}/.removed"
-"""What is in an archive by now and not yet removed."""
+"""The directory for what is archived, or need not be, and not yet removed."""
 SERVER_UNIT = re.compile(r"/left4me-server@([^/\n]+)\.service(?:/|$)", re.MULTILINE)
 OUR_UNIT = re.compile(r"/left4me[^/\n]*\.service(?:/|$)", re.MULTILINE)
 
 
 class Failed(Exception):
-    """Why it goes no further, and what to do then."""
+    """The removal stops here; the message says why and what to do."""
 
 
 def run(*command: str) -> str:
-    """Run a command and return what it prints; raise Failed with what it says where it fails."""
+    """Run a command and return its standard output. Raises Failed with its error output."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[:600]
-        raise Failed(f"{os.path.basename(command[0])}: {said or f'exit code {done.returncode}'}")
+        errors = " ".join((done.stderr or done.stdout).split())[:600]
+        raise Failed(f"{os.path.basename(command[0])}: {errors or f'exit code {done.returncode}'}")
     return done.stdout
 
 
 def processes() -> list[str]:
-    """Return the ids of all processes."""
     return [name for name in os.listdir("/proc") if name.isdigit()]
 
 
 def running() -> list[str]:
-    """Return the servers that have a process: the kernel's word, by the cgroups of all processes."""
+    """Return the servers that have a process, from the cgroups of all processes."""
     return sorted({each for pid in processes() for each in SERVER_UNIT.findall(procfs.read(f"/proc/{pid}/cgroup"))})
 
 
-def there(patterns: list[str]) -> list[str]:
-    """Return the paths that match, but nothing below another of them."""
-    # glob's * leaves out hidden names: a killed run's temporary file is one.
+def matching(patterns: list[str]) -> list[str]:
+    """Return the paths that match, without those below another one."""
+    # Without include_hidden, * would not match stale temporary files.
     found = {path for pattern in patterns for path in glob.glob(pattern, include_hidden=True)}
     found |= {path for path in patterns if os.path.lexists(path)}
     return sorted(path for path in found if not any(path.startswith(f"{other}/") for other in found))
 
 
 def units(*states: str) -> list[str]:
-    """Return left4me's units that systemd knows now, of these states or of all."""
+    """Return left4me's units that systemd has loaded, in these states or in all."""
     names = ("left4me*", "system-left4me*")
     which = f"--state={','.join(states)}" if states else "--all"
     listed = run("systemctl", "list-units", which, "--plain", "--no-legend", "--no-pager", *names)
@@ -69,7 +68,7 @@ def units(*states: str) -> list[str]:
 
 
 def users() -> list[str]:
-    """Return the users of the servers, and at last their game's."""
+    """Return the users of the servers, and last left4me."""
     try:
         gid = grp.getgrnam("left4me").gr_gid
     except KeyError:
@@ -79,23 +78,21 @@ def users() -> list[str]:
 
 
 def groups() -> list[str]:
-    """Return left4me's group, where it is there."""
     return [each.gr_name for each in grp.getgrall() if each.gr_name == "left4me"]
 
 
 def runtimes() -> list[str]:
-    """Return who has a runtime directory: servers, and what builds of the game are tried with."""
-    path = layout.RUNTIME
-    return sorted(os.listdir(path)) if os.path.isdir(path) else []
+    """Return the servers and test instances that have a runtime directory."""
+    return sorted(os.listdir(layout.RUNTIME)) if os.path.isdir(layout.RUNTIME) else []
 
 
 def mounts() -> list[str]:
-    """Return where something is mounted, as PID 1 sees it."""
+    """Return all mount points, as PID 1 sees them."""
     return [mount.point for mount in mountinfo.mounts()]
 
 
 def overlaid() -> list[str]:
-    """Return whose overlay is mounted, or may still be in use though it is not."""
+    """Return the servers and test instances whose overlay is mounted or may still be in use."""
     mounted = mounts()
     notes = {each: layout.overlay_note(each) for each in runtimes()}
     noted = {each for each, note in notes.items() if os.path.islink(note) and os.readlink(note) != layout.OVERLAY_GONE}
@@ -103,63 +100,59 @@ def overlaid() -> list[str]:
 
 
 def played(servers: list[str]) -> Iterator[str]:
-    """Yield why running servers cannot be stopped; nobody plays where a build of the game is tried."""
+    """Yield why running servers cannot be stopped; test instances have no players."""
     servers = [each for each in servers if not each.startswith("_")]
-    asked = (
-        [each for each in servers if os.path.isdir(f"{layout.SERVERS}/{each}")] if os.path.exists(layout.CTL) else []
-    )
+    asked = [each for each in servers if os.path.exists(layout.CTL) and os.path.isdir(f"{layout.SERVERS}/{each}")]
     rows = {row["id"]: row for row in json.loads(run(layout.CTL, "status", "--json", *asked))} if asked else {}
     for server in servers:
         if server not in rows:
-            yield f"server {server} runs and is not declared, so nobody knows who plays there: l4d2ctl stop {server}"
+            yield f"server {server} runs but is not declared, so its players are unknown: l4d2ctl stop {server}"
         elif rows[server]["players"] is None:
-            why = "does not answer, so nobody knows who plays there"
-            yield f"server {server} {why}: wait, or l4d2ctl stop {server}"
+            yield f"server {server} does not respond, so its players are unknown: wait, or l4d2ctl stop {server}"
         elif count := rows[server]["players"]:
             yield f"server {server} has {count} player{'s' * (count != 1)}: wait, or l4d2ctl stop {server}"
 
 
-def held(servers: list[str]) -> Iterator[str]:
-    """Yield which process would keep an overlay when its server is stopped."""
+def busy(servers: list[str]) -> Iterator[str]:
+    """Yield a line for each holder that is not a process of the server itself."""
     if not servers or not os.path.exists(layout.CTL):
         return
     for server, holders in json.loads(run(layout.CTL, "holders", "--json", *servers)).items():
         for each in holders:
             if SERVER_UNIT.findall(procfs.read(f"/proc/{each['pid']}/cgroup")) != [server]:
-                by = f"pid {each['pid']} ({each['command']}) by its {each['kind']}: {each['path']}"
-                yield f"server {server}: its overlay is held by {by}. End that first"
+                holder = f"pid {each['pid']} ({each['command']}) keeps its overlay busy"
+                yield f"server {server}: {holder} ({each['kind']}: {each['path']}): end that process first"
 
 
-def others() -> Iterator[str]:
-    """Yield who runs as one of the users and is in no unit of left4me."""
-    ours = {pwd.getpwnam(each).pw_uid: each for each in users()}
+def foreign_processes() -> Iterator[str]:
+    """Yield a line for each process that runs as one of the users but in no unit of left4me."""
+    names = {pwd.getpwnam(each).pw_uid: each for each in users()}
     for pid in processes():
         found = re.search(r"^Uid:\s+(\d+)", status := procfs.read(f"/proc/{pid}/status"), re.MULTILINE)
-        if found and int(found[1]) in ours and not OUR_UNIT.search(procfs.read(f"/proc/{pid}/cgroup")):
-            name = status.partition("\n")[0].partition("\t")[2]
-            yield f"pid {pid} ({name}) runs as {ours[int(found[1])]}: end that first"
+        if found and int(found[1]) in names and not OUR_UNIT.search(procfs.read(f"/proc/{pid}/cgroup")):
+            command = status.partition("\n")[0].partition("\t")[2]
+            yield f"pid {pid} ({command}) runs as {names[int(found[1])]}: end that process first"
 
 
 def reasons(paths: list[str]) -> Iterator[str]:
-    """Yield each reason why left4me cannot be taken away now, with what to do about it."""
+    """Yield each reason why left4me cannot be removed now, with what to do."""
     yield from played(running())
-    yield from held(overlaid())
-    yield from others()
+    yield from busy(overlaid())
+    yield from foreign_processes()
     merged = {layout.merged(each) for each in runtimes()}
     for point in mounts():
         if point not in merged and any(point.startswith(f"{path}/") for path in paths):
-            yield f"{point} is mounted there, and not by left4me: umount {point}"
+            yield f"{point} is mounted, but not by left4me: umount {point}"
 
 
 def look(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what is there, by its kind, and why it cannot be taken away now."""
+    """Return what left4me has on this host, and why it cannot be removed now."""
     if os.geteuid() != 0:
         return {"root": False}
-    found = {"paths": there(request["ours"]), "units": units(), "users": users(), "groups": groups()}
+    found = {"paths": matching(request["ours"]), "units": units(), "users": users(), "groups": groups()}
     return {
         "root": True,
         "found": {kind: names for kind, names in found.items() if names},
-        "servers": [each for each in runtimes() if not each.startswith("_")],
         "running": running(),
         "refused": list(reasons(found["paths"])),
         "packages": installed(request["packages"]),
@@ -168,41 +161,39 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def installed(names: list[str]) -> list[str]:
-    """Return which of these packages, named with their architecture, are installed, and what goes with them."""
-    told = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").splitlines()
-    found = {name for name in names if f"{name} installed" in told}
-    if "libc6:i386" in found:
-        # It and others of its architecture depend on each other, and apt refuses to remove it without their names.
-        found |= {line.split()[0] for line in told if line.endswith(":i386 installed")}
+    """Return the installed ones of these packages (NAME:ARCHITECTURE), and all of i386 if libc6:i386 is among them."""
+    lines = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").splitlines()
+    found = {name for name in names if f"{name} installed" in lines}
+    if "libc6:i386" in found:  # apt refuses to remove it without the names of all packages that depend on it
+        found |= {line.split()[0] for line in lines if line.endswith(":i386 installed")}
     return sorted(name.removesuffix(":amd64").removesuffix(":all") for name in found)
 
 
 def stop() -> None:
-    """Stop what works by itself, then the servers, and unmount. Raises Failed where an overlay is held."""
-    # One whose file is gone already may be known and inactive, and would not be stopped.
+    """Stop left4me's units, the servers last, and unmount the overlays. Raises Failed if an overlay stays busy."""
+    # Not inactive units: systemctl stop would fail if their file is removed already.
     known = units("active", "reloading", "activating", "deactivating", "failed")
     servers = [name for name in known if name.startswith("left4me-server@")]
     slices = [name for name in known if name.endswith(".slice")]
-    # The timer before what it starts, and all that could start a server before the servers.
-    alone = sorted(set(known) - set(servers) - set(slices), key=lambda name: not name.endswith(".timer"))
-    for name in alone:
+    # Timers before the units that they start, and everything that can start a server before the servers.
+    for name in sorted(set(known) - set(servers) - set(slices), key=lambda name: not name.endswith(".timer")):
         run("systemctl", "stop", name)
     if servers:
         say(f"stopping {' '.join(servers)}")
         run("systemctl", "stop", *servers)
     if left := running():
-        raise Failed(f"server {left[0]} runs still after its stop: see journalctl -u left4me-server@{left[0]}")
+        raise Failed(f"server {left[0]} is still running after its stop: see journalctl -u left4me-server@{left[0]}")
     for server in overlaid():
         try:
             run(*layout.OVERLAY_HELPER, "umount", server)
         except Failed as failed:
-            raise Failed(f"server {server} is stopped and its overlay is held: {failed}. End that") from None
+            raise Failed(f"server {server} is stopped, but its overlay is busy: {failed}. End that process") from None
     if slices:
         run("systemctl", "stop", *slices)
 
 
 def remove_units(paths: list[str]) -> None:
-    """Take away what systemd and sudo read, so that from here on nothing starts, whoever asks or boots."""
+    """Remove the files that systemd and sudo read: from now on nothing starts, not even after a reboot."""
     remove([path for path in paths if re.search(r"/systemd/system/|^/etc/sudoers\.d/", path)])
     run("systemctl", "daemon-reload")
     if left := units():
@@ -210,37 +201,36 @@ def remove_units(paths: list[str]) -> None:
 
 
 def written() -> list[str]:
-    """Return the directories of what servers wrote: uppers, what an undo was bringing back, the attic."""
+    """Return the directories that servers wrote, relative to VAR: uppers, those of an unfinished undo, the attic."""
     found = []
     for server in runtimes():
         if not server.startswith("_"):
             found += [f"runtime/{server}/{name}" for name in ("upper", "undo")]
-    attic = layout.ATTIC
-    names = sorted(os.listdir(attic)) if os.path.isdir(attic) else []
-    # What else an entry holds is root's: the RCON password of a removed server is not for an archive.
+    names = sorted(os.listdir(layout.ATTIC)) if os.path.isdir(layout.ATTIC) else []
+    # Only `upper`: the archive must not hold the RCON password of a removed server.
     found += [f"attic/{name}/upper" for name in names if not name.startswith(".gone-")]
     return [path for path in found if os.path.isdir(f"{layout.VAR}/{path}") and os.listdir(f"{layout.VAR}/{path}")]
 
 
 def archive_of(host: str) -> str:
-    """Return a new name for what the servers of a host wrote."""
+    """Return a new path for the archive of a host."""
     plain = re.sub(r"[^A-Za-z0-9.-]", "-", host)
     return f"{ARCHIVES}/left4me-{plain}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz"
 
 
 def archive(path: str, members: list[str]) -> None:
-    """Write all members into one archive, which is there whole or not at all. Raises Failed, or OSError."""
+    """Write all members into one archive, completely or not at all. Raises Failed or OSError."""
     folder, name = os.path.split(path)
     new = f"{folder}/.{name}.new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    # An overlay marks what a server removed or replaced by devices and trusted.* attributes.
-    kept = ["--one-file-system", "--sparse", "--xattrs", "--xattrs-include=*"]
-    tar = ["tar", "--create", "--gzip", *kept, f"--directory={layout.VAR}", "--", *members]
+    # overlayfs marks removed and replaced files by devices and trusted.* attributes.
+    options = ["--one-file-system", "--sparse", "--xattrs", "--xattrs-include=*"]
+    tar = ["tar", "--create", "--gzip", *options, f"--directory={layout.VAR}", "--", *members]
     try:
         done = subprocess.run(tar, stdin=subprocess.DEVNULL, stdout=fd, stderr=subprocess.PIPE, check=False)
         if done.returncode:
-            said = " ".join(done.stderr.decode(errors="replace").split())[:600]
-            raise Failed(f"what servers wrote does not get into {path}: {said}. Mend that (or --data keep=no)")
+            errors = " ".join(done.stderr.decode(errors="replace").split())[:600]
+            raise Failed(f"cannot write the archive {path}: {errors}. Fix that, or use --data keep=no")
         os.fsync(fd)
         os.rename(new, path)
     except BaseException:
@@ -252,14 +242,13 @@ def archive(path: str, members: list[str]) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Put on disk what names a directory holds."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(fd)
     os.close(fd)
 
 
 def put_aside() -> None:
-    """Rename what is in the archive by now, so that no later run takes it for something to keep."""
+    """Rename what the archive now holds, so that no later run archives it again."""
     os.makedirs(REMOVED, mode=0o700, exist_ok=True)
     for name in ("attic", "runtime"):
         if os.path.lexists(f"{layout.VAR}/{name}"):
@@ -268,17 +257,17 @@ def put_aside() -> None:
 
 
 def remove(paths: list[str]) -> None:
-    """Remove paths with all below them; rm follows no symlink in there, nor does it go into what is mounted."""
-    gone = []
+    """Remove paths and everything below them; rm does not follow symlinks or enter mounts there."""
+    removed = []
     for path in paths:
-        # A disk of the operator's that is mounted there stays, empty.
-        gone += [f"{path}/{name}" for name in os.listdir(path)] if os.path.ismount(path) else [path]
-    if gone:
-        run("rm", "--recursive", "--force", "--one-file-system", "--", *gone)
+        # If an operator has mounted a disk at the path, only its contents are removed.
+        removed += [f"{path}/{name}" for name in os.listdir(path)] if os.path.ismount(path) else [path]
+    if removed:
+        run("rm", "--recursive", "--force", "--one-file-system", "--", *removed)
 
 
 def remove_accounts() -> None:
-    """Remove the users, then the group where it did not go with its user."""
+    """Remove the users, then the group unless userdel has removed it."""
     for name in users():
         run("userdel", name)
     for name in groups():
@@ -286,29 +275,28 @@ def remove_accounts() -> None:
 
 
 def say(line: str) -> None:
-    """Print a line for whoever waits."""
     print(line, flush=True)
 
 
 def remove_all(request: dict[str, Any]) -> None:
-    """Take all of it away. Raises Failed, or OSError; the same again goes on."""
+    """Remove everything. Raises Failed or OSError; the next run continues."""
     seen = look(request)
     if seen["refused"]:
         raise Failed(f"refused, nothing changed: {'; '.join(seen['refused'])}")
     for path in glob.glob(f"{ARCHIVES}/.left4me-*.tar.gz.new", include_hidden=True):
-        os.unlink(path)  # of a run that was killed
+        os.unlink(path)  # of an interrupted run
     stop()
-    remove_units(there(request["ours"]))
+    remove_units(matching(request["ours"]))
     members = written()
     if request["keep"] and members:
         path = archive_of(request["host"])
-        say(f"what servers wrote goes into {path}")
+        say(f"archiving what servers wrote into {path}")
         archive(path, members)
     if os.path.isdir(layout.VAR):
         put_aside()
     say("removing files, users and the group")
-    # The programs and what was declared go after what they are needed for, the lock of this run last of all.
-    paths = there(request["ours"])
+    # VAR first, because the next run may need the programs and the declared files; RUN with this run's lock last.
+    paths = matching(request["ours"])
     remove([path for path in paths if path == layout.VAR])
     remove_accounts()
     remove([path for path in paths if path not in (layout.VAR, layout.RUN)])
@@ -316,19 +304,19 @@ def remove_all(request: dict[str, Any]) -> None:
         if os.path.isdir(path) and not os.listdir(path):
             os.rmdir(path)
     for path in sorted(glob.glob(f"{ARCHIVES}/left4me-*.tar.gz")):
-        say(f"kept: {path} ({os.path.getsize(path) / 1e6:.1f} MB), what servers wrote; docs/removing.md unpacks it")
+        say(f"kept: {path} ({os.path.getsize(path) / 1e6:.1f} MB), what servers wrote; see docs/removing.md")
     if seen["packages"]:
-        say(f"packages stay; where nothing else needs them: apt-get autoremove --purge {' '.join(seen['packages'])}")
+        say(f"packages stay; if nothing else needs them: apt-get autoremove --purge {' '.join(seen['packages'])}")
     remove([path for path in paths if path == layout.RUN])
-    say("left4me is off this host")
+    say("left4me is removed from this host")
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
     try:
-        if asked["act"] == "look":
-            print(json.dumps(look(asked)))
+        if request["act"] == "look":
+            print(json.dumps(look(request)))
         else:
-            remove_all(asked)
+            remove_all(request)
     except (Failed, OSError, subprocess.SubprocessError) as error:
-        sys.exit(f"{error}; then the same command again" if asked["act"] == "remove" else str(error))
+        sys.exit(f"{error}; then run the same command again" if request["act"] == "remove" else str(error))

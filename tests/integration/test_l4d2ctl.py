@@ -161,7 +161,7 @@ def test_sudo_never_gets_a_file_that_it_cannot_read(deployed: Box) -> None:
     deployed.run("cat >/run/apply.py", input=place.encode())
     done = deployed.run("python3 -I /run/apply.py; code=$?; rm /run/apply.py; exit $code", input=asked, check=False)
     assert done.returncode == 1
-    assert f"cannot file {path}" in done.stderr
+    assert f"cannot write file {path}" in done.stderr
     assert deployed.run(f"cat {path}; stat -c '%i' {path}").stdout == before
     assert deployed.run("ls -A /etc/sudoers.d | grep left4me").stdout == "left4me\n"
 

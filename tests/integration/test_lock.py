@@ -191,7 +191,7 @@ def test_a_deploy_that_lost_its_lock_to_another_changes_nothing_more(
             first.send_signal(signal.SIGCONT)
             _, said = first.communicate(timeout=60)
             assert first.returncode == 1
-            assert "this deploy lost its lock to another one; wait for that, then deploy again" in said
+            assert "this deploy lost its lock to another one; wait for it to end, then deploy again" in said
             assert standing(deployed) == seen
 
 
@@ -234,7 +234,7 @@ def test_an_earlier_deploys_name_is_not_told_for_that_of_one_that_has_just_begun
     try:
         wait_for("the lock is held", lambda: not is_free(deployed))
         done = pyinfra(inventory, "deploy.py", "-y")
-        assert "refused, nothing changed: another deploy of it has just begun; wait for it" in done.stderr
+        assert "refused, nothing changed: another deploy has just begun; wait for it" in done.stderr
         assert "olga" not in done.stderr
     finally:
         deployed.run("systemctl stop holds")
@@ -254,7 +254,7 @@ def test_a_token_from_outside_is_honoured_as_long_as_its_lock_is_held(
     monkeypatch.setenv("LEFT4ME_LOCK_TOKEN", "hers")
     late = pyinfra(inventory, "deploy.py", "-y")
     assert late.returncode == 1
-    assert "refused, nothing changed: the lock that this deploy was given is held no more" in late.stderr
+    assert "refused, nothing changed: the rollout that started this deploy no longer holds the lock" in late.stderr
     assert standing(deployed) == seen
 
 
@@ -284,7 +284,7 @@ def test_the_host_knows_its_revision(deployed: Box, inventory: Path) -> None:
     assert_idle(deploy(inventory), [deployed])
     assert deployed.run("stat -c '%i %y' /etc/left4me/revision").stdout == before
     deployed.run("echo another >/etc/left4me/revision")
-    assert changed(deploy(inventory)) == ["Note the revision"]
+    assert changed(deploy(inventory)) == ["Record the revision"]
     when = deployed.run("date -r /etc/left4me/revision '+%a %Y-%m-%d %H:%M:%S %Z'").stdout.strip()
     shown = deployed.run("script --quiet --command 'l4d2ctl status' /dev/null").stdout.splitlines()
     assert shown[-1] == f"revision {revision()}, deployed {when}"

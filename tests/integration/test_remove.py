@@ -72,22 +72,22 @@ def assert_as_before(box: Box, pids: Sequence[str], before: str) -> None:
         (
             f"systemd-run -q --unit=shell --working-directory={RUNTIME}/3/merged sleep 999",
             "systemctl stop shell",
-            r"server 3: its overlay is held by pid \d+ \(sleep\) by its cwd",
+            r"server 3: pid \d+ \(sleep\) keeps its overlay busy \(cwd: ",
         ),
         (
             "systemd-run -q --unit=shell --uid=left4me-4 sleep 999",
             "systemctl stop shell",
-            r"pid \d+ \(sleep\) runs as left4me-4: end that first",
+            r"pid \d+ \(sleep\) runs as left4me-4: end that process first",
         ),
         (
             f"mount -t tmpfs none {RUNTIME}/3/work",
             f"umount {RUNTIME}/3/work",
-            rf"{RUNTIME}/3/work is mounted there, and not by left4me: umount {RUNTIME}/3/work",
+            rf"{RUNTIME}/3/work is mounted, but not by left4me: umount {RUNTIME}/3/work",
         ),
         (
             "kill -STOP $(systemctl show -P MainPID left4me-server@4)",
             "kill -CONT $(systemctl show -P MainPID left4me-server@4)",
-            "server 4 does not answer, so nobody knows who plays there: wait, or l4d2ctl stop 4",
+            "server 4 does not respond, so its players are unknown: wait, or l4d2ctl stop 4",
         ),
     ],
     ids=["holder", "process", "mount", "silent"],
@@ -141,7 +141,7 @@ def test_a_look_changes_nothing(host: Box, inventory: Path) -> None:
 
 def test_nothing_is_kept_where_that_is_said(host: Box, inventory: Path) -> None:
     said = remove(inventory, host, "--data", "keep=no")
-    assert "keeps nothing of what servers wrote" in said
+    assert "deletes what servers wrote" in said
     assert left(host) == []
     assert archives(host) == []
 
@@ -156,7 +156,7 @@ def test_what_a_game_has_left_behind_is_kept_and_leads_nowhere(host: Box, invent
         python3 -c 'import os
 for _ in range(300): os.mkdir("d" * 200); os.chdir("d" * 200)'
     """)
-    assert "left4me is off this host" in remove(inventory, host)
+    assert "left4me is removed from this host" in remove(inventory, host)
     assert left(host) == []
     assert host.run("cat /srv/outside/file").stdout == "safe\n"
     [archive] = archives(host)
@@ -177,7 +177,7 @@ def test_a_full_disk_keeps_what_servers_wrote_where_it_is(host: Box, inventory: 
     try:
         host.run(f"head -c 1M /dev/urandom >{RUNTIME}/3/merged/left4dead2/big")
         said = remove(inventory, host, code=1)
-        assert "does not get into /root/left4me-" in said
+        assert "cannot write the archive /root/left4me-" in said
         assert archives(host) == []
     finally:
         host.run("cd / && umount --lazy /root /mnt")

@@ -306,7 +306,7 @@ def test_a_host_that_hangs_stops_it(up: Fleet, how: str, tmp_path: Path) -> None
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
     assert "begun last: Write the servers' files" in said
-    assert f"it does not answer for {SILENCE} s: its connection is given up" in said
+    assert f"no answer for {SILENCE} s; closing the connection" in said
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {how}
 

@@ -385,7 +385,7 @@ def test_a_missing_item_is_named_and_the_others_are_there(
     done = pyinfra(path, "deploy.py", "-y")
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "workshop item" in line]
-    assert lines == [f"[{host.name}] layer campaigns: workshop item 999 is not to be had from Steam: left out"]
+    assert lines == [f"[{host.name}] layer campaigns: workshop item 999 is not available from Steam; skipped"]
     assert sources.downloads() == ["/ugc/103/"]
     ctl(host, "restart 3")
     assert sorted(path.name for path in merged(host, "addons").glob("[0-9]*")) == ["102.vpk", "103.vpk"]

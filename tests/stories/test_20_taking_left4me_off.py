@@ -32,7 +32,7 @@ def test_left4me_leaves_a_host_and_what_players_made_stays(operator: Operator) -
     operator.types(f"{remove} --limit {host.name}", *shown, answers="no\n")
     assert len(overlays(host)) == 2
 
-    said = operator.types(f"{remove} --limit {host.name}", *shown, "left4me is off this host", answers="\n")
+    said = operator.types(f"{remove} --limit {host.name}", *shown, "left4me is removed from this host", answers="\n")
     archive = re.findall(r"kept: (\S+\.tar\.gz)", said)[0]
     operator.on(
         host, re.findall(r"apt-get autoremove --purge .*", said)[0] + " --simulate", "Purg libc6:i386", "Purg lib32z1"

@@ -768,7 +768,7 @@ def test_steam_is_asked_once_and_the_item_that_it_does_not_give_is_named(web: We
     web.item("1004", 1700000000, b"vpk")
     web.items[-1]["result"] = 15
     ids = ["1001", "1002", "1003", "1004"]
-    gone = {"why": "is not to be had from Steam"}
+    gone = {"why": "is not available from Steam"}
     assert details(web.url, *ids) == {"1001": one, "1002": gone, "1003": gone, "1004": gone}
 
 
@@ -783,10 +783,10 @@ def test_what_is_no_campaign_is_left_out_and_collections_are_what_they_hold(web:
         "8": {"items": ["2", "9"]},
         "1": one,
         "2": two,
-        "3": {"why": f"is no VPK: Steam gives the address of something else for it, {web.url}/ugc/3"},
-        "4": {"why": "belongs to app 4000, Left 4 Dead 2 is 550"},
+        "3": {"why": f"is not a VPK file: Steam's download address is {web.url}/ugc/3"},
+        "4": {"why": "belongs to app 4000, not to Left 4 Dead 2 (550)"},
     }
-    assert details(web.url, "7")["52"] == {"why": "is in more than 3 collections, one in the other"}
+    assert details(web.url, "7")["52"] == {"why": "is nested in more than 3 collections"}
 
 
 def test_steam_that_cannot_be_asked_is_one_line(web: Web) -> None:
@@ -794,7 +794,7 @@ def test_steam_that_cannot_be_asked_is_one_line(web: Web) -> None:
     assert details("http://127.0.0.1:1", "1") == {"error": f"http://127.0.0.1:1 {why} [Errno 111] Connection refused"}
     assert details(f"{web.url}/x", "1") == {"error": f"{web.url}/x {why} HTTP Error 404: Not Found"}
     web.items = [{"publishedfileid": "1", "result": 1, "file_url": "x", "file_size": "much"}]
-    assert details(web.url, "1") == {"error": f"{web.url} {why} what it answers is not what Steam does"}
+    assert details(web.url, "1") == {"error": f"{web.url} {why} its answer is not in Steam's format"}
 
 
 def test_only_an_item_whose_update_time_changed_is_downloaded(host: Host, web: Web) -> None:
