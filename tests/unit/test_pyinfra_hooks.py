@@ -85,12 +85,12 @@ def test_all_mistakes_of_all_hosts_are_told_at_once(tmp_path: Path, port: int, g
             "type: servers.3.port: '27015': input should be a valid integer",
             "key: adress: (hidden): is not a known key",
             "key: servers.3.maxplayers: (hidden): is not a known key",
-            "port: servers.4.port: 27015: is the port of server 3 too",
+            "port: servers.4.port: 27015: is already the port of server 3",
             "id: servers._check: '_check': must match ^[a-z0-9][a-z0-9_-]{0,19}$",
-            f"gone: game.path: '{tmp_path}/nowhere': is no directory on this machine",
+            f"gone: game.path: '{tmp_path}/nowhere': is not a directory on this machine",
             f"empty: game.path: '{tmp_path}/empty': "
-            "holds no srcds_run that can be executed: it must be the directory of an installed L4D2 server",
-            "none: game: {}: is missing",
+            "has no executable srcds_run: it must be the directory of an installed L4D2 server",
+            "none: game: {}: has no `source`",
         ]
     )
 
