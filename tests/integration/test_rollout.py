@@ -91,7 +91,7 @@ def test_what_cannot_begin_is_refused(rolled: Fleet, tmp_path: Path) -> None:
     nobody = rolled.rollout("-y", "--limit", "nobody", code=2)
     assert "refused: --limit and --exclude leave no host; the inventory has: test-roll-a" in nobody
     group = rolled.rollout("-y", "--limit", "canary", "--limit", "eu", code=2)
-    assert "refused: --limit eu: there is no such host or group" in group
+    assert "refused: --limit eu: the inventory has no such host or group" in group
     assert "is no size of a wave" in rolled.rollout("--waves", "some", code=2)
     assert "refused: nobody is there to ask; -y does not ask" in rolled.rollout(code=2)
     namesake = Fleet(rolled.boxes, tmp_path / "namesake")

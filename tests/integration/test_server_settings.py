@@ -44,7 +44,7 @@ BOTH = {"3": THREE, "4": FOUR}
 # What a layer sets, of which the data's own lines, and what must hold, change their part.
 EVENING = 'sv_gravity 111\nsv_tags "of the layer"\nhostname "of the layer"\nsv_lan 1\nrcon_password "of the layer"\n'
 SECRETS = "/var/lib/left4me/secrets"
-ALONE = "no longer declared, kept: players are on it, or it does not answer: 4: deploy again"
+ALONE = "no longer declared, kept: it has players or does not respond: 4: deploy again"
 
 
 class Fleet:

@@ -81,17 +81,17 @@ def test_what_is_pyinfras_is_left_to_pyinfra() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"_su_user": "root"}, "_su_user: 'root': reaches root by sudo alone"),
-        ({"_doas": True}, "_doas: True: reaches root by sudo alone"),
-        ({"_dzdo_user": "root"}, "_dzdo_user: 'root': reaches root by sudo alone"),
-        ({"_sudo": True, "_sudo_user": "games"}, "_sudo_user: 'games': left4me becomes root"),
+        ({"_su_user": "root"}, "_su_user: 'root': is not supported; left4me becomes root with sudo only"),
+        ({"_doas": True}, "_doas: True: is not supported; left4me becomes root with sudo only"),
+        ({"_dzdo_user": "root"}, "_dzdo_user: 'root': is not supported; left4me becomes root with sudo only"),
+        ({"_sudo": True, "_sudo_user": "games"}, "_sudo_user: 'games': is not supported; left4me becomes root"),
         ({"_sudo_password": "secret"}, "_sudo_password: (hidden): has no effect without _sudo"),
         ({"ssh_key_password": "secret"}, "ssh_key_password: (hidden): has no effect without ssh_key"),
-        ({"ssh_password": "two\nlines"}, "ssh_password: (hidden): must be one line"),
-        ({"ssh_password": None}, "ssh_password: (hidden): must be a string, or left out"),
-        ({"ssh_port": "22"}, "ssh_port: '22': must be a whole number, or left out"),
-        ({"ssh_connect_retries": True}, "ssh_connect_retries: True: must be a whole number, or left out"),
-        ({"ssh_paramiko_connect_kwargs": {"banner_timeout": 9}}, "only a deploy would read it"),
+        ({"ssh_password": "two\nlines"}, "ssh_password: (hidden): must be a single line"),
+        ({"ssh_password": None}, "ssh_password: (hidden): must be a string, or removed"),
+        ({"ssh_port": "22"}, "ssh_port: '22': must be a whole number, or removed"),
+        ({"ssh_connect_retries": True}, "ssh_connect_retries: True: must be a whole number, or removed"),
+        ({"ssh_paramiko_connect_kwargs": {"banner_timeout": 9}}, "would affect only deploys"),
     ],
 )
 def test_a_way_to_the_host_that_not_everything_can_go_is_refused(data: dict[str, Any], said: str) -> None:
@@ -505,7 +505,8 @@ LINES: list[tuple[dict[str, Any], str]] = [
     *(
         (
             server(exec=[name]),
-            f"servers.3.exec.0: {name!r}: must be a path relative to left4dead2/cfg (letters, digits and _ . / + -), not in left4me/",
+            f"servers.3.exec.0: {name!r}: must be a path relative to left4dead2/cfg (letters, digits and _ . / + -), "
+            "not in left4me/",
         )
         for name in ("../x.cfg", "/x.cfg", "left4me/server.cfg", "a;b", "a b", "a\nb", "a//b")
     ),
