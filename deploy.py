@@ -1,20 +1,20 @@
-"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares, from top to bottom.
+"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares.
 
-The data were validated before the first connection: left4me/validation.py, by way of config.py. docs/architecture.md is
-the map of all that is called here; CONTRIBUTING.md says how to add a setting or a source.
+config.py has already validated the data (left4me/validation.py). docs/architecture.md is a map of the modules;
+CONTRIBUTING.md says how to add a setting or a source.
 """
 
 from left4me import facts, manifest, operations
 from left4me.preflight import preflight
 
-# Locks the host (left4me/lock), looks at it, and leaves it where it cannot be deployed, before anything is changed.
+# Locks and checks the host; ends its deploy here if it cannot be deployed.
 preflight()
 
 data = facts.declared_host()
 
 operations.packages(name="Install the i386 libraries that srcds needs", _timeout=900)
-operations.accounts(name="Make the group left4me and a user for each server")
-operations.apply_files(name="Lay out the directories", items=manifest.directories(data))
+operations.accounts(name="Create the group left4me and a user for each server")
+operations.apply_files(name="Create the directories", items=manifest.directories(data))
 operations.apply_files(name="Install the overlay helper and l4d2ctl", items=manifest.programs(data))
 operations.record_starts(name="Record what running servers were started with")
 operations.apply_files(name="Install the systemd units", items=manifest.units(data))
@@ -26,12 +26,12 @@ operations.game(name="Put the game in place", _timeout=14400)
 server_files = manifest.servers(data.with_ports(facts.host_state()["ports"]))
 operations.apply_files(name="Write the servers' files", items=server_files)
 operations.remove_servers(name="Remove the servers that are not declared", _timeout=300)
-operations.remove_undeclared(name="Remove what is not declared")
-operations.reload_systemd(name="Reload systemd where it needs it")
-operations.stop_servers(name="Stop the servers that are to be down", _timeout=120)
-operations.start_servers(name="Start the servers that do not run", _timeout=120)
-operations.collect_garbage(name="Remove versions that nobody uses", _timeout=600)
+operations.remove_undeclared(name="Remove undeclared files")
+operations.reload_systemd(name="Reload systemd if it needs it")
+operations.stop_servers(name="Stop the servers that are declared stopped", _timeout=120)
+operations.start_servers(name="Start the servers that are not running", _timeout=120)
+operations.collect_garbage(name="Remove versions that nothing uses", _timeout=600)
 
-# What failed before never comes here.
-operations.apply_files(name="Note the revision", items=manifest.noted_revision())
-operations.report_pending(name="Say what is pending", items=server_files)
+# Hosts on which an earlier operation failed do not get here.
+operations.apply_files(name="Record the revision", items=manifest.noted_revision())
+operations.report_pending(name="List pending states", items=server_files)

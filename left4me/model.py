@@ -59,7 +59,7 @@ def _cvar_value(value: object) -> object:
 
 def _cvar_name(name: str) -> str:
     if name.lower() in _DECIDED:
-        raise ValueError("is set by left4me or by another key")
+        raise ValueError("is set by left4me or by another key: remove it")
     return name
 
 
@@ -75,7 +75,7 @@ def _argument(word: str) -> str:
         raise ValueError("must be one word of letters, digits and _ . , : = / @ -, without //")
     name = word.lstrip("-+").lower()
     if name in _NOT_ARGUMENTS:
-        raise ValueError("is set by left4me or by another key")
+        raise ValueError("is set by left4me or by another key: remove it")
     if is_secret(name):
         raise ValueError("would be visible in ps to every user of the host: set it in `cvars`")
     return word
@@ -348,7 +348,7 @@ class Host(_Declared):
     steamcmd_url: WebAddress = Field(description="URL of SteamCMD's archive")
     steamcmd_sha256: Sha256 | None = Field(description="checksum of that archive; None: not checked")
     update_at: Clock | None = Field(description="time of the daily update from Steam, in the host's time; None: never")
-    builds_kept: int = Field(ge=0, le=100, description="unused builds to keep for rollback")
+    builds_kept: int = Field(ge=0, le=100, description="builds to keep that nothing uses, for rollback")
     trial_port: Port = Field(description="port of the smoke test, outside of port_range")
     trial_server: Id | None = Field(description="server whose layers a second smoke test uses, or None")
     layers: dict[LayerName, Layer] = Field(description="sources of the layers, by name")

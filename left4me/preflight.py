@@ -76,7 +76,7 @@ def refusals() -> list[str]:
         if why := "" if pyinfra_hooks.changes_nothing() else lock.take(host):
             return [why]
     except lock.NoAnswer as error:
-        unlocked = [f"cannot take its lock: {error}"]
+        unlocked = [f"its lock cannot be taken: {error}"]
     # host_state() reports best why a host does not answer.
     try:
         return list(problems(facts.host_state(), facts.declared_host())) or unlocked

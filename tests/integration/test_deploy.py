@@ -126,7 +126,7 @@ def test_a_running_server_is_never_restarted(settled: Box, inventory: Path, tmp_
 def test_a_changed_limit_is_in_force_without_a_restart(settled: Box, tmp_path: Path) -> None:
     before = standing(settled)
     results = deploy(write_inventory(tmp_path / "inventory", [settled], servers=servers(memory_max="1G")))
-    assert changed(results) == ["Write the servers' files", "Reload systemd where it needs it"]
+    assert changed(results) == ["Write the servers' files", "Reload systemd if it needs it"]
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(1 << 30)}
     after = standing(settled)
     assert after["reload"] != before["reload"]
@@ -140,7 +140,7 @@ def test_a_reload_that_an_earlier_run_did_not_reach_is_made_up(settled: Box, tmp
     settled.run(f"mv {drop_ins} /root/away && systemctl daemon-reload && mv /root/away {drop_ins}")
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": "infinity"}
     inventory = write_inventory(tmp_path / "inventory", [settled])
-    assert changed(deploy(inventory)) == ["Reload systemd where it needs it"]
+    assert changed(deploy(inventory)) == ["Reload systemd if it needs it"]
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(2 << 30)}
     assert_idle(deploy(inventory), [settled])
 
@@ -170,7 +170,7 @@ def test_a_deploy_killed_at_its_reload(settled: Box, tmp_path: Path) -> None:
     with Trap(settled, "connect") as trap, started(inventory, "deploy.py", "-y") as pyinfra:
         kill_both(pyinfra, trap.landing("AF_UNIX", "systemctl daemon-reload"))
     assert properties(settled, "left4me-server@3", "MemoryMax") != {"MemoryMax": str(3 << 30)}
-    assert changed(deploy(inventory)) == ["Reload systemd where it needs it"]
+    assert changed(deploy(inventory)) == ["Reload systemd if it needs it"]
     assert properties(settled, "left4me-server@3", "MemoryMax") == {"MemoryMax": str(3 << 30)}
 
 

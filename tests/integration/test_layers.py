@@ -35,7 +35,7 @@ from tests.integration.test_webhook import outside
 from tests.integration.trap import Trap, kill_both, outer_pid, trace, traced
 
 BROUGHT = "Put the layers in place"
-PRUNED = "Remove versions that nobody uses"
+PRUNED = "Remove versions that nothing uses"
 NUMBERS = count()
 
 

@@ -284,7 +284,7 @@ def test_the_host_knows_its_revision(deployed: Box, inventory: Path) -> None:
     assert_idle(deploy(inventory), [deployed])
     assert deployed.run("stat -c '%i %y' /etc/left4me/revision").stdout == before
     deployed.run("echo another >/etc/left4me/revision")
-    assert changed(deploy(inventory)) == ["Note the revision"]
+    assert changed(deploy(inventory)) == ["Record the revision"]
     when = deployed.run("date -r /etc/left4me/revision '+%a %Y-%m-%d %H:%M:%S %Z'").stdout.strip()
     shown = deployed.run("script --quiet --command 'l4d2ctl status' /dev/null").stdout.splitlines()
     assert shown[-1] == f"revision {revision()}, deployed {when}"

@@ -73,7 +73,7 @@ REASONS = [
     ),
     Reason(
         "one-session",
-        "its sshd allows one session in a connection, and a deploy needs two, of which one holds its lock: "
+        "its sshd allows only one session per connection, but a deploy needs two (one holds the lock): "
         "raise MaxSessions in its sshd_config",
         wrong="echo 'MaxSessions 1' >/etc/ssh/sshd_config.d/one.conf && systemctl reload ssh",
         right="rm /etc/ssh/sshd_config.d/one.conf && systemctl reload ssh",

@@ -186,7 +186,7 @@ def test_a_server_whose_port_another_runs_on_still_waits_for_it(both: Fleet) -> 
     assert "port 27015 is still held by server 3" in must_pass(both.inventory)
     ctl(both.box, "restart 3")
     both.up("3")
-    assert changed(deploy(both.inventory))[-1:] == ["Start the servers that do not run"]
+    assert changed(deploy(both.inventory))[-1:] == ["Start the servers that are not running"]
     both.up("5")
     assert ports(both) == {"3": 27018, "4": 27016, "5": 27015}
     must_pass(both.inventory)

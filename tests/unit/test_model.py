@@ -460,7 +460,7 @@ def test_a_range_that_is_short() -> None:
 ARCHIVE = {"source": "archive", "url": "https://example.org/a.zip", "sha256": "0" * 64, "strip": 0}
 BREAKS = 'must not contain a newline or other control character, a quote (") or a backslash'
 WORD = "must be one word of letters, digits and _ . , : = / @ -, without //"
-DECIDED = "is set by left4me or by another key"
+DECIDED = "is set by left4me or by another key: remove it"
 LINES: list[tuple[dict[str, Any], str]] = [
     (
         {"servers": {"3": {"port": 27015}, "4": {"port": 27015}}},
