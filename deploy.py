@@ -1,13 +1,13 @@
-"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares, from top to bottom.
+"""pyinfra INVENTORY deploy.py: brings each host to the state that its data declares.
 
-The data were validated before the first connection: left4me/validation.py, by way of config.py. docs/architecture.md is
-the map of all that is called here; CONTRIBUTING.md says how to add a setting or a source.
+config.py has already validated the data (left4me/validation.py). docs/architecture.md is a map of the modules;
+CONTRIBUTING.md says how to add a setting or a source.
 """
 
 from left4me import facts, manifest, operations
 from left4me.preflight import preflight
 
-# Locks the host (left4me/lock), looks at it, and leaves it where it cannot be deployed, before anything is changed.
+# Locks and checks the host; ends its deploy here if it cannot be deployed.
 preflight()
 
 data = facts.declared_host()
@@ -29,9 +29,9 @@ operations.remove_servers(name="Remove the servers that are not declared", _time
 operations.remove_undeclared(name="Remove files that are not declared")
 operations.reload_systemd(name="Reload systemd if needed")
 operations.stop_servers(name="Stop the servers that are declared stopped", _timeout=120)
-operations.start_servers(name="Start the servers that do not run", _timeout=120)
+operations.start_servers(name="Start the servers that are not running", _timeout=120)
 operations.collect_garbage(name="Remove versions that nothing uses", _timeout=600)
 
-# What failed before never comes here.
+# Hosts on which an earlier operation failed do not get here.
 operations.apply_files(name="Record the revision", items=manifest.noted_revision())
 operations.report_pending(name="Report what is pending", items=server_files)

@@ -1,4 +1,4 @@
-"""pyinfra INVENTORY remove.py --limit HOST: takes left4me off one host; docs/removing.md tells what stays."""
+"""pyinfra INVENTORY remove.py --limit HOST: removes left4me from one host; docs/removing.md says what stays."""
 
 from left4me import removal
 

@@ -1,4 +1,4 @@
-"""python rollout.py INVENTORY: deploys to a fleet wave by wave, with a proof after each; --help tells how."""
+"""python rollout.py INVENTORY: deploys to a fleet in waves and verifies each wave; see --help."""
 
 import sys
 

@@ -1,7 +1,6 @@
-"""How a host is reached, from its data: read alike by deploy, lock, status, verification and rollout.
+"""How to reach a host, from its data: used by deploy, lock, status, verification and rollout.
 
-The deploy's own connection is pyinfra's (left4me/pyinfra_connection.py); all else starts ssh. Answers, and why there is
-none, look the same over both.
+The deploy's own connection is pyinfra's (left4me/pyinfra_connection.py); everything else starts ssh.
 """
 
 from __future__ import annotations
@@ -31,75 +30,73 @@ KEYS: dict[str, type] = {
     "_sudo": bool,
     "_sudo_password": str,
 }
-"""What of a host's data says how to reach it, as pyinfra has it, and of which type it is."""
+"""pyinfra's keys that describe the connection, with their types."""
 
-_SUDO = "reaches root by sudo alone: set _sudo, and _sudo_password where it asks"
-_DEPLOY_ONLY = "only a deploy would read it: put it into ~/.ssh/config, or leave it out"
+_SUDO = "is not supported; left4me becomes root with sudo only: set _sudo, and _sudo_password if sudo asks for one"
+_DEPLOY_ONLY = "would affect only deploys: use ~/.ssh/config instead, or remove it"
 REFUSED_KEYS = {
     **dict.fromkeys(("_su_user", "_use_su_login", "_preserve_su_env", "_su_shell", "_su_password"), _SUDO),
     **dict.fromkeys(("_doas", "_doas_user", "_dzdo", "_dzdo_user"), _SUDO),
-    **dict.fromkeys(("_sudo_user", "_use_sudo_login", "_preserve_sudo_env"), f"left4me becomes root, and {_SUDO}"),
-    **dict.fromkeys(("_shell_executable", "_temp_dir", "ssh_file_transfer_protocol"), "has no effect on left4me"),
+    **dict.fromkeys(("_sudo_user", "_use_sudo_login", "_preserve_sudo_env"), _SUDO),
+    **dict.fromkeys(("_shell_executable", "_temp_dir", "ssh_file_transfer_protocol"), "has no effect: remove it"),
     **dict.fromkeys(
         ("ssh_paramiko_connect_kwargs", "ssh_connect_retry_min_delay", "ssh_connect_retry_max_delay"), _DEPLOY_ONLY
     ),
 }
-"""Keys of pyinfra's that not everything here would read, each with the reason."""
+"""pyinfra's keys that are refused, since not all of left4me would follow them, each with the reason."""
 
 _TYPES = {str: "a string", int: "a whole number", bool: "True or False"}
 
 MARK = "left4me-answer:"
-"""The line that comes before an answer of a host: what a shell prints when it starts comes before that."""
+"""The line before a host's answer: separates it from what a shell prints when it starts."""
 
 _ASKPASS = Path(__file__).with_name("ssh_askpass.sh")
 _NO_PASSWORD = "left4me-no-password"
 _ENOUGH = f"x\n{_NO_PASSWORD}\n"
-"""What follows sudo's password. sudo asks three times, and does not wait for more then."""
+"""Input after sudo's password: makes sudo, which asks three times, fail at once if the password is wrong."""
 
 
 def mistakes(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is wrong with the keys of a host's data that say how to reach it: the reason, by key."""
+    """Return the reason by key for each invalid connection key in a host's data."""
     found = {key: reason for key, reason in REFUSED_KEYS.items() if data.get(key)}
     for key, needs in (("_sudo_password", "_sudo"), ("ssh_key_password", "ssh_key")):
         if data.get(key) and not data.get(needs):
             found[key] = f"has no effect without {needs}"
     for key, kind in KEYS.items():
         if key in data and (not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool))):
-            found[key] = f"must be {_TYPES[kind]}, or left out"
+            found[key] = f"must be {_TYPES[kind]}, or removed"
         elif "password" in key and re.search(r"[\r\n\0]", data.get(key, "")):
-            found[key] = "must be one line"
+            found[key] = "must be a single line"
     return found
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command on a host, as this machine starts it."""
+    """A command on a host, in the form in which this machine starts it."""
 
     words: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     stdin: str = ""
-    """What its standard input begins with."""
+    """The beginning of its standard input."""
 
     @property
     def full_environment(self) -> dict[str, str]:
-        """This process's environment with what the command needs."""
         return {**os.environ, **self.environment}
 
 
 def as_root(line: str, data: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what runs a shell's `line` as root where `data` has `_sudo`, and what its standard input begins with."""
+    """Return the shell command that runs `line` as root if `data` has `_sudo`, and the beginning of its input."""
     if not data.get("_sudo"):
         return line, ""
     if not (password := data.get("_sudo_password")):
         return shlex.join(["sudo", "-H", "-n", "sh", "-c", line]), ""
-    # sudo reads its line only where it asks, so what it leaves of the beginning is skipped. A shell's `read` takes no
-    # more than its line.
+    # sudo reads the password only if it asks, so the shell skips what is left of it. `read` consumes only whole lines.
     skip = f'while IFS= read -r line && [ "$line" != {_NO_PASSWORD} ]; do :; done; '
     return shlex.join(["sudo", "-H", "-k", "-S", "-p", "", "sh", "-c", skip + line]), f"{password}\n{_ENOUGH}"
 
 
 def for_any_shell(line: str) -> str:
-    """Return a shell's `line` such as every login shell passes on whole: tcsh ends it at a newline, or expands !."""
+    """Return `line` encoded for any login shell: tcsh would split it at a newline and expand !."""
     if not re.search(r"[\n!]", line):
         return line
     packed = re.sub(r"[\\\n!']", lambda found: f"\\0{ord(found[0]):03o}", line)
@@ -107,10 +104,10 @@ def for_any_shell(line: str) -> str:
 
 
 def command(name: str, data: Mapping[str, Any], *words: str) -> Command:
-    """Return what runs `words` on a host, as root; `@local` is this machine.
+    """Return the command that runs `words` on a host as root; `@local` is this machine.
 
-    What `data` leaves out, ssh's own config has. A new host's key is taken and a changed one never, as pyinfra does it.
-    ssh asks nobody anything.
+    ssh's own configuration supplies what `data` leaves out. Like pyinfra, it accepts the key of a new host and refuses
+    a changed one. ssh never prompts.
     """
     line, stdin = as_root(shlex.join(words), data)
     if name == "@local":
@@ -125,7 +122,7 @@ def command(name: str, data: Mapping[str, Any], *words: str) -> Command:
 
 
 def typed(name: str, data: Mapping[str, Any], *words: str) -> str:
-    """Return the line that an operator types to run `words` on a host as root; nothing secret is in it."""
+    """Return the line that an operator types to run `words` on a host as root, without secrets."""
     line = shlex.join([*(["sudo"] if data.get("_sudo") else []), *words])
     asks = ["-t"] if data.get("_sudo_password") else []
     return line if name == "@local" else shlex.join(["ssh", *asks, *_options(data), *_where(name, data), line])
@@ -162,33 +159,32 @@ def _where(name: str, data: Mapping[str, Any]) -> list[str]:
 
 
 def marked(*words: str) -> list[str]:
-    """Return a command that prints MARK before what `words` print."""
+    """Return a command that prints MARK and then runs `words`."""
     return ["sh", "-c", f'echo {MARK}; exec "$@"', "sh", *words]
 
 
 def answer(printed: str) -> str:
-    """Return what a marked command itself printed. Raises ValueError where it did not begin."""
+    """Return the output of a marked command. Raises ValueError if the command did not start."""
     before, mark, found = f"\n{printed}".partition(f"\n{MARK}\n")
     if not mark:
-        raise ValueError(f"no answer came, only: {before.strip()[:200]}")
+        raise ValueError(f"no answer, only: {before.strip()[:200]}")
     return found
 
 
 def changed_key(fingerprint: str, known_hosts: str, name: str) -> str:
-    """Say that a host has another key than the one known, and what to type if it was reinstalled."""
     forget = shlex.join(["ssh-keygen", "-f", known_hosts, "-R", name])
     return (
-        f"its host key has changed, to {fingerprint}: it was reinstalled, or another machine answers in its place. "
-        f"If it was reinstalled: {forget}"
+        f"its host key has changed to {fingerprint}: the host was reinstalled, or another machine answers. "
+        f"If it was reinstalled, run: {forget}"
     )
 
 
 def sudo_reason(stderr: str) -> str:
-    """Return why sudo did not run anything, with what to do; nothing where it did."""
+    """Return why sudo refused to run the command and what to do, or "" if it did not refuse."""
     if re.search(r"^sudo(-rs)?: (a password is required|interactive authentication is required)", stderr, re.MULTILINE):
-        return "sudo asks for a password there: set _sudo_password in its data (its value may come from os.environ)"
+        return "sudo asks for a password: set _sudo_password in the host's data (the value may come from os.environ)"
     if re.search(r"^sudo(-rs)?: (\d+ incorrect password attempt|no password was provided)", stderr, re.MULTILINE):
-        return "sudo does not take the password: check _sudo_password in its data"
+        return "sudo rejects the password: check _sudo_password in the host's data"
     if found := re.search(
         r"^(.+ is not in the sudoers file|Sorry, user .+ is not allowed to execute .+)", stderr, re.MULTILINE
     ):
@@ -197,13 +193,13 @@ def sudo_reason(stderr: str) -> str:
 
 
 def reason(stderr: str, silent: str = "no reason given") -> str:
-    """Return in one line why ssh, or what it ran on a host, has failed; `silent` where it said nothing."""
+    """Return in one line why ssh or its command on a host failed, from stderr; `silent` if that is empty."""
     if why := sudo_reason(stderr):
         return why
     key = re.search(r"^Offending \S+ key in (.+):\d+\s*$", stderr, re.MULTILINE)
     name = re.search(r"^Host key for (\S+) has changed and you have requested strict checking", stderr, re.MULTILINE)
     if key and name:
         fingerprint = re.search(r"^(\S+:\S+)\.\s*$", stderr, re.MULTILINE)
-        return changed_key(fingerprint[1] if fingerprint else "one not known", key[1], name[1])
+        return changed_key(fingerprint[1] if fingerprint else "an unknown key", key[1], name[1])
     lines = [line.strip() for line in stderr.splitlines() if not line.startswith("Connection to ")]
     return ([line for line in lines if line] or [silent])[-1]

@@ -1,6 +1,6 @@
-"""python -m left4me.fleet_status INVENTORY [--limit NAME]…: `l4d2ctl status` of every host, in one table.
+"""python -m left4me.fleet_status INVENTORY [--limit NAME]…: `l4d2ctl status` of every host in one table.
 
-A host that cannot be asked has a line on standard error that says why, and makes the exit code 1.
+Each host that cannot be asked is a line with the reason on standard error, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from left4me_host.commands import print_table
 from left4me_host.status import Status, table
 
 LIMIT = 30
-"""Seconds for one host: ssh gives up a connection after 10, l4d2ctl on a hung server after 1."""
+"""Seconds per host. ssh gives up connecting after 10, l4d2ctl gives up on a hung server after 1."""
 
 Run = Callable[[Command, float], "subprocess.CompletedProcess[str]"]
-"""Runs a command for so many seconds at most, as subprocess.run does it."""
+"""Runs a command for at most the given seconds, like subprocess.run."""
 
 
 class Unreachable(Exception):
-    """Why a host could not be asked, in one line."""
+    """The reason why a host could not be asked, in one line."""
 
 
 def _run(command: Command, limit: float) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,7 @@ def _run(command: Command, limit: float) -> subprocess.CompletedProcess[str]:
 
 
 def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Status] | Unreachable:
-    """Ask a host for the status of its servers."""
+    """Return the status of a host's servers, or why the host could not be asked."""
     try:
         done = run(command(name, connection, *marked("l4d2ctl", "status", "--json")), LIMIT)
     except subprocess.TimeoutExpired:
@@ -51,23 +51,22 @@ def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Statu
     if done.returncode:
         return Unreachable(reason(done.stderr, f"exit {done.returncode}"))
     try:
-        known = {each.name for each in fields(Status)}  # one that is newer tells more
+        known = {each.name for each in fields(Status)}  # a newer l4d2ctl sends more
         rows = json.loads(answer(done.stdout))
         return [Status(**{key: row[key] for key in row if key in known}) for row in rows]
     except ValueError:
-        return Unreachable("what it answers is not l4d2ctl's")
+        return Unreachable("its output is not a status of l4d2ctl: deploy this host")
     except TypeError:
-        return Unreachable("its l4d2ctl is older than this one: deploy this host")
+        return Unreachable("its l4d2ctl is older than this checkout: deploy this host")
 
 
 def main() -> int:
-    """Ask all hosts side by side, print the table and the hosts that were not asked, and return the exit code."""
     parser = argparse.ArgumentParser(prog="left4me.fleet_status", description=__doc__)
     parser.add_argument("inventory")
     parser.add_argument("--limit", action="append", default=[])
     arguments = parser.parse_args()
     limits = [f"--limit={limit}" for limit in arguments.limit]
-    # A process of its own, for pyinfra changes the whole interpreter.
+    # In a separate process, since pyinfra's gevent patches the whole interpreter.
     loading = [sys.executable, "-m", "left4me.inventory_export", arguments.inventory, *limits]
     fleet = subprocess.run(loading, stdout=subprocess.PIPE, text=True, check=False)
     if fleet.returncode:

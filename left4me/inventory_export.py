@@ -1,9 +1,8 @@
-"""python -m left4me.inventory_export INVENTORY [--limit|--exclude NAME]… [--show]: what each host declares, in JSON.
+"""python -m left4me.inventory_export INVENTORY [--limit|--exclude NAME]… [--show]: print each host's data as JSON.
 
---show is for people: what each host's data come to with all defaults, secrets hidden. Else it is for programs that need
-the inventory and cannot run inside pyinfra, whose import changes the whole interpreter (gevent). The inventory, its
-data and the limit are read as `pyinfra INVENTORY deploy.py --limit NAME` reads them, in the working directory. What a
-deploy would refuse is refused: one line for each mistake, exit 2.
+--show is for people: all values including defaults, secrets hidden. Without it the output is for programs that cannot
+import pyinfra, since pyinfra's gevent patches the whole interpreter. The inventory, its data and the limits are read as
+`pyinfra INVENTORY deploy.py --limit NAME` reads them. Mistakes are refused as in a deploy: a line each, exit code 2.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
     return {
         "name": host.name,
         "groups": list(host.groups),
-        # pyinfra itself puts @local into a group of that name.
+        # pyinfra puts @local into a group of the same name.
         "called_as_a_group": host.inventory.groups.get(host.name, [host]) != [host],
         "connection": {key: data[key] for key in connection.KEYS if data.get(key) is not None},
         "declares": pyinfra_hooks.MODELS[host.name].model_dump(mode="json"),
@@ -40,14 +39,13 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print the hosts in the inventory's order."""
     parser = argparse.ArgumentParser(prog="left4me.inventory_export", description=__doc__)
     parser.add_argument("inventory")
     parser.add_argument("--limit", action="append", default=[])
     parser.add_argument("--exclude", action="append", default=[])
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
-    # What pyinfra sets before it runs an inventory file, which may use them.
+    # pyinfra sets these before it runs an inventory file, which may use them.
     state = State()
     state.cwd = str(Path.cwd())
     ctx_state.set(state)
@@ -63,19 +61,19 @@ def main() -> None:
         limit = cli._apply_inventory_exclude(inventory, limit, arguments.exclude)
         pyinfra_hooks.check_hosts(inventory, limit)
     patterns = [("--limit", each) for each in arguments.limit] + [("--exclude", each) for each in arguments.exclude]
-    # To pyinfra one that matches nothing is a warning.
+    # pyinfra only warns of a pattern that matches nothing.
     if unknown := [each for each in patterns if not cli._get_inventory_pattern_matches(inventory, each[1:], each[0])]:
-        pyinfra_hooks._refuse(f"{option} {name}: there is no such host or group" for option, name in unknown)
+        pyinfra_hooks._refuse(f"{option} {name}: the inventory has no such host or group" for option, name in unknown)
     selected = [host for host in inventory if limit is None or host in limit]
     described = [_described(host) for host in selected]
     if arguments.show:
         shown = {each["name"]: each["declares"] for each in described}
         for declares in shown.values():
-            declares["webhook"] = declares["webhook"] and HIDDEN  # who knows it can post there
+            declares["webhook"] = declares["webhook"] and HIDDEN  # anyone who knows the URL can post to it
             for server in declares["servers"].values():
                 server["cvars"] |= {name: HIDDEN for name in server["cvars"] if model.is_secret(name)}
         text = json.dumps(shown, indent=2, ensure_ascii=False)
-        print(re.sub(r"(://[^\s\"?]*\?)[^\s\"]+", rf"\1{HIDDEN}", text))  # what a query may hold
+        print(re.sub(r"(://[^\s\"?]*\?)[^\s\"]+", rf"\1{HIDDEN}", text))  # a URL's query may contain secrets
     else:
         print(json.dumps(described, default=str))
 

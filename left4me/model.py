@@ -1,7 +1,4 @@
-"""What an operator may declare: a host's data, typed and validated.
-
-There are types and limits here and no defaults: every default stands, explained, in group_data/all.py.
-"""
+"""The schema of a host's data: types and limits. All defaults are in group_data/all.py, with explanations."""
 
 from __future__ import annotations
 
@@ -27,33 +24,32 @@ from pydantic import (
 from left4me_host import layout
 
 TOOLS_OWN = (".git", ".hg", ".svn")
-"""What a directory on the control machine may hold of a version control system: never sent, it may hold secrets."""
+"""Directories of version control systems: never sent to a host, since they may hold secrets."""
 VERSION_LENGTH = 8
-"""Of a layer's version: 40 bits in base32. Every character counts, as all layers' paths share one page."""
+"""Characters in the name of a layer's version: 40 bits in base32. Short, since all layers' paths share one page."""
 PAGE = 4096
-"""Bytes that mount(2) takes as its data."""
+"""Bytes that mount(2) accepts as its data."""
 LAYER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 SIZE = r"infinity|[1-9][0-9]{0,17}[KMGT]?"
 ADMINS_LAYER = "left4me-admins"
-"""On top of a server that has admins: leads SourceMod to the file that the deploy writes for that server."""
+"""The top layer of a server with admins: points SourceMod to the admin file that the deploy writes."""
 
-
-# What would undo what the unit, or a key of a server's own, decides; a password would be in every `ps`.
+# Cvars and arguments that the unit or another key sets.
 _DECIDED = frozenset({"hostname", "sv_lan", "rcon_password", "servercfgfile", "mp_gamemode", "map", "hostport"})
 _NOT_ARGUMENTS = _DECIDED | {"game", "ip", "port", "maxplayers", "tickrate", "norestart", "restart", "strictportbind"}
 _NOT_ARGUMENTS |= {"autoupdate", "debug", "steam_dir", "steamcmd_script", "binary", "ignoresigint"}
 
 
 def _single_line(text: str) -> str:
-    # Unicode has line ends of its own, and control characters would reach a terminal.
-    # What else there is, ; and // too, the engine takes as it is within quotes, and that is where it goes.
+    # Unicode has its own line separators, and control characters would reach a terminal. The engine takes all other
+    # characters literally within quotes, even ; and //.
     if re.search(r'["\\\0-\x1f\x7f-\x9f\u2028\u2029]', text):
-        raise ValueError('may not hold a newline or other control character, a quote (") or a backslash')
+        raise ValueError('must not contain a newline or other control character, a quote (") or a backslash')
     return text
 
 
 def is_secret(key: str) -> bool:
-    """Tell whether what a key or a cvar of this name has is not to be shown."""
+    """Return whether the value of a key or cvar with this name must be hidden."""
     return key.lower().endswith("password")
 
 
@@ -63,13 +59,13 @@ def _cvar_value(value: object) -> object:
 
 def _cvar_name(name: str) -> str:
     if name.lower() in _DECIDED:
-        raise ValueError("is decided by left4me or by a key of its own")
+        raise ValueError("is set by left4me or by another key: remove it")
     return name
 
 
 def _secret(secret: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[!-~]{8,64}", secret.get_secret_value()):
-        raise ValueError("must be 8 to 64 characters of ASCII without blanks")
+        raise ValueError("must be 8 to 64 printable ASCII characters without spaces")
     _single_line(secret.get_secret_value())
     return secret
 
@@ -79,9 +75,9 @@ def _argument(word: str) -> str:
         raise ValueError("must be one word of letters, digits and _ . , : = / @ -, without //")
     name = word.lstrip("-+").lower()
     if name in _NOT_ARGUMENTS:
-        raise ValueError("is decided by left4me or by a key of its own")
+        raise ValueError("is set by left4me or by another key: remove it")
     if is_secret(name):
-        raise ValueError("would be shown by ps to every user of the host: set it in `cvars`")
+        raise ValueError("would be visible in ps to every user of the host: set it in `cvars`")
     return word
 
 
@@ -92,40 +88,40 @@ def _cfg(text: str) -> str:
         or path.parts[:1] == ("left4me",)
         or not re.fullmatch(r"(?!.*(\.\.|//))[\w./+-]+", text, re.ASCII)
     ):
-        raise ValueError("must be the name of a cfg file below left4dead2/cfg, and none below left4me/")
+        raise ValueError("must be a path relative to left4dead2/cfg (letters, digits and _ . / + -), not in left4me/")
     return text
 
 
 def _layer_name(text: str) -> str:
     if text.startswith("left4me"):
-        raise ValueError("is left4me's own")
+        raise ValueError("is reserved: choose a name that does not start with left4me")
     return text
 
 
 def bytes_of(size: str) -> float:
-    """Return a size in bytes; K, M, G and T are powers of 1024, as systemd has them."""
+    """Return a size in bytes; K, M, G and T are powers of 1024, as in systemd."""
     power = " KMGT".find(size[-1])
     return math.inf if size == "infinity" else int(size.rstrip("KMGT")) * 1024 ** max(0, power)
 
 
 def _size(text: str) -> str:
     if not re.fullmatch(SIZE, text):
-        raise ValueError('must be a number of bytes with K, M, G or T, such as "2G", or "infinity"')
+        raise ValueError('must be a size such as "2G" (bytes, or K, M, G or T), or "infinity"')
     return text
 
 
 _STEAM_IDS = 76561197960265728
-"""What a SteamID64 of an account has more than the account's number (developer.valvesoftware.com/wiki/SteamID)."""
+"""A SteamID64 minus this is the account number (developer.valvesoftware.com/wiki/SteamID)."""
 
 
 def _steam_id(value: object) -> str:
-    """Return a Steam id as SourceMod's files take it: STEAM_1:0:1234 or [U:1:2468], which a SteamID64 becomes."""
+    """Return a Steam ID as SourceMod's files accept it; a SteamID64 is converted to the form [U:1:2468]."""
     text = str(value)
     if re.fullmatch(r"STEAM_[0-5]:[01]:[0-9]{1,10}|\[U:1:[0-9]{1,10}\]", text, re.ASCII):
         return text
     if re.fullmatch(r"7656119[0-9]{10}", text, re.ASCII) and 0 < int(text) - _STEAM_IDS < 1 << 32:
         return f"[U:1:{int(text) - _STEAM_IDS}]"
-    raise ValueError("must be a Steam id, such as STEAM_1:0:1234, [U:1:2468] or 76561197960268196")
+    raise ValueError("must be a Steam ID, such as STEAM_1:0:1234, [U:1:2468] or 76561197960268196")
 
 
 def _number(value: object) -> object:
@@ -149,25 +145,25 @@ def _absolute(text: str) -> str:
 def _kept(text: str) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not path.parts or text.startswith("#") or not text.isprintable():
-        raise ValueError("must be a path below the server's directory, without ..")
+        raise ValueError("must be a path relative to the game's directory, without ..")
     return str(path)
 
 
 def _into(text: str) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or not path.parts or not re.fullmatch(r"[\w/.+-]+", text, re.ASCII):
-        raise ValueError("must be a directory below the game's, such as left4dead2, without ..")
+        raise ValueError("must be a directory relative to the game's, such as left4dead2, without ..")
     return str(path)
 
 
 def _web(text: str) -> str:
     if not re.fullmatch(r"https?://[^/@]+(/[!-~]*)?", text, re.ASCII) or not text.isprintable() or " " in text:
-        raise ValueError("must be an address that begins with https:// or http://, without user and password")
+        raise ValueError("must be an https:// or http:// URL without user and password")
     return text
 
 
 def _repository(text: str) -> str:
-    if re.fullmatch(r"[\w.-]+@[\w.-]+:[!-~]+", text, re.ASCII):  # scp's form, which git takes for SSH
+    if re.fullmatch(r"[\w.-]+@[\w.-]+:[!-~]+", text, re.ASCII):  # git's scp-like form of an SSH URL
         return text
     if text.startswith(("git://", "ssh://")) and re.fullmatch(r"\w+://([\w.-]+@)?[^/@]+(/[!-~]*)?", text, re.ASCII):
         return text
@@ -207,7 +203,7 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 def _unpackers(url: str) -> list[str]:
-    """Return what unpacks the archive at an address, beyond Python's standard library."""
+    """Return the Debian packages that unpack the archive at a URL, beyond Python's standard library."""
     return ["libarchive-tools:amd64"] if url.partition("?")[0].lower().endswith(".7z") else []
 
 
@@ -217,16 +213,16 @@ class _Declared(BaseModel):
 
 class _Source(_Declared):
     named_by: ClassVar[tuple[str, ...]] = ()
-    """Which fields a version's name follows from, where left4me/wanted_versions.py asks for nothing else."""
+    """The fields that a version's name is computed from, if they suffice (left4me/wanted_versions.py)."""
 
     def packages(self) -> list[str]:
-        """Return what the host needs to bring it: Debian packages with their architecture."""
+        """Return the Debian packages that the host needs to fetch this source, with their architecture."""
         return []
 
 
 class _Game(_Source):
-    # The one default beside group_data: a host's `game` replaces the default one whole.
-    build: BuildName | None = Field(None, description="a build on the host that is to be current; None: the newest")
+    # The only default outside group_data, since a host's `game` replaces the shipped one as a whole.
+    build: BuildName | None = Field(None, description="the build on the host to make current; None: the newest")
 
 
 class GameFromSteam(_Game):
@@ -236,22 +232,21 @@ class GameFromSteam(_Game):
 
 
 class GameArchive(_Game):
-    """A tar.gz, tar.xz, zip or 7z of an installation, that the host downloads."""
+    """A tar.gz, tar.xz, zip or 7z of an installation, which the host downloads."""
 
-    source: Literal["archive"] = Field(description="an archive by its address")
-    url: WebAddress = Field(description="where the host gets it")
-    sha256: Sha256 = Field(description="of the archive; another is refused")
-    strip: int = Field(ge=0, le=9, description="leading directories to leave out, until srcds_run is on top")
+    source: Literal["archive"] = Field(description="an archive by its URL")
+    url: WebAddress = Field(description="URL that the host downloads")
+    sha256: Sha256 = Field(description="checksum of the archive")
+    strip: int = Field(ge=0, le=9, description="leading directories to remove, so that srcds_run is on top")
 
     def packages(self) -> list[str]:
-        """Return what the host needs to bring it."""
         return _unpackers(self.url)
 
 
 class GameOnHost(_Game):
-    """An installation that is on the host already, such as another tool's serverfiles; only read."""
+    """An installation that is already on the host, such as another tool's serverfiles; only read."""
 
-    source: Literal["host"] = Field(description="on the host already")
+    source: Literal["host"] = Field(description="already on the host")
     path: AbsolutePath = Field(description="the directory that holds srcds_run")
 
 
@@ -259,57 +254,53 @@ class GameOnControl(_Game):
     """A directory on the machine that runs pyinfra, sent to the host."""
 
     source: Literal["control"] = Field(description="from this machine")
-    path: str = Field(description="the directory that holds srcds_run; relative to where pyinfra is started")
+    path: str = Field(description="the directory that holds srcds_run; relative to pyinfra's working directory")
 
 
 Game = GameFromSteam | GameArchive | GameOnHost | GameOnControl
 
 
 class _Layer(_Source):
-    into: Into | None = Field(
-        default=None, description="the game's directory it belongs in, such as left4dead2, or None"
-    )
+    into: Into | None = Field(default=None, description="directory of the game for it, such as left4dead2, or None")
 
 
 class LayerOnControl(_Layer):
-    """A directory on the machine that runs pyinfra; only what changed is sent."""
+    """A directory on the machine that runs pyinfra; only changes are sent."""
 
     source: Literal["control"] = Field(description="from this machine")
-    path: str = Field(description="the directory of the tree; relative to where pyinfra is started")
+    path: str = Field(description="the layer's directory; relative to pyinfra's working directory")
 
 
 class LayerArchive(_Layer):
-    """A tar.gz, tar.xz, zip or 7z that the host downloads."""
+    """A tar.gz, tar.xz, zip or 7z, which the host downloads."""
 
     named_by = ("sha256", "strip")
-    source: Literal["archive"] = Field(description="an archive by its address")
-    url: WebAddress = Field(description="where the host gets it")
-    sha256: Sha256 = Field(description="of the archive; another is refused")
-    strip: int = Field(ge=0, le=9, description="leading directories to leave out")
+    source: Literal["archive"] = Field(description="an archive by its URL")
+    url: WebAddress = Field(description="URL that the host downloads")
+    sha256: Sha256 = Field(description="checksum of the archive")
+    strip: int = Field(ge=0, le=9, description="leading directories to remove")
 
     def packages(self) -> list[str]:
-        """Return what the host needs to bring it."""
         return _unpackers(self.url)
 
 
 class LayerGit(_Layer):
-    """A git repository that the host fetches."""
+    """A git repository, which the host fetches."""
 
     named_by = ("url", "ref")
     source: Literal["git"] = Field(description="a repository")
-    url: Repository = Field(description="where the host gets it")
-    ref: GitRef = Field(description="a commit, or a tag, which is taken not to move")
+    url: Repository = Field(description="URL that the host fetches")
+    ref: GitRef = Field(description="a commit or tag; a tag that moves later is not followed")
 
     def packages(self) -> list[str]:
-        """Return what the host needs to bring it."""
         return ["git:amd64"]
 
 
 class LayerWorkshop(_Source):
-    """Items of the Steam workshop, as .vpk files in left4dead2/addons; refreshed when they are updated there."""
+    """Items of the Steam workshop, as .vpk files in left4dead2/addons; each deploy fetches their updates."""
 
-    source: Literal["workshop"] = Field(description="Steam's workshop")
-    items: tuple[WorkshopItem, ...] = Field(min_length=1, description="their numbers")
+    source: Literal["workshop"] = Field(description="the Steam workshop")
+    items: tuple[WorkshopItem, ...] = Field(min_length=1, description="item numbers")
     into: ClassVar[None] = None
 
 
@@ -319,71 +310,69 @@ Layer = Annotated[LayerOnControl | LayerArchive | LayerGit | LayerWorkshop, Fiel
 class Server(_Declared):
     """One game server: left4me-server@<id>.service."""
 
-    port: Port | None = Field(description="UDP for the game and A2S, TCP for RCON; None: the next free of port_range")
-    hostname: Line = Field(description="the name that players see in the browser")
-    map: MapName = Field(description="the map it starts with; a lobby may change it")
+    port: Port | None = Field(description="UDP for game and A2S, TCP for RCON; None: the next free one in port_range")
+    hostname: Line = Field(description="the name in the server browser")
+    map: MapName = Field(description="the first map; a lobby may change it")
     gamemode: GameMode = Field(description="mp_gamemode at the start: coop, versus, mutation12 …")
     max_players: int = Field(ge=1, le=32, description="player slots")
-    tickrate: int = Field(ge=10, le=128, description="ticks per second; above 30 the game needs a mod for it")
-    layers: tuple[LayerName, ...] = Field(description="names of the host's layers, the topmost first")
-    exec: tuple[CfgName, ...] = Field(description="cfg files that layers brought, executed at each map load")
-    cvars: dict[CvarName, CvarValue] = Field(description="set after those files, at each map load")
-    arguments: tuple[Argument, ...] = Field(description="more words for the game's command line")
-    admins: tuple[SteamId, ...] = Field(description="SourceMod's admins with all rights, by their Steam ids")
-    rcon_password: Secret | None = Field(description="None: one is made on the host")
+    tickrate: int = Field(ge=10, le=128, description="ticks per second; more than 30 needs a mod")
+    layers: tuple[LayerName, ...] = Field(description="names of the host's layers, topmost first")
+    exec: tuple[CfgName, ...] = Field(description="cfg files from layers, executed at each map load")
+    cvars: dict[CvarName, CvarValue] = Field(description="set after the exec files, at each map load")
+    arguments: tuple[Argument, ...] = Field(description="additional command-line arguments of the game")
+    admins: tuple[SteamId, ...] = Field(description="Steam IDs of SourceMod admins with all rights")
+    rcon_password: Secret | None = Field(description="None: generated on the host")
     memory_max: Size = Field(description="bytes, as systemd's MemoryMax=")
     cpu_weight: Weight = Field(description="share of the CPU among the servers, as systemd's CPUWeight=")
     nice: int = Field(ge=-20, le=19, description="as systemd's Nice=")
     keep: tuple[KeptPath, ...] = Field(description="paths that a reset keeps, such as left4dead2/cfg/banned_user.cfg")
-    build: BuildName | None = Field(description="a build on the host that this server has; None: the current one")
-    restart: RestartPolicy = Field(description="what an update does: never, when-empty, or at 05:30 of the host's time")
-    state: Literal["running", "stopped", "absent"] = Field(description="absent: removed, whoever plays there")
+    build: BuildName | None = Field(description="the build on the host that this server uses; None: the current one")
+    restart: RestartPolicy = Field(description="after an update: never, when-empty, or at 05:30 (host time)")
+    state: Literal["running", "stopped", "absent"] = Field(description="absent: removed, even with players")
 
     @property
     def lowers(self) -> tuple[str, ...]:
-        """The layers over the game, the topmost first, with left4me's own."""
+        """The layers over the game, topmost first, including left4me's own."""
         return ((ADMINS_LAYER,) if self.admins else ()) + self.layers
 
 
 @cache
 def shipped_server_defaults() -> dict[str, object]:
-    """Return server_defaults of group_data/all.py as shipped, which a fleet's own are merged over."""
+    """Return server_defaults of group_data/all.py, which an operator's own server_defaults extend."""
     data = runpy.run_path(str(Path(__file__).parent.parent / "group_data/all.py"))
     return {key: tuple(each) if isinstance(each, list) else each for key, each in data["server_defaults"].items()}
 
 
 class Host(_Declared):
-    """Everything that a host's data says."""
-
-    game: Annotated[Game, Field(discriminator="source", description="where it comes from")]
-    steamcmd_url: WebAddress = Field(description="where a host gets SteamCMD")
-    steamcmd_sha256: Sha256 | None = Field(description="of that archive; another is refused. None: any is taken")
-    update_at: Clock | None = Field(description="when a host asks Steam for a new build each day, in its own time")
-    builds_kept: int = Field(ge=0, le=100, description="how many builds stay that nothing uses, for a way back")
-    trial_port: Port = Field(description="where a build is tried before it becomes current, outside of port_range")
-    trial_server: Id | None = Field(description="the server with whose layers a build is tried as well, or None")
-    layers: dict[LayerName, Layer] = Field(description="where each layer comes from, by its name")
-    workshop_api: WebAddress = Field(description="base address of Steam's web API, which tells of workshop items")
-    address: Address = Field(description="what the servers bind; 0.0.0.0 is every IPv4 address")
-    port_range: tuple[Port, Port] = Field(description="the first and the last port that servers may have")
-    uid: SystemId = Field(description="of the user left4me")
-    gid: SystemId = Field(description="of the group left4me")
-    memory_max: Size = Field(description="bytes, of all servers together: MemoryMax= of left4me.slice")
-    cpu_weight: Weight = Field(description="share of the CPU against the rest of the host: left4me.slice")
+    game: Annotated[Game, Field(discriminator="source", description="source of the game")]
+    steamcmd_url: WebAddress = Field(description="URL of SteamCMD's archive")
+    steamcmd_sha256: Sha256 | None = Field(description="checksum of that archive; None: not checked")
+    update_at: Clock | None = Field(description="time of the daily update from Steam, in the host's time; None: never")
+    builds_kept: int = Field(ge=0, le=100, description="builds to keep that nothing uses, for rollback")
+    trial_port: Port = Field(description="port of the smoke test, outside of port_range")
+    trial_server: Id | None = Field(description="server whose layers a second smoke test uses, or None")
+    layers: dict[LayerName, Layer] = Field(description="sources of the layers, by name")
+    workshop_api: WebAddress = Field(description="base URL of Steam's web API, for workshop items")
+    address: Address = Field(description="address that the servers bind; 0.0.0.0: every IPv4 address")
+    port_range: tuple[Port, Port] = Field(description="first and last port for servers")
+    uid: SystemId = Field(description="uid of the user left4me")
+    gid: SystemId = Field(description="gid of the group left4me")
+    memory_max: Size = Field(description="bytes for all servers together: MemoryMax= of left4me.slice")
+    cpu_weight: Weight = Field(description="CPU share against the rest of the host: CPUWeight= of left4me.slice")
     cpu_quota: Annotated[int, Field(ge=1, le=100000)] | None = Field(description="percent of one CPU, or None")
-    operators: GroupName | None = Field(description="the group that may run l4d2ctl with sudo, or None")
-    webhook: WebAddress | None = Field(description="told when a server fails, as Discord takes it, or None")
-    attic_keep: int = Field(ge=1, le=1000, description="how many resets of each server can be undone")
-    servers: dict[Id, Server] = Field(description="the servers, by their ids")
+    operators: GroupName | None = Field(description="group that may run l4d2ctl with sudo, or None")
+    webhook: WebAddress | None = Field(description="Discord-compatible URL to notify when a server fails, or None")
+    attic_keep: int = Field(ge=1, le=1000, description="resets to keep per server, for undo")
+    servers: dict[Id, Server] = Field(description="the servers, by id")
 
     @property
     def present(self) -> dict[str, Server]:
-        """The servers that are to be on the host, running or stopped."""
+        """The servers that belong on the host, running or stopped."""
         return {server_id: server for server_id, server in self.servers.items() if server.state != "absent"}
 
     @property
     def test_instances(self) -> dict[str, Server]:
-        """The instances that try a build before it becomes current."""
+        """The instances for smoke tests of a build."""
         own = {"port": self.trial_port, "hostname": "left4me: trial of a build", "state": "stopped", "restart": "never"}
         own |= {"admins": (), "rcon_password": None, "keep": (), "build": None}
         bare = {"map": "c1m1_hotel", "gamemode": "coop", "max_players": 4, "tickrate": 30, "layers": (), "exec": ()}
@@ -394,31 +383,23 @@ class Host(_Declared):
 
     @property
     def instances(self) -> dict[str, Server]:
-        """All that has files on the host: the servers that are to be there, and the test instances."""
+        """All instances with files on the host: present servers and test instances."""
         return {**self.present, **self.test_instances}
 
     def with_ports(self, known: Mapping[str, int]) -> Host:
-        """Return this host with a port for each of its servers: its own, the one it is known by, or the next free one.
+        """Return this host with a port for each present server: the declared, else the known, else the next free one.
 
-        `known` are the ports on the host by server, also of servers that are not declared.
+        `known` are the ports on the host by server, including servers that are no longer declared.
         """
         first, last = self.port_range
-        taken = {server.port for server in self.present.values()}
-        ports: dict[str, int | None] = {}
-        for server_id, server in self.present.items():
-            port = known.get(server_id)
-            if server.port is None and port and first <= port <= last and port not in taken:
-                taken.add(port)
-                ports[server_id] = port
-            else:
-                ports[server_id] = server.port
-        # Others that are known may have somebody who runs there still: they come last. Validation saw that all fit.
-        absent = set(self.servers) - set(self.present)
-        others = {port for server_id, port in known.items() if server_id not in absent}
-        free = iter(sorted(set(range(first, last + 1)) - taken, key=lambda port: (port in others, port)))
-        ports = {server_id: port or next(free) for server_id, port in ports.items()}
-        servers = {
-            server_id: server.model_copy(update={"port": ports.get(server_id, server.port)})
-            for server_id, server in self.servers.items()
-        }
+        ports = {server_id: server.port for server_id, server in self.present.items()}
+        for server_id, port in ports.items():
+            if port is None and first <= known.get(server_id, 0) <= last and known[server_id] not in ports.values():
+                ports[server_id] = known[server_id]
+        # Ports of servers that may still run there come last. Validation has checked that there are enough.
+        others = {port for each, port in known.items() if each in ports or each not in self.servers}
+        free = iter(sorted(set(range(first, last + 1)) - set(ports.values()), key=lambda port: (port in others, port)))
+        servers = dict(self.servers)
+        for server_id, port in ports.items():
+            servers[server_id] = servers[server_id].model_copy(update={"port": port or next(free)})
         return self.model_copy(update={"servers": servers})

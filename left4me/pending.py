@@ -1,7 +1,7 @@
-"""What a deploy leaves pending on a host: states that left4me itself brings about, each with what ends it.
+"""The pending states of a host's servers, each with the command that ends it.
 
-Whether a running server requires a restart is decided on the host, by status.py of left4me_host; restarts() of
-operations.py foretells it for a run that changes nothing.
+status.py of left4me_host decides on the host whether a restart is required; restarts() of operations.py predicts it for
+a dry run.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from left4me import model
 
 REQUIRED = "restart required"
 WILL_BE_REQUIRED = "will require a restart"
-"""What a deploy that only shows what it would do says instead."""
+"""What a dry run says instead."""
 RESTART = "l4d2ctl restart "
 
 
 @dataclass(frozen=True)
 class Pending:
-    """What is pending of a server; `command` is followed by the server's id where it ends with a blank."""
+    """A pending state of a server; a `command` that ends with a space takes the server's id as argument."""
 
     what: str
     server: str
@@ -28,12 +28,12 @@ class Pending:
 
 
 def _of(row: Mapping[str, Any], declares: model.Host, ports: Mapping[int, str]) -> Iterator[Pending]:
-    """Yield what is pending of a server; `row` is l4d2ctl's status of it, `ports` the running servers by port."""
+    """Yield a server's pending states; `row` is its l4d2ctl status, `ports` the running servers by port."""
     server = row["id"]
     runs = row["state"] not in ("inactive", "failed")
     declared = declares.servers.get(server)
     if declared is None:
-        yield Pending("no longer declared, kept: players are on it, or it does not answer", server, "deploy again")
+        yield Pending("no longer declared, kept: it has players or does not respond", server, "deploy again")
         return
     if declared.state == "stopped" and runs:
         yield Pending("declared stopped, still running", server, "l4d2ctl stop ")
@@ -53,14 +53,14 @@ def _of(row: Mapping[str, Any], declares: model.Host, ports: Mapping[int, str]) 
 
 
 def pending(rows: Iterable[Mapping[str, Any]], declares: model.Host) -> list[Pending]:
-    """Return what is pending of a host's servers, from l4d2ctl's status of all of them."""
+    """Return the pending states of a host's servers, from l4d2ctl's status of all of them."""
     rows = list(rows)
     ports = {row["port"]: row["id"] for row in rows if row["state"] not in ("inactive", "failed")}
     return [each for row in rows for each in _of(row, declares, ports)]
 
 
 def lines(found: Iterable[Pending]) -> list[str]:
-    """Return a line for each thing that is pending: what, of which servers, and the command that ends it."""
+    """Return a line for each pending state: the state, its servers, and the command that ends it."""
     together: dict[tuple[str, str], list[str]] = {}
     for each in found:
         together.setdefault((each.what, each.command), []).append(each.server)

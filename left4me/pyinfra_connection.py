@@ -1,4 +1,4 @@
-"""pyinfra's own connection to a host, made to follow connection.py; installed by pyinfra_hooks.py."""
+"""Makes pyinfra's connections follow connection.py; installed by pyinfra_hooks.py."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ from left4me import connection
 
 
 class OneSession(Exception):
-    """A host's sshd allows one session in a connection."""
+    """The host's sshd allows only one session per connection."""
 
     def __str__(self) -> str:
-        """Return what is wrong, and what to do."""
         return (
-            "its sshd allows one session in a connection, and a deploy needs two, of which one holds its lock: "
+            "its sshd allows only one session per connection, but a deploy needs two (one holds the lock): "
             "raise MaxSessions in its sshd_config"
         )
 
 
 def command_line(connector: BaseConnector, command: StringCommand, arguments: dict[str, Any]) -> tuple[str, str]:
-    """Return the line that runs pyinfra's command on its host, and what its standard input begins with.
+    """Return the shell line that runs pyinfra's command on its host, and the beginning of its standard input.
 
-    `arguments` are pyinfra's for a command; those of connection.py's are taken out of them.
+    `arguments` are pyinfra's connector arguments; the sudo arguments are removed from them.
     """
     sudo = {key: arguments.pop(key, None) for key in ("_sudo", "_sudo_password")}
     line, stdin = connection.as_root(make_unix_command(command, **arguments).get_raw_value(), sudo)
@@ -43,14 +42,13 @@ def command_line(connector: BaseConnector, command: StringCommand, arguments: di
 
 
 class _Stdin(list[str]):
-    """Standard input with a beginning, in lines; an Upload makes the rest only as it is sent."""
+    """The lines of standard input: a beginning, then the rest; an Upload generates its lines only as they are sent."""
 
     def __init__(self, beginning: str, rest: Any) -> None:
         super().__init__(beginning.splitlines())
         self._rest = rest if isinstance(rest, list | tuple) else [rest] if rest else []
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the lines."""
         yield from super().__iter__()
         yield from self._rest
 
@@ -84,23 +82,23 @@ def _run(
 
 
 def _without_a_question(_host: Any, _arguments: Any, execute: Callable[[], Any]) -> Any:
-    """Run a command once; pyinfra would ask the operator for sudo's password, which nothing else here then knows."""
+    """Run a command once; pyinfra would ask the operator for sudo's password, which only the deploy would know."""
     return execute()
 
 
 def _refuse_to_ask(question: str) -> NoReturn:
-    """Stand in for getpass where pyinfra loads a key. Raises ConnectError, which pyinfra reports as the host's."""
+    """Replace getpass where pyinfra loads a key. Raises ConnectError, which pyinfra reports for the host."""
     key = question.removeprefix("Enter password for private key: ").removesuffix(": ")
     raise ConnectError(
-        f"the key {key} has a passphrase: set ssh_key_password, or leave ssh_key out and type: ssh-add {key}"
+        f"the key {key} has a passphrase: set ssh_key_password, or remove ssh_key and run: ssh-add {key}"
     )
 
 
 def _quick_start(start: Callable[..., None], transport: paramiko.Transport, *args: Any, **kwargs: Any) -> None:
-    # With Nagle's algorithm a command on a local network takes 47 ms, without it 3.
+    # With Nagle's algorithm a command on a local network takes 47 ms, without it 3 ms.
     if isinstance(transport.sock, socket.socket):  # a ProxyJump has a channel here instead
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Seconds for a channel to open. paramiko waits an hour.
+    # Seconds for a channel to open; paramiko's default is an hour.
     transport.channel_timeout = 30  # type: ignore[attr-defined]
     start(transport, *args, **kwargs)
 
@@ -109,8 +107,8 @@ def _connect(connect: Callable[..., None], client: SSHClient, *args: Any, **kwar
     try:
         connect(client, *args, **kwargs)
     except paramiko.BadHostKeyException as error:
-        told = connection.changed_key(error.key.fingerprint, str(client._host_keys_filename), error.hostname)
-        raise paramiko.SSHException(told) from error
+        reason = connection.changed_key(error.key.fingerprint, str(client._host_keys_filename), error.hostname)
+        raise paramiko.SSHException(reason) from error
 
 
 def _method(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,7 +116,6 @@ def _method(function: Callable[..., Any], original: Callable[..., Any]) -> Calla
 
 
 def install() -> None:
-    """Hook into pyinfra's connectors and paramiko."""
     for connector in (SSHConnector, LocalConnector):
         connector.run_shell_command = _method(_run, connector.run_shell_command)  # type: ignore[method-assign]
     for module in (pyinfra.connectors.ssh, pyinfra.connectors.local):

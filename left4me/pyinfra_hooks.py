@@ -1,7 +1,7 @@
-"""What pyinfra needs told before it starts: installed by config.py, the first file that pyinfra runs.
+"""Hooks into pyinfra, installed by config.py, the first file that pyinfra runs.
 
-pyinfra's own order is config.py, the inventory and its data, State.init, the connections, deploy.py. So bad data has
-to stop a run in the second or third step, and both are wrapped here; tests/unit fails if a pyinfra does not call them.
+pyinfra runs config.py, the inventory and its data, State.init, the connections, deploy.py. Bad data must stop a run in
+the second or third step, so both are wrapped here; tests/unit fails if a pyinfra release no longer calls them.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from pyinfra_cli.exceptions import UnexpectedExternalError
 from left4me import model, pending, pyinfra_connection, validation
 
 MODELS: dict[str, model.Host] = {}
-"""What each host of this run declares, by the host's name; filled before the first connection."""
+"""The validated data of each host in this run, by name; filled before the first connection."""
 
 OPTIONS: dict[str, Any] = {}
-"""pyinfra's own, as this run was started."""
+"""pyinfra's command-line options of this run."""
 
 PENDING: dict[str, list[pending.Pending]] = {}
-"""What is pending on each host of this run, by its name."""
+"""The pending states of each host in this run, by name."""
 
 REMOVAL: dict[str, str] = {}
-"""What --data says to remove.py: `remove`, the host once more, and `keep`."""
+"""The --data options of remove.py: `remove`, the host's name as confirmation, and `keep`."""
 
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -48,12 +48,12 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 def _refuse(lines: Iterable[str]) -> NoReturn:
     for line in lines:
         click.echo(f"refused: {line}", err=True)
-    click.echo("Nothing was connected to and nothing has changed.", err=True)
+    click.echo("No host was contacted and nothing has changed.", err=True)
     sys.exit(REFUSED)
 
 
 def _where(error: BaseException, filename: str) -> str:
-    """Name the line of an operator's own file in which `error` arose."""
+    """Return FILE:LINE of the operator's file where `error` was raised."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"
     line, trace = 0, error.__traceback__
@@ -65,12 +65,12 @@ def _where(error: BaseException, filename: str) -> str:
 
 
 def load_inventory(load: Callable[..., Inventory], inventory: str, *args: Any, **kwargs: Any) -> Inventory:
-    """Load an inventory with pyinfra's `load`; exit 2 with one line where that fails."""
+    """Load an inventory with pyinfra's `load`; exit with 2 and one line if that fails."""
     if "@" not in inventory:
         if Path(inventory).is_dir():
-            _refuse([f"inventory {inventory}: is a directory; name the file in it"])
+            _refuse([f"inventory {inventory}: is a directory: give the path of the inventory file in it"])
         if not Path(inventory).is_file():
-            _refuse([f"inventory {inventory}: there is no such file"])
+            _refuse([f"inventory {inventory}: no such file"])
     try:
         return load(inventory, *args, **kwargs)
     except UnexpectedExternalError as error:
@@ -80,21 +80,21 @@ def load_inventory(load: Callable[..., Inventory], inventory: str, *args: Any, *
         _refuse([f"{_where(error, '')}: {error.msg}"])
     except PyinfraError as error:
         _refuse([f"inventory {inventory}: {error}"])
-    except (AttributeError, TypeError, ValueError) as error:  # pyinfra looks into what the file holds as it comes
-        _refuse([f"inventory {inventory}: is not a list of hosts as pyinfra reads it: {error}"])
+    except (AttributeError, TypeError, ValueError) as error:  # pyinfra does not check the file's contents
+        _refuse([f"inventory {inventory}: is not a list of hosts that pyinfra can read: {error}"])
 
 
 def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
-    """Validate every host of the inventory into MODELS; exit 2 with all mistakes, or where no host is selected."""
+    """Validate every host of the inventory into MODELS; exit with 2 on mistakes or if no host is selected."""
     if OPTIONS.get("dry") and OPTIONS.get("yes"):
-        _refuse(["--dry with -y shows nothing, since pyinfra then looks for no changes: leave out -y"])
+        _refuse(["--dry with -y shows nothing, since pyinfra then does not look for changes: remove -y"])
     hosts = list(inventory)
     removes = [each for each in OPTIONS.get("operations", ()) if Path(each).name == "remove.py"]
     if not hosts:
-        _refuse(["the inventory holds no hosts (as cloned it lists the test boxes that are up: ./box up)"])
+        _refuse(["the inventory has no hosts (the one in this repository lists the test boxes that are up: ./box up)"])
     if limit is not None and not limit:
         names = ", ".join(sorted(host.name for host in hosts))
-        _refuse([f"--limit and --exclude leave no host; the inventory has: {names}"])
+        _refuse([f"--limit and --exclude select no host; the inventory has: {names}"])
     data = {host.name: host.data.dict() for host in hosts}
     if removes:
         _check_removal(limit or hosts)
@@ -106,26 +106,25 @@ def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
 
 
 def _check_removal(hosts: list[PyinfraHost]) -> None:
-    """Exit 2 where it is not plain which host remove.py is to take left4me off."""
+    """Exit with 2 unless the options of remove.py name one host unambiguously."""
     given = dict(each.split("=", 1) for each in OPTIONS["data"])
     REMOVAL.update({key: given[key] for key in ("remove", "keep") if key in given})
     if len(OPTIONS["operations"]) != 1:
-        _refuse(["remove.py stands alone on its command line"])
+        _refuse(["remove.py cannot run together with other operations: give it alone"])
     if not OPTIONS["limit"] or len(hosts) != 1:
         names = ", ".join(sorted(host.name for host in hosts))
-        _refuse([f"remove.py is for one host: add --limit with one of {names}"])
+        _refuse([f"remove.py works on one host: add --limit with one of {names}"])
     if REMOVAL.get("keep", "yes") not in ("yes", "no"):
-        _refuse(["--data keep= is yes, which it is without that, or no"])
+        _refuse(["--data keep= must be yes (the default) or no"])
     name = hosts[0].name
     if OPTIONS["yes"] and REMOVAL.get("remove") != name:
-        _refuse([f"remove.py -y asks nobody, so the host is to be named once more: add --data remove={name}"])
+        _refuse([f"remove.py -y does not ask, so confirm the host: add --data remove={name}"])
     if REMOVAL.get("remove", name) != name:
         _refuse([f"--data remove={REMOVAL['remove']} is not the host of --limit, {name}"])
 
 
 def changes_nothing() -> bool:
-    """Tell whether this run only shows what it would do."""
-    # pyinfra asks nobody where its result is for a program.
+    """Return whether this is a dry run; with --json pyinfra does not ask, so it needs -y to change anything."""
     return bool(OPTIONS["dry"] or (OPTIONS["json_output"] and not OPTIONS["yes"]))
 
 
@@ -136,29 +135,28 @@ def _print_pending() -> None:
 
 
 def _print_json(print_json: Callable[[Any], None], payload: Any) -> None:
-    """Print what a program reads of a run, with what is pending."""
+    """Print pyinfra's JSON result with the pending states added."""
     if isinstance(payload, dict) and "results" in payload:
         payload["pending"] = {name: [asdict(each) for each in found] for name, found in PENDING.items()}
     print_json(payload)
 
 
 def _patient_input() -> str:
-    """Read the operator's answer; all connections go on meanwhile, else the hosts would free their locks."""
+    """Read the operator's answer while the connections stay alive; otherwise the hosts would release their locks."""
     gevent.select.select([sys.stdin], [], [])
     return input()
 
 
 def _interrupt(state: State | None, _signal: int, _frame: FrameType | None) -> None:
-    half_done = "hosts may be half done. The same command again finishes them."
-    # Before that pyinfra only looks, and asks the operator.
+    half_done = "hosts may be half done. Run the same command again to finish them."
+    # Before it executes, pyinfra changes nothing.
     click.echo(f"Interrupted: {half_done if state and state.is_executing else 'nothing has changed.'}", err=True)
-    # Not sys.exit: pyinfra would first wait for a command of a host that may never answer.
+    # Not sys.exit: pyinfra would wait for commands on hosts that may never answer.
     sys.stderr.flush()
     os._exit(INTERRUPTED)
 
 
 def install() -> None:
-    """Hook into pyinfra: check data before the first connection, reach hosts as all else does, exit 130 on Ctrl-C."""
     load, init = pyinfra_cli.cli.make_inventory, State.init  # type: ignore[attr-defined]
 
     def checked_init(
@@ -176,5 +174,5 @@ def install() -> None:
     OPTIONS.update(click.get_current_context().params)
     pyinfra_connection.install()
     pyinfra_cli.prints.print_json = partial(_print_json, pyinfra_cli.prints.print_json)
-    atexit.register(_print_pending)  # below pyinfra's own results
+    atexit.register(_print_pending)  # after pyinfra's own results
     signal.signal(signal.SIGINT, partial(_interrupt, None))

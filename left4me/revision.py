@@ -1,4 +1,4 @@
-"""The revision of this checkout, and what a host's revision is to it."""
+"""The git revision of this checkout, and how a host's revision relates to it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ _ROOT = Path(__file__).parent.parent
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:
-    """Ask git about this checkout; raises FileNotFoundError where there is no git."""
+    """Run git in this checkout. Raises FileNotFoundError if git is not installed."""
     git = ["git", "--no-optional-locks", "-C", str(_ROOT), *words]
     return subprocess.run(git, capture_output=True, text=True, check=False)
 
 
 @cache
 def checked_out() -> str:
-    """Return the commit that is checked out here, with a + where the checkout differs from it."""
+    """Return the checked-out commit, with a + if the work tree has changes; "unknown" without git."""
     try:
         done = _git("describe", "--always", "--exclude=*", "--dirty=+")
     except FileNotFoundError:
         return "unknown"
-    return "unknown" if done.returncode else done.stdout.strip()  # what git made is not here
+    return "unknown" if done.returncode else done.stdout.strip()  # not a git checkout
 
 
-_ASKS = threading.Lock()
+_GIT_LOCK = threading.Lock()
 
 
 @cache
@@ -36,16 +36,16 @@ def _merge_base(theirs: str, ours: str) -> subprocess.CompletedProcess[str]:
 
 
 def history(other: str) -> str:
-    """Tell what a revision, such as a host's, is to this checkout's.
+    """Return how a host's revision relates to this checkout's: `newer`, `diverged`, or `missing` if git lacks it here.
 
-    `newer`, `diverged`, `missing` where git does not have it here; nothing where it is part of it, or nobody knows.
+    Returns "" if it is part of this checkout's history, or if either revision is unknown.
     """
     theirs, ours = other.removesuffix("+"), checked_out().removesuffix("+")
     if "unknown" in (theirs, ours) or theirs in ("", ours):
         return ""
     if not re.fullmatch("[0-9a-f]{4,64}", theirs):
         return "missing"
-    with _ASKS:  # one git for a fleet, whose hosts are looked at side by side
+    with _GIT_LOCK:  # hosts are checked in parallel; git runs once for all of them
         done = _merge_base(theirs, ours)
     if done.returncode > 1:
         return "missing"

@@ -136,7 +136,7 @@ def test_an_interrupted_deploy_says_so_and_is_finished_by_the_next(box: Box, inv
         interrupted.send_signal(signal.SIGINT)
         _, said = interrupted.communicate(timeout=20)
         assert interrupted.returncode == 130
-    assert "Interrupted: hosts may be half done. The same command again finishes them." in said
+    assert "Interrupted: hosts may be half done. Run the same command again to finish them." in said
     assert "Traceback" not in said
     os.kill(orphan, signal.SIGCONT)
     deploy(inventory)

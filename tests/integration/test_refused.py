@@ -37,21 +37,25 @@ class Reason(NamedTuple):
 
 
 REASONS = [
-    Reason("admin-without-sudo", "the SSH user is not root: set _sudo = True in its data", data={"ssh_user": "admin"}),
+    Reason(
+        "admin-without-sudo",
+        "the SSH user is not root: set _sudo = True in the host's data",
+        data={"ssh_user": "admin"},
+    ),
     Reason(
         "no-installation",
-        "game.path: /srv/nothing holds no srcds_run: it must be an installed L4D2 server on the host",
+        "game.path: /srv/nothing has no srcds_run: it must be the directory of an installed L4D2 server",
         data={"game": {"source": "host", "path": "/srv/nothing"}},
     ),
     Reason(
         "another-system",
-        "runs debian 11; Debian 12 and 13 are supported",
+        "runs debian 11; only Debian 12 and 13 are supported",
         wrong="printf 'ID=debian\\nVERSION_ID=\"11\"\\n' >/run/other && mount --bind /run/other /etc/os-release",
         right="umount /etc/os-release",
     ),
     Reason(
         "no-overlayfs",
-        "its kernel has no overlayfs: check /lib/modules, or the provider of a container",
+        "its kernel has no overlayfs: check /lib/modules, or ask the provider if it is a container",
         wrong="grep -v overlay /proc/filesystems >/run/other; mount --bind /run/other /proc/filesystems",
         right="umount /proc/filesystems",
     ),
@@ -69,20 +73,20 @@ REASONS = [
     ),
     Reason(
         "one-session",
-        "its sshd allows one session in a connection, and a deploy needs two, of which one holds its lock: "
+        "its sshd allows only one session per connection, but a deploy needs two (one holds the lock): "
         "raise MaxSessions in its sshd_config",
         wrong="echo 'MaxSessions 1' >/etc/ssh/sshd_config.d/one.conf && systemctl reload ssh",
         right="rm /etc/ssh/sshd_config.d/one.conf && systemctl reload ssh",
     ),
     Reason(
         "uid-taken",
-        "uid: user somebody has uid 980, the data says 980 for left4me: set uid in its data",
+        "uid 980 is already taken by user somebody: choose another `uid`",
         wrong="useradd --uid 980 --user-group somebody",
         right="userdel somebody",
     ),
     Reason(
         "gid-taken",
-        "gid: group some has gid 980, the data says 980 for left4me: set gid in its data",
+        "gid 980 is already taken by group some: choose another `gid`",
         wrong="groupadd --gid 980 some",
         right="groupdel some",
     ),

@@ -89,9 +89,9 @@ def test_what_cannot_begin_is_refused(rolled: Fleet, tmp_path: Path) -> None:
     rolled.declare({"hostname": "never"})
     before = [standing(box) for box in rolled.boxes]
     nobody = rolled.rollout("-y", "--limit", "nobody", code=2)
-    assert "refused: --limit and --exclude leave no host; the inventory has: test-roll-a" in nobody
+    assert "refused: --limit and --exclude select no host; the inventory has: test-roll-a" in nobody
     group = rolled.rollout("-y", "--limit", "canary", "--limit", "eu", code=2)
-    assert "refused: --limit eu: there is no such host or group" in group
+    assert "refused: --limit eu: the inventory has no such host or group" in group
     assert "is no size of a wave" in rolled.rollout("--waves", "some", code=2)
     assert "refused: nobody is there to ask; -y does not ask" in rolled.rollout(code=2)
     namesake = Fleet(rolled.boxes, tmp_path / "namesake")
@@ -228,7 +228,7 @@ def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
         up.canary.run(f"rm -r {folder} && systemctl daemon-reload")
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
-    assert "begun last: Start the servers that do not run" in said
+    assert "begun last: Start the servers that are not running" in said
     assert "code=exited, status=1" in said
     assert report(said)["hosts"].keys() == {up.canary.name}
     assert closer(said) == ["pyinfra", str(up.path), "--limit", up.canary.name, "deploy.py"]

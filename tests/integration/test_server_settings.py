@@ -44,7 +44,7 @@ BOTH = {"3": THREE, "4": FOUR}
 # What a layer sets, of which the data's own lines, and what must hold, change their part.
 EVENING = 'sv_gravity 111\nsv_tags "of the layer"\nhostname "of the layer"\nsv_lan 1\nrcon_password "of the layer"\n'
 SECRETS = "/var/lib/left4me/secrets"
-ALONE = "no longer declared, kept: players are on it, or it does not answer: 4: deploy again"
+ALONE = "no longer declared, kept: it has players or does not respond: 4: deploy again"
 
 
 class Fleet:
@@ -186,7 +186,7 @@ def test_a_server_whose_port_another_runs_on_still_waits_for_it(both: Fleet) -> 
     assert "port 27015 is still held by server 3" in must_pass(both.inventory)
     ctl(both.box, "restart 3")
     both.up("3")
-    assert changed(deploy(both.inventory))[-1:] == ["Start the servers that do not run"]
+    assert changed(deploy(both.inventory))[-1:] == ["Start the servers that are not running"]
     both.up("5")
     assert ports(both) == {"3": 27018, "4": 27016, "5": 27015}
     must_pass(both.inventory)

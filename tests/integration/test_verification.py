@@ -284,8 +284,8 @@ def test_without_sudo_it_says_so(up: Box, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--limit", "nobody"], "leave no host; the inventory has: "),
-        (["--inventory", "nowhere"], "inventory nowhere: there is no such file"),
+        (["--limit", "nobody"], "select no host; the inventory has: "),
+        (["--inventory", "nowhere"], "inventory nowhere: no such file"),
         (["--inventory", ""], "which hosts? --inventory FILE"),
         (["--cycle", "nobody/3"], "--cycle nobody/3: no such server is selected; there are: "),
     ],

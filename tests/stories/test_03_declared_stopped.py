@@ -14,7 +14,7 @@ def test_a_server_that_is_declared_stopped_ends_when_it_has_no_players(operator:
     playing = main_pid(host, "3")
 
     operator.declare({"3": {**SERVERS["3"], "state": "stopped"}, "4": SERVERS["4"]})
-    operator.types(f"{deploy} --dry -y", "leave out -y", "nothing has changed", code=2)
+    operator.types(f"{deploy} --dry -y", "remove -y", "nothing has changed", code=2)
     operator.types(f"{deploy} --dry", "declared stopped, still running: 3: l4d2ctl stop 3")
     operator.types(f"{deploy} -y", "declared stopped, still running: 3: l4d2ctl stop 3")
     operator.types(verify, "declared stopped, still running", "l4d2ctl stop 3", never=["failed"])

@@ -35,7 +35,7 @@ def test_a_reinstalled_host_is_told_from_another_machine_by_the_operator(operato
     before = standing(host)
     forget = f"ssh-keygen -f {shlex.quote(str(known_hosts))} -R {host.address}"
     for command, code in commands:
-        said = operator.types(command, f"its host key has changed, to {fingerprint}", forget, code=code)
+        said = operator.types(command, f"its host key has changed to {fingerprint}", forget, code=code)
         [line] = [each for each in said.splitlines() if forget in each]
         assert host.name in line
     assert standing(host) == before

@@ -32,7 +32,7 @@ def test_a_deploy_that_is_interrupted_is_finished_by_the_same_command(operator: 
         with operator.begins(f"{deploy} -y") as deploying:
             assert site.holding.wait(60), "nobody downloads the layer"
             deploying.types("\x03")
-            deploying.ends("Interrupted: hosts may be half done. The same command again finishes them.", code=130)
+            deploying.ends("Interrupted: hosts may be half done. Run the same command again to finish them.", code=130)
         assert [main_pid(host, server) for server in SERVERS] == before
         assert host.run("find /etc/left4me /usr/local -type f | xargs sha256sum").stdout == files
 

@@ -42,13 +42,13 @@ def test_one_description_of_the_connection_is_read_by_everything(operator: Opera
         operator.inventory.write_text(f"boxes = [({host.name!r}, {everything!r})]\n", encoding="utf-8")
 
     # What is missing or wrong is named, and nobody is asked.
-    needed = "sudo asks for a password there: set _sudo_password in its data"
+    needed = "sudo asks for a password: set _sudo_password in the host's data"
     declare({**user, "ssh_password": PASSWORD})
     operator.types(deploy, f"refused, nothing changed: {needed}", code=1, never=[PASSWORD])
     operator.types(verify, needed, code=2)
     operator.types(status, needed, code=2)
     operator.types(rollout, needed, code=2)
-    wrong = "sudo does not take the password: check _sudo_password in its data"
+    wrong = "sudo rejects the password: check _sudo_password in the host's data"
     declare({**user, "ssh_password": PASSWORD, "_sudo_password": "no"})
     operator.types(deploy, f"refused, nothing changed: {wrong}", code=1)
     operator.types(status, wrong, code=2)

@@ -76,9 +76,9 @@ def test_ssh_is_answered_for_the_host_alone(asked: str, parent: str, answer: str
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("Hello\nsudo: a password is required\n", "sudo asks for a password there"),
-        ("sudo-rs: interactive authentication is required\n", "sudo asks for a password there"),
-        ("Sorry, try again.\nsudo: 3 incorrect password attempts\n", "sudo does not take the password"),
+        ("Hello\nsudo: a password is required\n", "sudo asks for a password"),
+        ("sudo-rs: interactive authentication is required\n", "sudo asks for a password"),
+        ("Sorry, try again.\nsudo: 3 incorrect password attempts\n", "sudo rejects the password"),
         ("olga is not in the sudoers file.\n", "sudo: olga is not in the sudoers file"),
         ("o@h: Permission denied (publickey).\n", "o@h: Permission denied (publickey)."),
     ],

@@ -497,12 +497,12 @@ def _same_port(draw: st.DrawFn, data: dict[str, Any]) -> str:
     first(data)
     one, two = list(data["servers"])[:2]
     data["servers"][one]["port"] = data["servers"][two]["port"] = 27029
-    return rf"servers\.{two}\.port: 27029: is the port of server {one} too"
+    return rf"servers\.{two}\.port: 27029: is already the port of server {one}"
 
 
 def _port_outside(draw: st.DrawFn, data: dict[str, Any]) -> str:
     first(data)["port"] = port = draw(st.integers(1024, 27014) | st.integers(27031, 65535))
-    return rf"servers\..*\.port: {port}: is not in port_range, 27015 to 27030"
+    return rf"servers\..*\.port: {port}: is outside port_range, 27015 to 27030"
 
 
 def _layer_undeclared(draw: st.DrawFn, data: dict[str, Any]) -> str:
@@ -514,25 +514,25 @@ def _layer_twice(draw: st.DrawFn, data: dict[str, Any]) -> str:
     name = draw(NAMES)
     data["layers"][name] = draw(LAYERS)
     first(data)["layers"] = [name, name]
-    return rf"servers\..*\.layers: '{re.escape(name)}': is there 2 times"
+    return rf"servers\..*\.layers: '{re.escape(name)}': is listed 2 times"
 
 
 def _too_many_layers(draw: st.DrawFn, data: dict[str, Any]) -> str:
     names = [f"layer-{number:02}" for number in range(draw(st.integers(91, 150)))]
     data["layers"] |= {name: {"source": "control", "path": "tests/boxes/layer"} for name in names}
     first(data)["layers"] = names
-    return rf"servers\..*\.layers: {len(names)} layers: is too many for one mount: with these names \d\d fit"
+    return rf"servers\..*\.layers: {len(names)} layers: are too many for one mount: the first \d\d fit"
 
 
 def _memory(draw: st.DrawFn, data: dict[str, Any]) -> str:
     first(data)["memory_max"] = draw(st.sampled_from(["1G", "2T", "infinity"]))
     data["memory_max"] = draw(st.sampled_from(["1023M", "1000000000", "1K"]))
-    return r"memory_max: '\w+': is less than the memory_max of its servers together: .*"
+    return r"memory_max: '\w+': is less than the sum of its servers' memory_max: .*"
 
 
 def _cvar(draw: st.DrawFn, data: dict[str, Any]) -> str:
     first(data)["cvars"] = {"sv_tags": broken(draw)}
-    return r"servers\..*\.cvars\.sv_tags: .*: may not hold a newline .*"
+    return r"servers\..*\.cvars\.sv_tags: .*: must not contain a newline .*"
 
 
 def _cvar_name(draw: st.DrawFn, data: dict[str, Any]) -> str:
@@ -542,7 +542,7 @@ def _cvar_name(draw: st.DrawFn, data: dict[str, Any]) -> str:
 
 def _hostname(draw: st.DrawFn, data: dict[str, Any]) -> str:
     first(data)["hostname"] = broken(draw)[:100] + "\n"
-    return r"servers\..*\.hostname: .*: may not hold a newline .*"
+    return r"servers\..*\.hostname: .*: must not contain a newline .*"
 
 
 def _argument(draw: st.DrawFn, data: dict[str, Any]) -> str:
@@ -552,7 +552,7 @@ def _argument(draw: st.DrawFn, data: dict[str, Any]) -> str:
 
 def _exec(draw: st.DrawFn, data: dict[str, Any]) -> str:
     first(data)["exec"] = [draw(st.sampled_from(["../x.cfg", "/x.cfg", "left4me/x.cfg", "a b"]))]
-    return r"servers\..*\.exec\.0: .*: must be the name of a cfg file .*"
+    return r"servers\..*\.exec\.0: .*: must be a path relative to left4dead2/cfg.*"
 
 
 def _id(draw: st.DrawFn, data: dict[str, Any]) -> str:
@@ -564,7 +564,7 @@ def _id(draw: st.DrawFn, data: dict[str, Any]) -> str:
 def _reserved(draw: st.DrawFn, data: dict[str, Any]) -> str:
     name = "left4me" + draw(st.sampled_from(["", "-admins", ".x"]))
     data["layers"][name] = draw(LAYERS)
-    return rf"layers\.{name}: '{name}': is left4me's own"
+    return rf"layers\.{name}: '{name}': is reserved: .*"
 
 
 def _unknown(draw: st.DrawFn, data: dict[str, Any]) -> str:

@@ -89,7 +89,9 @@ def test_a_directory_without_effect_is_refused_before_the_first_connection(tmp_p
 @pytest.mark.parametrize("into", ["", "/left4dead2", "../x", "a/../b", "a b", "left4dead2\n"])
 def test_what_is_no_directory_of_the_game(tmp_path: Path, into: str) -> None:
     folder = tree(tmp_path / "sm", *SOURCEMOD)
-    with pytest.raises(validation.InvalidData, match=r"layers\.sm\.into: .* must be a directory below the game's"):
+    with pytest.raises(
+        validation.InvalidData, match=r"layers\.sm\.into: .* must be a directory relative to the game's"
+    ):
         validated(path=str(folder), into=into)
 
 

@@ -72,7 +72,7 @@ def test_an_inventory_and_its_data_may_print(inventory: Path) -> None:
 def test_no_host_is_refused(inventory: Path) -> None:
     done = fleet(inventory, "--limit=nobody")
     assert done.returncode == 2
-    assert "refused: --limit and --exclude leave no host; the inventory has: e1, w1, w2" in done.stderr
+    assert "refused: --limit and --exclude select no host; the inventory has: e1, w1, w2" in done.stderr
     assert done.stdout == ""
 
 

@@ -81,17 +81,17 @@ def test_what_is_pyinfras_is_left_to_pyinfra() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"_su_user": "root"}, "_su_user: 'root': reaches root by sudo alone"),
-        ({"_doas": True}, "_doas: True: reaches root by sudo alone"),
-        ({"_dzdo_user": "root"}, "_dzdo_user: 'root': reaches root by sudo alone"),
-        ({"_sudo": True, "_sudo_user": "games"}, "_sudo_user: 'games': left4me becomes root"),
+        ({"_su_user": "root"}, "_su_user: 'root': is not supported; left4me becomes root with sudo only"),
+        ({"_doas": True}, "_doas: True: is not supported; left4me becomes root with sudo only"),
+        ({"_dzdo_user": "root"}, "_dzdo_user: 'root': is not supported; left4me becomes root with sudo only"),
+        ({"_sudo": True, "_sudo_user": "games"}, "_sudo_user: 'games': is not supported; left4me becomes root"),
         ({"_sudo_password": "secret"}, "_sudo_password: (hidden): has no effect without _sudo"),
         ({"ssh_key_password": "secret"}, "ssh_key_password: (hidden): has no effect without ssh_key"),
-        ({"ssh_password": "two\nlines"}, "ssh_password: (hidden): must be one line"),
-        ({"ssh_password": None}, "ssh_password: (hidden): must be a string, or left out"),
-        ({"ssh_port": "22"}, "ssh_port: '22': must be a whole number, or left out"),
-        ({"ssh_connect_retries": True}, "ssh_connect_retries: True: must be a whole number, or left out"),
-        ({"ssh_paramiko_connect_kwargs": {"banner_timeout": 9}}, "only a deploy would read it"),
+        ({"ssh_password": "two\nlines"}, "ssh_password: (hidden): must be a single line"),
+        ({"ssh_password": None}, "ssh_password: (hidden): must be a string, or removed"),
+        ({"ssh_port": "22"}, "ssh_port: '22': must be a whole number, or removed"),
+        ({"ssh_connect_retries": True}, "ssh_connect_retries: True: must be a whole number, or removed"),
+        ({"ssh_paramiko_connect_kwargs": {"banner_timeout": 9}}, "would affect only deploys"),
     ],
 )
 def test_a_way_to_the_host_that_not_everything_can_go_is_refused(data: dict[str, Any], said: str) -> None:
@@ -452,35 +452,35 @@ def test_a_range_that_is_short() -> None:
     # Only where no other is left the port of one that may run still.
     assert ports({"gone": 27015}, last=27016, a=None, b=None) == {"a": 27016, "b": 27015}
     [line] = mistakes(port_range=[27020, 27015], servers={"a": {}, "b": {"port": 27018}})
-    assert line == "box: port_range: (27020, 27015): has its last port before its first"
+    assert line == "box: port_range: (27020, 27015): has a last port that is lower than the first"
     [line] = mistakes(port_range=[27015, 27016], servers={"a": {}, "b": {}, "c": {}})
-    assert line == "box: port_range: (27015, 27016): is too short for 3 servers"
+    assert line == "box: port_range: (27015, 27016): is too small for 3 servers"
 
 
 ARCHIVE = {"source": "archive", "url": "https://example.org/a.zip", "sha256": "0" * 64, "strip": 0}
-BREAKS = 'may not hold a newline or other control character, a quote (") or a backslash'
+BREAKS = 'must not contain a newline or other control character, a quote (") or a backslash'
 WORD = "must be one word of letters, digits and _ . , : = / @ -, without //"
-DECIDED = "is decided by left4me or by a key of its own"
+DECIDED = "is set by left4me or by another key: remove it"
 LINES: list[tuple[dict[str, Any], str]] = [
     (
         {"servers": {"3": {"port": 27015}, "4": {"port": 27015}}},
-        "servers.4.port: 27015: is the port of server 3 too",
+        "servers.4.port: 27015: is already the port of server 3",
     ),
-    (server(port=27115), "servers.3.port: 27115: is not in port_range, 27015 to 27114"),
-    (server(port=27014), "servers.3.port: 27014: is not in port_range, 27015 to 27114"),
+    (server(port=27115), "servers.3.port: 27115: is outside port_range, 27015 to 27114"),
+    (server(port=27014), "servers.3.port: 27014: is outside port_range, 27015 to 27114"),
     (server(layers=["b"]), "servers.3.layers: 'b': is not one of the host's layers: it has none"),
     (
         {"layers": {"a": ARCHIVE}, **server(layers=["a", "b"])},
         "servers.3.layers: 'b': is not one of the host's layers: a",
     ),
-    ({"layers": {"a": ARCHIVE}, **server(layers=["a", "a"])}, "servers.3.layers: 'a': is there 2 times"),
+    ({"layers": {"a": ARCHIVE}, **server(layers=["a", "a"])}, "servers.3.layers: 'a': is listed 2 times"),
     (
         {"memory_max": "5G", "servers": {"a": {}, "b": {}, "c": {"memory_max": "2048M"}}},
-        "memory_max: '5G': is less than the memory_max of its servers together: 2G + 2G + 2048M",
+        "memory_max: '5G': is less than the sum of its servers' memory_max: 2G + 2G + 2048M",
     ),
     (
         {"memory_max": "99T", **server(memory_max="infinity")},
-        "memory_max: '99T': is less than the memory_max of its servers together: infinity",
+        "memory_max: '99T': is less than the sum of its servers' memory_max: infinity",
     ),
     *(
         (server(cvars={"sv_tags": f"a{text}b"}), f"servers.3.cvars.sv_tags: {f'a{text}b'!r}: {BREAKS}")
@@ -505,25 +505,29 @@ LINES: list[tuple[dict[str, Any], str]] = [
     *(
         (
             server(exec=[name]),
-            f"servers.3.exec.0: {name!r}: must be the name of a cfg file below left4dead2/cfg, and none below left4me/",
+            f"servers.3.exec.0: {name!r}: must be a path relative to left4dead2/cfg (letters, digits and _ . / + -), "
+            "not in left4me/",
         )
         for name in ("../x.cfg", "/x.cfg", "left4me/server.cfg", "a;b", "a b", "a\nb", "a//b")
     ),
     (
         server(arguments=["+sv_password", "x"]),
-        "servers.3.arguments.0: (hidden): would be shown by ps to every user of the host: set it in `cvars`",
+        "servers.3.arguments.0: (hidden): would be visible in ps to every user of the host: set it in `cvars`",
     ),
     (
         {"layers": {"a": {"source": "workshop", "items": ["12x"]}}},
         "layers.a.items.0: '12x': input should be a valid integer",
     ),
     ({"servers": {"_check": {}}}, "servers._check: '_check': must match ^[a-z0-9][a-z0-9_-]{0,19}$"),
-    ({"layers": {"left4me-x": ARCHIVE}}, "layers.left4me-x: 'left4me-x': is left4me's own"),
+    (
+        {"layers": {"left4me-x": ARCHIVE}},
+        "layers.left4me-x: 'left4me-x': is reserved: choose a name that does not start with left4me",
+    ),
     ({"layers": {"a/b": ARCHIVE}}, "layers.a/b: 'a/b': must match ^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"),
     (server(state="gone"), "servers.3.state: 'gone': input should be 'running', 'stopped' or 'absent'"),
     (
         server(admins=["me"]),
-        "servers.3.admins.0: 'me': must be a Steam id, such as STEAM_1:0:1234, [U:1:2468] or 76561197960268196",
+        "servers.3.admins.0: 'me': must be a Steam ID, such as STEAM_1:0:1234, [U:1:2468] or 76561197960268196",
     ),
 ]
 
@@ -612,7 +616,7 @@ def test_the_count_of_layers_that_is_said_to_fit_does(server_id: str, width: int
     names = [f"{number:0{width}}" for number in range(200)]
     data = {"layers": dict.fromkeys(names, ARCHIVE)}
     [line] = mistakes(**data, servers={server_id: {"layers": names, "admins": admins}})
-    assert line.startswith(f"box: servers.{server_id}.layers: 200 layers: is too many for one mount: with these names ")
+    assert line.startswith(f"box: servers.{server_id}.layers: 200 layers: are too many for one mount: the first ")
     fits = int(line.removesuffix(" fit").rpartition(" ")[2])
     assert mistakes(**data, servers={server_id: {"layers": names[:fits], "admins": admins}}) == []
     assert len(mistakes(**data, servers={server_id: {"layers": names[: fits + 1], "admins": admins}})) == 1

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-LAST = "Nothing was connected to and nothing has changed."
+LAST = "No host was contacted and nothing has changed."
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_all_mistakes_of_all_hosts_are_told_at_once(tmp_path: Path, port: int, g
             "type: servers.3.port: '27015': input should be a valid integer",
             "key: adress: (hidden): is not a known key",
             "key: servers.3.maxplayers: (hidden): is not a known key",
-            "port: servers.4.port: 27015: is the port of server 3 too",
+            "port: servers.4.port: 27015: is already the port of server 3",
             "id: servers._check: '_check': must match ^[a-z0-9][a-z0-9_-]{0,19}$",
-            f"gone: game.path: '{tmp_path}/nowhere': is no directory on this machine",
+            f"gone: game.path: '{tmp_path}/nowhere': is not a directory on this machine",
             f"empty: game.path: '{tmp_path}/empty': "
-            "holds no srcds_run that can be executed: it must be the directory of an installed L4D2 server",
-            "none: game: {}: is missing",
+            "has no executable srcds_run: it must be the directory of an installed L4D2 server",
+            "none: game: {}: has no `source`",
         ]
     )
 
@@ -111,11 +111,11 @@ def test_no_host_left(tmp_path: Path, port: int, game: dict[str, str], limit: tu
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "there is no such file"),
-        ("", "the inventory holds no hosts"),
+        (None, "no such file"),
+        ("", "the inventory has no hosts"),
         ("hosts = [", "was never closed"),
         ("hosts = []\nservers = 1 / 0\n", "2: ZeroDivisionError"),
-        ("hosts = [('one', 3)]\n", "is not a list of hosts as pyinfra reads it"),
+        ("hosts = [('one', 3)]\n", "is not a list of hosts that pyinfra can read"),
     ],
 )
 def test_an_inventory_that_cannot_be_used(tmp_path: Path, content: str | None, reason: str) -> None:
@@ -128,7 +128,7 @@ def test_an_inventory_that_cannot_be_used(tmp_path: Path, content: str | None, r
 
 def test_a_folder_is_no_inventory(tmp_path: Path) -> None:
     [line] = refusal(tmp_path, "deploy.py", "-y")
-    assert line == f"inventory {tmp_path}: is a directory; name the file in it"
+    assert line == f"inventory {tmp_path}: is a directory: give the path of the inventory file in it"
 
 
 def test_group_data_that_cannot_be_read(tmp_path: Path, port: int, game: dict[str, str]) -> None:
@@ -142,16 +142,16 @@ def test_group_data_that_cannot_be_read(tmp_path: Path, port: int, game: dict[st
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("-y",), "remove.py is for one host: add --limit with one of one, two"),
-        (("--limit", "hosts", "-y"), "remove.py is for one host: add --limit with one of one, two"),
-        (("--exclude", "two"), "remove.py is for one host: add --limit with one of one"),
+        (("-y",), "remove.py works on one host: add --limit with one of one, two"),
+        (("--limit", "hosts", "-y"), "remove.py works on one host: add --limit with one of one, two"),
+        (("--exclude", "two"), "remove.py works on one host: add --limit with one of one"),
         (
             ("--limit", "one", "-y"),
-            "remove.py -y asks nobody, so the host is to be named once more: add --data remove=one",
+            "remove.py -y does not ask, so confirm the host: add --data remove=one",
         ),
         (("--limit", "one", "--data", "remove=two"), "--data remove=two is not the host of --limit, one"),
-        (("--limit", "one", "--data", "keep=maybe"), "--data keep= is yes, which it is without that, or no"),
-        (("deploy.py", "--limit", "one"), "remove.py stands alone on its command line"),
+        (("--limit", "one", "--data", "keep=maybe"), "--data keep= must be yes (the default) or no"),
+        (("deploy.py", "--limit", "one"), "remove.py cannot run together with other operations: give it alone"),
     ],
 )
 def test_which_host_left4me_is_taken_off_has_to_be_plain(
