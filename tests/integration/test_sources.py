@@ -318,7 +318,7 @@ def test_git_at_a_tag_at_a_commit_and_at_nothing(host: Box, mod: Repository, tmp
     wait_for_server(host, 27015)
     before = untouched(host, "mod")
     for ref in ("v9", "0" * 40):
-        deploy_fails(at(ref), rf"layer mod: git does not get {ref} of {mod.url}: .*(find|not our ref)")
+        deploy_fails(at(ref), rf"layer mod: cannot fetch {ref} of {mod.url}: .*(find|not our ref)")
     assert untouched(host, "mod") == before
 
 
@@ -337,7 +337,7 @@ def test_a_repository_that_is_not_reached_is_one_line_and_leaves_all_as_it_was(
         layers = {"mod": {"source": "git", "url": url, "ref": "v1"}}
         deploy_fails(
             declare(tmp_path / str(number), host, layers),
-            rf"\[{host.name}\] layer mod: git does not get v1 of {url}: fatal: unable to connect to .*{why}$",
+            rf"\[{host.name}\] layer mod: cannot fetch v1 of {url}: fatal: unable to connect to .*{why}$",
         )
         assert untouched(host) == before
 

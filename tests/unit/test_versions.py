@@ -1024,7 +1024,7 @@ def test_a_checkout_that_is_not_whole_is_refused_by_the_name_of_what_is_missing(
     run_git(repository, "submodule", "--quiet", "add", str(other), "left4dead2/addons/other")
     commit(repository)
     assert built("dddddddd") == [
-        "layer maps: left4dead2/addons/other is a submodule, which is not brought: "
+        "layer maps: left4dead2/addons/other is a submodule, which is not fetched: "
         "add its repository as a layer of its own"
     ]
     assert host.current("maps")[0] == "aaaaaaaa"
@@ -1075,6 +1075,6 @@ def tar_of(content: bytes) -> bytes:
 def test_an_unknown_kind_of_source_is_refused_by_its_name(host: Host) -> None:
     kinds = "archive, control, git, host, workshop"
     assert host.build(host.layer("sm", "aaaaaaaa", source="rsync", url="rsync://x/y")) == [
-        f"layer sm: 'rsync' is no kind of source: {kinds}"
+        f"layer sm: unknown source 'rsync': use one of {kinds}"
     ]
     assert not host.overlay("sm").joinpath("current").exists()

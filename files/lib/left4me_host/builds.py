@@ -68,7 +68,7 @@ def record_result(build: str, text: str) -> None:
 
 
 def forget_result(build: str) -> None:
-    """Remove that record: the build's next use runs the smoke test again."""
+    """Remove that record, so that the smoke test is repeated."""
     _remove(f"{layout.VERDICTS}/{build}")
 
 
@@ -101,11 +101,11 @@ def finish(path: str) -> None:
         if not os.access(f"{path}/{name}", os.X_OK):
             if os.path.isfile(f"{path}/{name}") and os.statvfs(path).f_flag & os.ST_NOEXEC:
                 raise ValueError(f"{layout.VAR} is on a filesystem that is mounted noexec: remount it with exec")
-            raise ValueError(f"no executable {name}: is it an L4D2 server?")
+            raise ValueError(f"no executable {name}: is this an L4D2 server?")
     for folder in ("bin", "left4dead2/bin"):
         libraries = glob.glob(f"{path}/{folder}/*.so")
         if not libraries:
-            raise ValueError(f"no libraries in {folder}: is it an L4D2 server for Linux?")
+            raise ValueError(f"no libraries in {folder}: is this an L4D2 server for Linux?")
         for library in libraries:
             if not _is_elf(library):
                 raise ValueError(f"{library.removeprefix(path + '/')} is not a library: the download is incomplete")

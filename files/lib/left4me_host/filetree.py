@@ -62,7 +62,7 @@ def listing(path: str, without: Collection[str] = ()) -> dict[str, str]:
 def run(*command: str, silence: float = LONGEST, more: Mapping[str, str] | None = None) -> None:
     """Run a command. Raises OSError with the first line of its stderr if it fails.
 
-    Kills the command's process group if it writes nothing for `silence` seconds, or does not end within LONGEST.
+    Kills its process group if it writes nothing to stderr for `silence` seconds, or runs longer than LONGEST.
     """
     stderr, end = b"", time.monotonic() + LONGEST
     with subprocess.Popen(

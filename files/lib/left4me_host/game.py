@@ -27,7 +27,6 @@ class Build:
 
 
 def status() -> list[Build]:
-    """Return the builds on this host, the latest first."""
     current = builds.current()
     servers, mounted = instance.declared(), instance.overlays()
     running = {each: os.path.basename(mounted[at][0][-1]) for each in servers if (at := layout.merged(each)) in mounted}

@@ -48,4 +48,4 @@ def _advice(split: list[list[str]]) -> str:
         return ": increase `strip` by 1"
     if len(directories) == 1 and seconds & _INSIDE:
         return ': increase `strip` by 1 and add "into": "left4dead2"'
-    return ': set "into" to the directory of the game that it belongs in'
+    return ': set "into" to the game directory that it belongs in'

@@ -74,7 +74,7 @@ def execute(address: tuple[str, int], password: str, command: str) -> str | None
         while kind != _AUTH_RESPONSE:
             number, kind, _body = _receive(stream)
             if time.monotonic() > end:
-                raise OSError("the server does not answer to the password")
+                raise OSError("the server never answers the password")
         if number == -1:
             return None
         try:

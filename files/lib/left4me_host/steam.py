@@ -91,11 +91,11 @@ def _download_program() -> None:
 
 def _lines(words: tuple[str, ...], silence: float) -> Iterator[str]:
     """Run SteamCMD and yield its output line by line. Raises TransientError after `silence` seconds without output."""
-    # SteamCMD buffers its output until it ends unless that goes to a terminal.
+    # A terminal, because SteamCMD buffers output to a pipe until it ends.
     leader, terminal = os.openpty()
     environment = {"HOME": HOME, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TERM": "dumb"}
     process = subprocess.Popen(
-        # Not through a symlink: it looks for its other files in the directory of the path it is started by.
+        # Not through a symlink: it looks for its other files beside the path that it is started by.
         [f"{PROGRAM}/steamcmd.sh", *words, "+quit"],
         stdin=subprocess.DEVNULL,
         stdout=terminal,
@@ -301,8 +301,8 @@ def _release_stage() -> str:
     if os.path.isdir(f"{layout.RELEASES}/{build}"):
         shutil.rmtree(STAGE)
         return build
-    # Into the build, because a server sees only its overlay. As left4me: root could be led anywhere by SteamCMD's
-    # symlinks.
+    # Into the build, because a server sees only its overlay. As left4me, because SteamCMD's
+    # symlinks could lead root anywhere.
     client = f"{PROGRAM}/linux32/steamclient.so"
     if os.path.isfile(client):
         copy = ["install", "-D", "--mode=644", client, f"{STAGE}/{builds.CLIENT}"]

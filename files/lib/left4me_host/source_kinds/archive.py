@@ -34,7 +34,7 @@ def shown(url: str) -> str:
 
 def download(url: str, path: str) -> str:
     """Download a URL to a new file; return its SHA256. Raises ValueError or OSError."""
-    if not url.startswith(("http://", "https://")):  # urllib would also read files of this host
+    if not url.startswith(("http://", "https://")):  # urllib would also read this host's files
         raise ValueError(f"{url} is neither http:// nor https://")
     digest, request = hashlib.sha256(), urllib.request.Request(url, headers={"User-Agent": "left4me"})
     try:
