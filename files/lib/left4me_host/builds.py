@@ -132,21 +132,17 @@ def smoke_test(build: str) -> None:
     if gc.smoke_test_result(build) != gc.GOOD:
         switch(layout.CANDIDATE, f"{layout.RELEASES}/{build}")
         modded = game_settings()["trial_server"]
-        _run_recorded(build, layout.BARE, "without layers")
-        if modded:
-            _run_recorded(build, layout.MODDED, f"with the layers of server {modded}")
+        tests = [(layout.BARE, "without layers"), (layout.MODDED, f"with the layers of server {modded}")]
+        for test, how in tests if modded else tests[:1]:
+            try:
+                _run(test)
+            except ValueError as error:
+                reason = f"build {build} failed its smoke test {how}: {error}"
+                record_result(build, reason)
+                raise ValueError(reason) from None
         record_result(build, gc.GOOD)
     if os.path.islink(layout.CANDIDATE):
         os.unlink(layout.CANDIDATE)
-
-
-def _run_recorded(build: str, test: str, how: str) -> None:
-    try:
-        _run(test)
-    except ValueError as error:
-        reason = f"build {build} failed its smoke test {how}: {error}"
-        record_result(build, reason)
-        raise ValueError(reason) from None
 
 
 def _run(test: str) -> None:

@@ -123,9 +123,8 @@ def confine(path: str) -> None:
     top = os.path.realpath(path)
     for name, full, status in walk(path):
         if stat.S_ISLNK(status.st_mode) and os.path.commonpath([os.path.realpath(full), top]) != top:
-            raise ValueError(
-                f"{name} is a symlink to {os.readlink(full)}, outside of the tree: only links within it are allowed"
-            )
+            target = os.readlink(full)
+            raise ValueError(f"{name} is a symlink to {target}, outside of the tree: only links within it are allowed")
 
 
 def owner() -> tuple[int, int]:

@@ -78,14 +78,8 @@ def check() -> tuple[str, str]:
 
 def _journal(after: str | None) -> tuple[str, list[str]]:
     """Return the cursor at the end of the update unit's journal and the lines after cursor `after`, none for None."""
-    command = [
-        "journalctl",
-        "--no-pager",
-        "--quiet",
-        "--output=cat",
-        "--show-cursor",
-        f"_SYSTEMD_UNIT={layout.GAME_UNIT}",
-    ]
+    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--show-cursor"]
+    command += [f"_SYSTEMD_UNIT={layout.GAME_UNIT}"]
     command += ["--lines=0"] if after is None else [f"--after-cursor={after}"] if after else []
     output = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     lines = output.splitlines()
