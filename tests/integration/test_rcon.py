@@ -95,7 +95,7 @@ def test_what_a_game_says_does_no_harm_to_a_terminal(host: Box) -> None:
 def test_quit_is_an_end_and_no_error(host: Box) -> None:
     assert ctl(host, "rcon 3 quit").stdout == ""
     wait_for_state(host, "3", "inactive")
-    assert "does not run" in refused(host)
+    assert "is not running" in refused(host)
 
 
 def test_a_wrong_password(host: Box) -> None:

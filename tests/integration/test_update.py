@@ -224,7 +224,7 @@ def test_a_rollback_takes_seconds_and_no_download(
     # The timer's unit does not take it back, an operator does.
     host.run("systemctl start left4me-game.service")
     assert current(host) == old
-    assert f"build {number} is left alone: left by a rollback to {old}" in journal(host)
+    assert f"skipping build {number}: left by a rollback to {old}" in journal(host)
     assert downloads(steam) == []
     ctl(host, "game update", timeout=60)
     assert (current(host), downloads(steam)) == (number, [])
@@ -264,9 +264,9 @@ def test_data_hold_a_server_back_and_send_one_ahead(
     assert changed(deploy(held)) == ["Write the configuration of the test instances"]
     number = newer()
     said = ctl(host, "game update", timeout=120).stdout
-    assert f"build {number} is ready; the data hold this host at {old}" in said
+    assert f"build {number} is ready; game.build keeps this host at {old}" in said
     assert (current(host), builds(host)) == (old, sorted([old, number]))
-    assert "the data hold this host" in ctl(host, "game rollback", code=1).stderr
+    assert "game.build keeps this host" in ctl(host, "game rollback", code=1).stderr
     servers = {**SERVERS, "4": {**SERVERS["4"], "build": number}}
     ahead = declare(tmp_path / "ahead", host, steam, game={"source": "steamcmd", "build": old}, servers=servers)
     deploy(ahead)
@@ -292,7 +292,7 @@ def test_data_hold_a_server_back_and_send_one_ahead(
     withdrawn = declare(tmp_path / "withdrawn", host, steam, game={"source": "steamcmd", "build": "99"})
     done = pyinfra(withdrawn, "deploy.py", "-y")
     assert done.returncode == 1
-    assert f"game.build: 99 is not to be had from Steam any more, which has {number}" in done.stdout + done.stderr
+    assert f"game.build: 99 is not available from Steam, which has {number}" in done.stdout + done.stderr
     assert current(host) == number
     deploy(inventory)
 
@@ -305,7 +305,7 @@ def test_steam_fails_for_a_moment(host: Box, steam: Steam, newer: Callable[..., 
     steam.fail_next(2)
     said = ctl(host, "game update", timeout=120).stdout
     assert "state is 0x402 after update job." in said
-    assert ("trying again in 2 s" in said, "trying again in 10 s" in said) == (True, True)
+    assert ("retrying in 2 s" in said, "retrying in 10 s" in said) == (True, True)
     assert current(host) == number
     is_whole(host)
 
@@ -319,7 +319,7 @@ def test_a_download_that_breaks_off(host: Box, steam: Steam, newer: Callable[...
         assert current(host) == old
         steam.hold, steam.cut = False, True
         kill(host, "steamcmd.sh")
-        wait_for("it tries again", lambda: "trying again in 10 s" in journal(host)[-600:], 60)
+        wait_for("it tries again", lambda: "retrying in 10 s" in journal(host)[-600:], 60)
         steam.cut = False
         wait_for("it is done", lambda: not updating(host), 90)
     assert current(host) == number
@@ -403,7 +403,7 @@ def test_a_deploy_that_dies_leaves_the_download_at_work_and_the_next_follows_it(
         steam.go_on.set()
         out, err = second.communicate(timeout=120)
     assert second.returncode == 0, out + err
-    assert "an update is at work already; following it" in out + err
+    assert "an update is already running; following it" in out + err
     assert f"build {number} is current" in out + err
     assert downloads(steam).count(f"{steams.APP}/linux.tar") == 1
     ctl(host, "start --all")
@@ -431,7 +431,7 @@ def test_two_updates_at_once(host: Box, steam: Steam, newer: Callable[..., str])
 def test_a_power_cut_during_the_switch(host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]) -> None:
     """The disk ends wherever it was: before the rename of the symlink, or after it."""
     old, number = current(host), newer()
-    for said, expected in ((f"trying build {number}", old), (f"build {number} is current", number)):
+    for said, expected in ((f"smoke test of build {number}", old), (f"build {number} is current", number)):
         with started_update(host) as update:
             assert update.stdout
             wait_for_line(update.stdout, said)
@@ -478,7 +478,7 @@ def test_a_full_disk_while_a_build_is_brought(
     before = builds(host)
     fill(host, left)
     done = ctl(host, "game update", code=1, timeout=200)
-    assert re.search(r"the disk is (too )?full: .*[0-9.]+ MB are free|No space left on device", done.stdout)
+    assert re.search(r"the disk is (too )?full: .*[0-9.]+ MB free|No space left on device", done.stdout)
     assert (current(host), builds(host)) == (old, before)
     ctl(host, "restart 3")
     assert build_of(host, "3") == old
@@ -506,7 +506,7 @@ def test_a_full_disk_while_a_build_is_tried(host: Box, small: Box, newer: Callab
     old, number = current(host), newer()
     with started_update(host) as update:
         assert update.stdout
-        wait_for_line(update.stdout, f"trying build {number}")
+        wait_for_line(update.stdout, f"smoke test of build {number}")
         fill(host, 0)
         update.communicate(timeout=120)
     assert current(host) in (old, number)
@@ -520,12 +520,12 @@ def test_a_build_that_cannot_start(host: Box, inventory: Path, newer: Callable[.
     old, pid = current(host), main_pid(host, "3")
     number = newer({"srcds_linux": LOST})
     done = ctl(host, "game update", code=1, timeout=120)
-    assert f"build {number} does not run bare: it ended with" in done.stdout
+    assert f"build {number} failed its smoke test without layers: it ended with" in done.stdout
     assert (current(host), main_pid(host, "3")) == (old, pid)
     row = next(row for row in json.loads(ctl(host, "game status --json").stdout) if row["build"] == number)
-    assert (row["current"], "does not run bare" in row["trial"]) == (False, True)
+    assert (row["current"], "failed its smoke test" in row["trial"]) == (False, True)
     host.run("systemctl start left4me-game.service")
-    assert f"build {number} is left alone: build {number} does not run bare" in journal(host)
+    assert f"skipping build {number}: build {number} failed its smoke test without layers" in journal(host)
     assert_idle(deploy(inventory), [host])
     assert state(host, "_bare") == "inactive"
     good = newer()
@@ -551,7 +551,7 @@ def test_a_build_that_breaks_the_layers_of_a_server(
     ctl(host, "restart 3")
     old, number = current(host), newer({"left4dead2/new.vpk": b"new"})
     done = ctl(host, "game update", code=1, timeout=120)
-    assert f"build {number} does not run with the layers of server 3: it ended with" in done.stdout
+    assert f"build {number} failed its smoke test with the layers of server 3: it ended with" in done.stdout
     assert current(host) == old
     good = newer()
     ctl(host, "game update", timeout=120)
@@ -586,7 +586,7 @@ def test_somebody_else_on_the_trial_port_is_no_proof(host: Box, newer: Callable[
         done = ctl(host, "game update", code=1, timeout=120)
     finally:
         host.run("systemctl stop foreign; rm -r /tmp/foreign")
-    assert "somebody else answers on trial_port, 27200" in done.stdout
+    assert "another program answers on trial_port 27200" in done.stdout
     # Which tells nothing of the build: the next night tries it again.
     assert (current(host), host.run(f"ls {GAME}/verdicts").stdout.split().count(number)) == (old, 0)
     ctl(host, "game update", timeout=120)
@@ -739,7 +739,7 @@ def test_an_installation_moves_here_without_a_second_download(
     assert current(host) == build
     assert_idle(deploy(steamed), [host])
     # The stand-in's SteamCMD always downloads: of the real one's saving only the copy that it begins with is seen here.
-    assert f"copying build {build} to begin with" in ctl(host, "game update", timeout=120).stdout
+    assert f"copying build {build} as the base of the update" in ctl(host, "game update", timeout=120).stdout
     assert current(host) == number
     ctl(host, "restart --all")
     must_pass(steamed)
@@ -762,7 +762,7 @@ def test_a_game_by_archive(host: Box, inventory: Path, steam: Steam, game: Path,
     before = current(host)
     with sources.serving(outside(host)) as served:
         source = served.archive("/l4d2.tar.gz", whole.getvalue(), strip=1)
-        for wrong, said in (({"sha256": "0" * 64}, "has the SHA256"), ({"strip": 0}, "holds no srcds_run")):
+        for wrong, said in (({"sha256": "0" * 64}, "has the SHA256"), ({"strip": 0}, "no executable srcds_run")):
             bad = declare(tmp_path / "bad", host, steam, game=source | wrong)
             done = pyinfra(bad, "deploy.py", "-y")
             assert (done.returncode, current(host)) == (1, before)

@@ -63,7 +63,7 @@ def test_what_is_seen_of_a_server_that_crashes_is_killed_or_hangs(operator: Oper
             operator.on(host, "l4d2ctl status 3", "failed")
             operator.on(host, "l4d2ctl logs -n 10 3", "status=9/KILL", "Start request repeated too quickly")
             restarting.ends("server 4: did not quit when asked and was killed; it is stopped and unmounted")
-        hears(discord, "server 4 did not stop in its time and was killed")
+        hears(discord, "server 4 did not stop in time and was killed")
         wait_for_server(host, 27016)
         assert main_pid(host, "4") not in ("0", hung)
 

@@ -35,7 +35,7 @@ def test_sourcemod_works_from_its_own_archive(operator: Operator) -> None:
         three = {**SERVERS["3"], "layers": ["sourcemod"], "exec": ["sourcemod/evenng.cfg"]}
 
         operator.declare({**SERVERS, "3": three}, layers={**LAYERS, "sourcemod": sourcemod})
-        what = 'layer sourcemod: holds no left4dead2/ on top but addons/, cfg/: add "into": "left4dead2"'
+        what = 'layer sourcemod: has no left4dead2/ at the top, only addons/, cfg/: add "into": "left4dead2"'
         operator.types(deploy, f"[{host.name}] {what}", code=1)
         assert main_pid(host, "3") == playing
         assert host.run("ls -A /var/lib/left4me/overlays/sourcemod").stdout == ""

@@ -17,7 +17,7 @@ def test_a_deploy_that_ends_at_the_game_is_told_of_until_its_reason_is_gone(oper
         steam.is_down = True
         steamcmd: dict[str, Any] = {"steamcmd_url": steam.steamcmd_url, "steamcmd_sha256": steam.steamcmd_sha256}
         operator.declare(game={"source": "steamcmd"}, **steamcmd)
-        operator.types(deploy, "the update failed; build none stays current", code=1)
+        operator.types(deploy, "the update failed; the current build is still none", code=1)
 
     # What is there, and why not more; what the deploy has prepared is nothing to be put away.
     operator.on(host, "l4d2ctl game status", "no build", "the last update failed on 2")

@@ -26,22 +26,21 @@ SOURCEMOD = ["addons/sourcemod/plugins/a.smx", "addons/metamod.vdf", "cfg/source
         (["bin/tickrate.so"], ""),
         (["srcds_run"], ""),
         ([f"left4dead2/{name}" for name in SOURCEMOD], ""),
-        ([], "holds no files"),
-        (SOURCEMOD, 'holds no left4dead2/ on top but addons/, cfg/: add "into": "left4dead2"'),
-        (["cfg/x.cfg", "LICENSE"], 'holds no left4dead2/ on top but cfg/, LICENSE: add "into": "left4dead2"'),
+        ([], "has no files"),
+        (SOURCEMOD, 'has no left4dead2/ at the top, only addons/, cfg/: add "into": "left4dead2"'),
+        (["cfg/x.cfg", "LICENSE"], 'has no left4dead2/ at the top, only cfg/, LICENSE: add "into": "left4dead2"'),
         (
             ["mod-1.0/left4dead2/cfg/x.cfg", "LICENSE"],
-            "holds no left4dead2/ on top but mod-1.0/, LICENSE: leave out one more leading directory (strip)",
+            "has no left4dead2/ at the top, only mod-1.0/, LICENSE: increase `strip` by 1",
         ),
         (
             [f"mod-1.0/{name}" for name in SOURCEMOD],
-            "holds no left4dead2/ on top but mod-1.0/: "
-            'leave out one more leading directory (strip), and add "into": "left4dead2"',
+            'has no left4dead2/ at the top, only mod-1.0/: increase `strip` by 1 and add "into": "left4dead2"',
         ),
-        (["a.vpk"], 'holds no left4dead2/ on top but a.vpk: add "into": "left4dead2/addons"'),
+        (["a.vpk"], 'has no left4dead2/ at the top, only a.vpk: add "into": "left4dead2/addons"'),
         (
             ["sourcemod/plugins/a.smx"],
-            'holds no left4dead2/ on top but sourcemod/: "into" says which directory of the game it belongs in',
+            'has no left4dead2/ at the top, only sourcemod/: set "into" to the game directory that it belongs in',
         ),
     ],
 )
@@ -81,7 +80,7 @@ def test_a_directory_without_effect_is_refused_before_the_first_connection(tmp_p
     with pytest.raises(validation.InvalidData) as refused:
         validated(path=str(folder))
     assert [f"{each.key}: {each.reason}" for each in refused.value.mistakes] == [
-        'layers.sm.path: holds no left4dead2/ on top but addons/, cfg/: add "into": "left4dead2"'
+        'layers.sm.path: has no left4dead2/ at the top, only addons/, cfg/: add "into": "left4dead2"'
     ]
     assert validated(path=str(folder), into="left4dead2").layers["sm"].into == "left4dead2"
 

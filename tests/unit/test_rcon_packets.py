@@ -93,8 +93,8 @@ def test_a_refused_password(serve: Serve) -> None:
     [
         ([[]], "closed the connection"),
         ([[(1, 0, b"")]], "closed the connection"),
-        ([b"SSH-2.0-OpenSSH_9.2\r\n"], "no RCON"),
-        ([struct.pack("<iii", -5, 1, 0)], "no RCON"),
+        ([b"SSH-2.0-OpenSSH_9.2\r\n"], "not RCON"),
+        ([struct.pack("<iii", -5, 1, 0)], "not RCON"),
     ],
 )
 def test_who_speaks_no_rcon_is_an_error(serve: Serve, answers: list[bytes], error: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from left4me_host.steam import parsed
-from left4me_host.steamcmd_words import app_info, is_final, is_full, meaning, refusals, startup_reason
+from left4me_host.steamcmd_words import app_info, errors, is_final, is_full, meaning, startup_reason
 
 TO_STEAM = "Connecting anonymously to Steam Public..."
 
@@ -15,8 +15,8 @@ TO_STEAM = "Connecting anonymously to Steam Public..."
     [
         ([f"{TO_STEAM}Retrying...", "Retrying...", "FAILED (No Connection)"], "no connection to Steam", False),
         ([f"{TO_STEAM}ERROR (No Connection)"], "no connection to Steam", False),
-        (["FAILED login with result code Rate Limit Exceeded"], "Steam takes no more logins", True),
-        ([f"{TO_STEAM}FAILED (Rate Limit Exceeded)"], "Steam takes no more logins", True),
+        (["FAILED login with result code Rate Limit Exceeded"], "Steam accepts no more logins", True),
+        ([f"{TO_STEAM}FAILED (Rate Limit Exceeded)"], "Steam accepts no more logins", True),
         (
             ["FAILED login with result code Service Unavailable"],
             "SteamCMD: FAILED login with result code Service",
@@ -38,7 +38,7 @@ TO_STEAM = "Connecting anonymously to Steam Public..."
     ],
 )
 def test_a_refusal_is_found_and_told_in_plain_words(lines: list[str], told: str, final: bool) -> None:
-    [line] = refusals(["Redirecting stderr to '/x/logs/stderr.txt'", *lines, "Unloading Steam API...OK"])
+    [line] = errors(["Redirecting stderr to '/x/logs/stderr.txt'", *lines, "Unloading Steam API...OK"])
     assert meaning(line).startswith(told)
     assert line in meaning(line)
     assert is_final(line) is final
@@ -47,7 +47,7 @@ def test_a_refusal_is_found_and_told_in_plain_words(lines: list[str], told: str,
 
 def test_what_steamcmd_says_when_all_is_well_is_no_refusal() -> None:
     lines = [f"{TO_STEAM}OK", "Waiting for client config...OK", "Success! App '222860' fully installed.", "Error: 0"]
-    assert refusals(lines) == []
+    assert errors(lines) == []
 
 
 def test_the_bootstrap_says_why_it_did_not_start() -> None:

@@ -44,7 +44,7 @@ for name, value in list(vars(layout).items()):
 gc.PROC = f"{top}/proc"
 if "EFFECT" not in os.environ:  # most trees here are nothing to a game
     game_paths.no_effect = lambda names: ""
-builds.prove = lambda build: builds.note(build, gc.GOOD)  # which takes a host
+builds.smoke_test = lambda build: builds.record_result(build, gc.GOOD)  # which takes a host
 filetree.owner = lambda: (os.getuid(), os.getgid())
 sys.exit(versions.main(arguments))
 """
@@ -283,7 +283,7 @@ def test_a_listing_of_a_fifo_is_one_line(tmp_path: Path) -> None:
         [sys.executable, "-I", "-c", text, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"cannot list what is there: {tmp_path}/pipe is neither a file nor a directory nor a link\n"
+    assert done.stderr == f"cannot list the files: {tmp_path}/pipe is neither a file nor a directory nor a link\n"
 
 
 # From the control machine
@@ -351,8 +351,8 @@ def test_what_was_sent_only_in_part_leaves_the_old_version(host: Host, tmp_path:
     part = b"".join(sent(big).splitlines(keepends=True)[:lines])
     trees = host.control("sm", "bbbbbbbb", big), host.control("mm", "bbbbbbbb", one)
     assert host.build(*trees, data=part) == [
-        "layer sm: what was sent ended before its end: deploy again",
-        "layer mm: what was sent ended before its end: deploy again",
+        "layer sm: the upload ended too early: deploy again",
+        "layer mm: the upload ended too early: deploy again",
     ]
     assert host.current("sm") == ("aaaaaaaa", {"a": ("f", b"1")})
     assert os.listdir(host.overlay("mm")) == []
@@ -374,8 +374,8 @@ def test_a_tree_that_fails_leaves_all_as_they_were_and_those_that_are_whole_for_
     )
     assert host.build(*trees, data=junk + sent(other) + sent(link) + sent(one)) == [
         "layer junk: tar: This does not look like a tar archive",
-        "layer changed: a is not what was declared: did it change meanwhile? Deploy again",
-        "layer link: a is a link to ../../mm, which leads out: only links inside are taken",
+        "layer changed: a changed during the deploy: deploy again",
+        "layer link: a is a symlink to ../../mm, outside of the tree: only links within it are allowed",
         f"layer host: cp: cannot stat '{tmp_path}/nowhere/.': No such file or directory",
     ]
     assert not (host.overlay("sm") / "current").is_symlink()
@@ -405,9 +405,9 @@ def test_a_release_is_a_copy_with_the_links_that_its_tool_made(host: Host, tmp_p
 
 def test_what_holds_no_game_is_no_release(host: Host, tmp_path: Path) -> None:
     lacks: Mapping[str, tuple[str, Spec]] = {
-        "srcds_run": ("no srcds_run that can be executed", {"srcds_run": ("f", b"#!")}),
+        "srcds_run": ("no executable srcds_run", {"srcds_run": ("f", b"#!")}),
         "windows": ("no libraries in bin", {"bin/engine_srv.so": ("d", b"")}),
-        "broken": ("left4dead2/bin/server_srv.so is no library", {"left4dead2/bin/server_srv.so": ("f", b"")}),
+        "broken": ("left4dead2/bin/server_srv.so is not a library", {"left4dead2/bin/server_srv.so": ("f", b"")}),
     }
     for name, (reason, spec) in lacks.items():
         there = write({**GAME, **spec}, tmp_path / name)
@@ -500,11 +500,14 @@ HOSTILE = {
     "absolute": (tar("xz", ("good",), ("/tmp/evil",)), "'/tmp/evil'"),
     "device": (tar("gz", ("good",), ("evil", tarfile.CHRTYPE)), "'evil'"),
     "fifo": (tar("gz", ("good",), ("evil", tarfile.FIFOTYPE)), "'evil'"),
-    "absolute link": (tar("gz", ("evil", SYMLINK, "/etc")), "evil is a link to /etc"),
-    "link out": (tar("gz", ("a/evil", SYMLINK, "../../x")), "a/evil is a link to ../../x"),
+    "absolute link": (tar("gz", ("evil", SYMLINK, "/etc")), "evil is a symlink to /etc"),
+    "link out": (tar("gz", ("a/evil", SYMLINK, "../../x")), "a/evil is a symlink to ../../x"),
     # By their names alone these two stay inside.
-    "two links": (tar("gz", ("evil", SYMLINK, "c/../x"), ("c", SYMLINK, ".")), "evil is a link"),
-    "link by a link": (tar("gz", ("a/good",), ("c", SYMLINK, "a/.."), ("evil", SYMLINK, "c/../x")), "evil is a link"),
+    "two links": (tar("gz", ("evil", SYMLINK, "c/../x"), ("c", SYMLINK, ".")), "evil is a symlink"),
+    "link by a link": (
+        tar("gz", ("a/good",), ("c", SYMLINK, "a/.."), ("evil", SYMLINK, "c/../x")),
+        "evil is a symlink",
+    ),
     "below a link": (tar("gz", ("evil", SYMLINK, "../../../.."), ("evil/root/owned",)), "'evil'"),
     "below a link below": (tar("gz", ("a", SYMLINK, ".."), ("a/evil", SYMLINK, "/etc"), ("a/evil/b",)), "'a'"),
     "over a link": (tar("gz", ("evil", SYMLINK, "../../../../root/x"), ("evil",)), "'evil'"),
@@ -516,7 +519,7 @@ HOSTILE = {
     ),
     "zip dots": (zipped("../../evil"), "'../../evil'"),
     "zip absolute": (zipped("/evil"), "'/evil'"),
-    "zip link": (zipped("evil", stat.S_IFLNK | 0o777, "../../x"), "evil is a link to ../../x"),
+    "zip link": (zipped("evil", stat.S_IFLNK | 0o777, "../../x"), "evil is a symlink to ../../x"),
     "zip fifo": (zipped("evil", stat.S_IFIFO | 0o777), "'evil'"),
 }
 
@@ -550,13 +553,13 @@ def test_what_cannot_be_downloaded_or_unpacked_is_one_line_and_the_old_version_s
         good | {"strip": 1},
     ]
     assert host.build(*(host.layer("mm", "bbbbbbbb", **source) for source in sources)) == [
-        f"layer mm: {web.url}/good has the SHA256 {good['sha256']}, declared is {wrong}",
-        f"layer mm: cannot download {web.url}/cut: it broke off with 2500 bytes still to come",
+        f"layer mm: {web.url}/good has the SHA256 {good['sha256']}, but {wrong} is declared",
+        f"layer mm: cannot download {web.url}/cut: the connection broke, 2500 bytes are missing",
         f"layer mm: cannot download {web.url}/missing: HTTP Error 404: Not Found",
         "layer mm: cannot download http://127.0.0.1:1/x: [Errno 111] Connection refused",
         "layer mm: file:///etc/passwd is neither http:// nor https://",
-        f"layer mm: {web.url}/text is neither a tar.gz nor a tar.xz nor a zip nor a 7z",
-        f"layer mm: {web.url}/good holds nothing that strip 1 leaves",
+        f"layer mm: {web.url}/text is not a tar.gz, tar.xz, zip or 7z",
+        f"layer mm: {web.url}/good has no files left after `strip` 1",
     ]
     [line] = host.build(host.layer("mm", "bbbbbbbb", **half))
     assert line.startswith(f"layer mm: {web.url}/half cannot be unpacked: ")
@@ -708,9 +711,9 @@ def test_a_repository_at_a_commit_at_a_tag_and_not_at_all(host: Host, tmp_path: 
         host.layer("cfg", "cccccccc", **source, ref="v2"),
         host.layer("cfg", "cccccccc", source="git", url=f"file://{tmp_path}/nowhere", ref="v1"),
     ) == [
-        "layer cfg: evil is a link to ../../../root, which leads out: only links inside are taken",
-        f"layer cfg: git does not get v2 of file://{repository}: fatal: couldn't find remote ref v2",
-        f"layer cfg: git does not get v1 of file://{tmp_path}/nowhere: fatal: '{tmp_path}/nowhere' does not appear to "
+        "layer cfg: evil is a symlink to ../../../root, outside of the tree: only links within it are allowed",
+        f"layer cfg: cannot fetch v2 of file://{repository}: fatal: couldn't find remote ref v2",
+        f"layer cfg: cannot fetch v1 of file://{tmp_path}/nowhere: fatal: '{tmp_path}/nowhere' does not appear to "
         "be a git repository",
     ]
     (repository / "evil").unlink()
@@ -724,7 +727,7 @@ def test_a_repository_at_a_commit_at_a_tag_and_not_at_all(host: Host, tmp_path: 
 def test_git_asks_nobody_for_a_password(host: Host, web: Web) -> None:
     web.files["/r/info/refs?service=git-upload-pack"] = b"x"
     [line] = host.build(host.layer("cfg", "aaaaaaaa", source="git", url=f"{web.url}/r", ref="v1"))
-    assert line.startswith(f"layer cfg: git does not get v1 of {web.url}/r: fatal: ")
+    assert line.startswith(f"layer cfg: cannot fetch v1 of {web.url}/r: fatal: ")
 
 
 @pytest.mark.parametrize("scheme", ["git", "http"])
@@ -740,7 +743,7 @@ def test_a_git_server_that_says_nothing_is_given_up_and_git_is_gone_with_all_tha
         url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/r"
         given = tree.replace("URL", url).encode() + b"\n"
         done = subprocess.run(command, input=given, capture_output=True, timeout=20, check=False, env=ENVIRONMENT)
-        assert done.stderr.decode() == f"layer cfg: git does not get v1 of {url}: 0.5 s without a sign of life\n"
+        assert done.stderr.decode() == f"layer cfg: cannot fetch v1 of {url}: no output for 0.5 s\n"
         with silent.accept()[0] as connection:
             connection.settimeout(10)
             while connection.recv(1 << 16):
@@ -815,8 +818,7 @@ def test_only_an_item_whose_update_time_changed_is_downloaded(host: Host, web: W
     assert times == [1700000000, 1700000002]
 
     assert build("cccccccc", i2=web.item("2", 1700000002, b"TWO") | {"size": 4}) == [
-        "layer maps: item 2 came with 7 bytes, Steam announced 4: deploy again; "
-        "where that says the same, take it out of `items`"
+        "layer maps: item 2 has 7 bytes, Steam announced 4: deploy again; if that fails too, remove it from `items`"
     ]
     assert host.current("maps") == ("bbbbbbbb", expected)
     assert build("dddddddd", i1=one) == []
@@ -839,7 +841,7 @@ def test_an_item_that_is_gone_from_steam_comes_from_whichever_layer_has_it(host:
         assert host.current(layer) == ("bbbbbbbb", there)
     assert web.asked == []
     assert build("maps", "cccccccc", new | {"url": "", "time": 1700000002}) == [
-        "layer maps: item 1 is not to be had from Steam any more, and its version here has changed"
+        "layer maps: item 1 is no longer available from Steam, and its copy on this host has changed"
     ]
 
 
@@ -982,11 +984,11 @@ def test_a_tree_without_effect_is_refused_and_the_version_before_stays(
     good = web.serve("good", tar("gz", ("left4dead2/cfg/x.cfg",)))
     assert host.build(host.layer("sm", "aaaaaaaa", **good)) == []
     source = web.serve("sm", tar("gz", ("addons/a.vdf",), ("cfg/x.cfg",)))
-    told = 'layer sm: holds no left4dead2/ on top but addons/, cfg/: add "into": "left4dead2"'
+    told = 'layer sm: has no left4dead2/ at the top, only addons/, cfg/: add "into": "left4dead2"'
     assert host.build(host.layer("sm", "bbbbbbbb", **source)) == [told]
     assert host.current("sm")[0] == "aaaaaaaa"
     assert host.build(host.layer("sm", "bbbbbbbb", **source, into="left4dead2")) == []
-    assert host.build(host.layer("maps", "aaaaaaaa", source="workshop", items={})) == ["layer maps: holds no files"]
+    assert host.build(host.layer("maps", "aaaaaaaa", source="workshop", items={})) == ["layer maps: has no files"]
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456789\n"
@@ -1011,19 +1013,19 @@ def test_a_checkout_that_is_not_whole_is_refused_by_the_name_of_what_is_missing(
     commit(repository)
     assert built("aaaaaaaa") == []  # of neither the game sees anything
     assert built("bbbbbbbb", into="left4dead2") == [
-        "layer maps: docs/other is a submodule, which is not brought: make its repository a layer of its own"
+        "layer maps: docs/other is a submodule, which is not fetched: add its repository as a layer of its own"
     ]
     (repository / "left4dead2/addons").mkdir()
     (repository / "left4dead2/addons/map.vpk").write_bytes(LFS)
     commit(repository)
-    lfs = "is a pointer of Git LFS, not the file: take what the project releases"
+    lfs = "is a Git LFS pointer, not the file: use an archive of a release"
     assert built("cccccccc") == [f"layer maps: left4dead2/addons/map.vpk {lfs}"]
     (repository / "left4dead2/addons/map.vpk").unlink()
     run_git(repository, "submodule", "--quiet", "add", str(other), "left4dead2/addons/other")
     commit(repository)
     assert built("dddddddd") == [
-        "layer maps: left4dead2/addons/other is a submodule, which is not brought: "
-        "make its repository a layer of its own"
+        "layer maps: left4dead2/addons/other is a submodule, which is not fetched: "
+        "add its repository as a layer of its own"
     ]
     assert host.current("maps")[0] == "aaaaaaaa"
 
@@ -1073,6 +1075,6 @@ def tar_of(content: bytes) -> bytes:
 def test_an_unknown_kind_of_source_is_refused_by_its_name(host: Host) -> None:
     kinds = "archive, control, git, host, workshop"
     assert host.build(host.layer("sm", "aaaaaaaa", source="rsync", url="rsync://x/y")) == [
-        f"layer sm: 'rsync' is no kind of source: {kinds}"
+        f"layer sm: unknown source 'rsync': use one of {kinds}"
     ]
     assert not host.overlay("sm").joinpath("current").exists()

@@ -1,4 +1,4 @@
-"""Ask servers who plays: A2S_INFO, as Valve's developer wiki has it ("Server queries")."""
+"""Queries servers for their players: A2S_INFO (https://developer.valvesoftware.com/wiki/Server_queries)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 from dataclasses import dataclass
 
 _WHOLE = b"\xff\xff\xff\xff"
-"""What a packet begins with that is not one of several (a split one begins with fe ff ff ff)."""
+"""The header of a packet that is not split (a split one begins with fe ff ff ff)."""
 _REQUEST = _WHOLE + b"TSource Engine Query\0"
 _CHALLENGE, _INFO = 0x41, 0x49
 _CHALLENGES = 3
-"""How many challenges of one server are answered: the engine sends one, and a second where the first has expired."""
+"""Challenges answered per server: the engine sends one, and another if that has expired."""
 
 
 @dataclass(frozen=True)
 class Info:
-    """What a server says of itself; `players` has no bots.
+    """A server's answer; `players` excludes bots.
 
-    SourceTV is a bot to the engine. Where a server counts it as a player alone, `players` is one too high: no answer
-    tells the one from the other, and a server that somebody plays on must not look empty.
+    SourceTV is a bot to the engine. If a server counts it only as a player, `players` is one too high: the answer does
+    not show which, and a server with players must not look empty.
     """
 
     name: str
@@ -36,9 +36,9 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 def parse(data: bytes) -> Info:
-    """Read an answer, from its header on. Raises ValueError or IndexError where it is none."""
+    """Parse an answer with its header. Raises ValueError or IndexError if it is not one."""
     if not data.startswith(_WHOLE) or data[4] != _INFO:
-        raise ValueError("no answer to A2S_INFO")
+        raise ValueError("not an answer to A2S_INFO")
     name, at = _text(data, 6)
     map_name, at = _text(data, at)
     _folder, at = _text(data, at)
@@ -48,9 +48,9 @@ def parse(data: bytes) -> Info:
 
 
 def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, Info]:
-    """Ask all servers at once, by id; who does not answer within `limit` seconds is not in the result.
+    """Query all servers at once; return the answers that arrive within `limit` seconds, by id.
 
-    A server that does not answer may be loading a map or be under a flood: it is not therefore dead.
+    A server that does not answer need not be dead: it may be loading a map or under a flood.
     """
     answers: dict[str, Info] = {}
     sockets: dict[socket.socket, str] = {}
@@ -72,16 +72,16 @@ def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, 
                     if data.startswith(_WHOLE) and data[4] == _CHALLENGE:
                         challenges[asking] += 1
                         if challenges[asking] > _CHALLENGES:
-                            waiting.pop(asking)  # it answers nothing else
+                            waiting.pop(asking)  # give up on a server that only sends challenges
                         else:
                             _send(asking, _REQUEST + data[5:9])
                     else:
                         info = parse(data)
                         answers[waiting.pop(asking)] = info
                 except ConnectionRefusedError:
-                    waiting.pop(asking)  # nobody listens there
+                    waiting.pop(asking)  # no process listens on that port
                 except (ValueError, IndexError):
-                    continue  # not an answer
+                    continue
     finally:
         for asking in sockets:
             asking.close()
@@ -89,5 +89,5 @@ def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, 
 
 
 def _send(asking: socket.socket, data: bytes) -> None:
-    with contextlib.suppress(ConnectionRefusedError):  # what an earlier packet met; the wait for an answer tells
+    with contextlib.suppress(ConnectionRefusedError):  # an earlier packet's; recv() raises it too
         asking.send(data)

@@ -98,7 +98,7 @@ def _prune(_server: str) -> str:
             raise instance.Failed("a deploy is at work, which removes them itself")
         versions.set_aside()
     try:
-        versions.remove_leftovers()  # without deploys waiting for it
+        versions.remove_stale()  # without deploys waiting for it
     except ValueError as error:
         raise instance.Failed(str(error)) from None
     return "removed"

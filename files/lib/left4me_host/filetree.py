@@ -1,6 +1,6 @@
-"""What a tree of files holds, and what every way of building one needs.
+"""Trees of files: list, copy, check and remove them.
 
-The deploy also sends it as a program, as `python3 -I -c TEXT DIRECTORY…`, which prints {directory: listing}.
+The deploy also sends it as a program (`python3 -I -c TEXT DIRECTORY…`), which prints {directory: listing}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-LONGEST = 6600  # seconds of one step: less than a deploy waits
+LONGEST = 6600  # seconds for one command: less than a deploy waits
 PROGRESS = re.compile(r"(remote: )?(Enumerating|Counting|Compressing|Receiving|Resolving|Unpacking|Updating|Total)\b")
 
 
@@ -31,9 +31,9 @@ def _fail(error: OSError) -> None:
 
 
 def walk(path: str, without: Collection[str] = ()) -> Iterator[tuple[str, str, os.stat_result]]:
-    """Yield the name below a directory, the path and the status of all in it, a directory before what it holds.
+    """Yield the relative name, the path and the lstat() of everything below a directory, parents first.
 
-    What is named like one of `without` is left out, with all that it holds.
+    Names in `without` are skipped with their contents. Raises ValueError for a device, FIFO or socket.
     """
     for base, names, files in os.walk(path, onerror=_fail):
         names[:] = [name for name in names if name not in without]
@@ -45,7 +45,7 @@ def walk(path: str, without: Collection[str] = ()) -> Iterator[tuple[str, str, o
 
 
 def listing(path: str, without: Collection[str] = ()) -> dict[str, str]:
-    """Return what is at each name: d, f:SHA256, x:SHA256 where its owner may execute it, or l:TARGET."""
+    """Return, by name, "d", "f:SHA256", "x:SHA256" if its owner may execute it, or "l:TARGET"."""
     found = {}
     for name, full, status in walk(path, without):
         if stat.S_ISDIR(status.st_mode):
@@ -60,11 +60,11 @@ def listing(path: str, without: Collection[str] = ()) -> dict[str, str]:
 
 
 def run(*command: str, silence: float = LONGEST, more: Mapping[str, str] | None = None) -> None:
-    """Run a command; raise OSError with the first thing it says where it fails: what follows is its consequences.
+    """Run a command. Raises OSError with the first line of its stderr if it fails.
 
-    One that shows no sign of life for `silence` seconds, or does not end, is killed with all that it started.
+    Kills its process group if it writes nothing to stderr for `silence` seconds, or runs longer than LONGEST.
     """
-    said, end = b"", time.monotonic() + LONGEST
+    stderr, end = b"", time.monotonic() + LONGEST
     with subprocess.Popen(
         command,
         env={**os.environ, "LC_ALL": "C", **(more or {})},
@@ -78,28 +78,29 @@ def run(*command: str, silence: float = LONGEST, more: Mapping[str, str] | None 
             left = min(silence, end - time.monotonic())
             if left <= 0 or not select.select([process.stderr], [], [], left)[0]:
                 os.killpg(process.pid, signal.SIGKILL)
-                raise OSError(f"{silence} s without a sign of life" if left == silence else f"not done in {LONGEST} s")
+                raise OSError(f"no output for {silence} s" if left == silence else f"not finished after {LONGEST} s")
             if not (chunk := os.read(process.stderr.fileno(), 1 << 16)):
                 break
-            said += chunk
+            stderr += chunk
     if process.returncode:
-        raise OSError(first_line(said) or f"{command[0]} failed with exit code {process.returncode}")
+        raise OSError(first_line(stderr) or f"{command[0]} failed with exit code {process.returncode}")
 
 
-def first_line(said: bytes) -> str:
-    """Return the first line of what a program said that is neither empty nor advice nor progress, with what ends it."""
-    lines = map(str.strip, said.decode(errors="replace").splitlines())
-    told = [line for line in lines if line and not line.startswith(("warning:", "hint:")) and not PROGRESS.match(line)]
-    return " ".join(told[: 2 if told and told[0].endswith(":") else 1])
+def first_line(output: bytes) -> str:
+    """Return the first line that is not empty, advice or progress, and the next one too if it ends with a colon."""
+    lines = map(str.strip, output.decode(errors="replace").splitlines())
+    errors = [
+        each for each in lines if each and not each.startswith(("warning:", "hint:")) and not PROGRESS.match(each)
+    ]
+    return " ".join(errors[: 2 if errors and errors[0].endswith(":") else 1])
 
 
 def copy(sources: list[str], target: str) -> None:
-    """Copy files, or with /. at its end what is in a directory, sharing their blocks where the filesystem can."""
+    """Copy like `cp --archive`, with reflinks if the filesystem has them; DIRECTORY/. copies a directory's contents."""
     run("cp", "--archive", "--reflink=auto", "--", *sources, target)
 
 
 def remove(path: str) -> None:
-    """Remove a file, a symlink, or a directory with all that is in it."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
@@ -108,7 +109,7 @@ def remove(path: str) -> None:
 
 @contextmanager
 def beside(directory: str, kind: str = "new") -> Iterator[str]:
-    """Give a name in a directory that nobody can guess; what is still there in the end is removed."""
+    """Yield an unguessable path in a directory; remove what is there when the block ends."""
     path = f"{directory}/.{kind}-{secrets.token_hex(8)}"
     try:
         yield path
@@ -118,20 +119,21 @@ def beside(directory: str, kind: str = "new") -> Iterator[str]:
 
 
 def confine(path: str) -> None:
-    """Raise ValueError where a symlink leads out of a tree, by whatever way: all links are in place by now."""
+    """Raise ValueError if a symlink leads out of a tree, also through other symlinks of the tree."""
     top = os.path.realpath(path)
     for name, full, status in walk(path):
         if stat.S_ISLNK(status.st_mode) and os.path.commonpath([os.path.realpath(full), top]) != top:
-            raise ValueError(f"{name} is a link to {os.readlink(full)}, which leads out: only links inside are taken")
+            target = os.readlink(full)
+            raise ValueError(f"{name} is a symlink to {target}, outside of the tree: only links within it are allowed")
 
 
 def owner() -> tuple[int, int]:
-    """Return whose the game and the layers are."""
+    """Return the uid and gid of left4me, which owns the game and the layers."""
     return pwd.getpwnam("left4me").pw_uid, grp.getgrnam("left4me").gr_gid
 
 
 def own(path: str) -> None:
-    """Give a tree to left4me, its group writing too: a copy-up keeps both, and so a server can change its own."""
+    """Make left4me the owner and its group a writer of a tree: copy-ups keep that, so a server can change its files."""
     uid, gid = owner()
     for full, mode in [(path, os.stat(path).st_mode), *((full, status.st_mode) for _, full, status in walk(path))]:
         os.chown(full, uid, gid, follow_symlinks=False)
@@ -143,4 +145,4 @@ if __name__ == "__main__":
     try:
         print(json.dumps({path: listing(path) if os.path.isdir(path) else {} for path in sys.argv[1:]}))
     except (OSError, ValueError) as error:
-        sys.exit(f"cannot list what is there: {error}")
+        sys.exit(f"cannot list the files: {error}")

@@ -1,4 +1,4 @@
-"""Where the game looks below its directory, and why a layer's tree would have no effect there."""
+"""Where the game looks for files, and why a layer's tree would have no effect."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ _LOOKS = frozenset(
         *("bin", "platform", "srcds_run", "srcds_linux"),
     }
 )
-"""What an installation has on top that the game reads or runs: the search paths of gameinfo.txt, and its programs."""
+"""Top-level names of an installation that the game uses: the search paths of gameinfo.txt and its programs."""
 _INSIDE = frozenset(
     {
         *("addons", "cfg", "maps", "materials", "media", "missions", "models", "particles", "resource", "scripts"),
         *("shaders", "sound", "scenes", "ems"),
     }
 )
-"""What left4dead2/ has on top: a tree that has one of these on top belongs in there."""
+"""Names in left4dead2/: a tree with one of these at its top belongs in left4dead2/."""
 
 
 def is_seen(name: str) -> bool:
-    """Tell whether the game sees what is at a name below its directory."""
+    """Return whether the game looks at a name below its directory."""
     return name.partition("/")[0] in _LOOKS
 
 
 def no_effect(names: Iterable[str]) -> str:
-    """Return why a tree with these files is nothing to the game, and what would help; empty where it has an effect."""
+    """Return why a tree with these files has no effect and what to change; empty if it has an effect."""
     split = [name.split("/") for name in names]
     if not split:
-        return "holds no files"
+        return "has no files"
     if any(parts[0] in _LOOKS for parts in split):
         return ""
     tops = {f"{parts[0]}/" if len(parts) > 1 else parts[0] for parts in split}
     listed = sorted(tops, key=lambda top: (not top.endswith("/"), top))
     shown = f"{', '.join(listed[:5])}{' …' * (len(listed) > 5)}"
-    return f"holds no left4dead2/ on top but {shown}{_advice(split)}"
+    return f"has no left4dead2/ at the top, only {shown}{_advice(split)}"
 
 
 def _advice(split: list[list[str]]) -> str:
@@ -45,7 +45,7 @@ def _advice(split: list[list[str]]) -> str:
         return f': add "into": "{below}"'
     seconds = {parts[1] for parts in split if len(parts) > 2}
     if len(directories) == 1 and "left4dead2" in seconds:
-        return ": leave out one more leading directory (strip)"
+        return ": increase `strip` by 1"
     if len(directories) == 1 and seconds & _INSIDE:
-        return ': leave out one more leading directory (strip), and add "into": "left4dead2"'
-    return ': "into" says which directory of the game it belongs in'
+        return ': increase `strip` by 1 and add "into": "left4dead2"'
+    return ': set "into" to the game directory that it belongs in'

@@ -1,6 +1,6 @@
-"""What SteamCMD's words mean: what went wrong, and whether it may go well at another try.
+"""SteamCMD's messages: which are errors, whether a retry may help, and what they mean.
 
-The forms of its refusals are those of public logs; https://developer.valvesoftware.com/wiki/SteamCMD has some.
+The error messages are those of public logs; https://developer.valvesoftware.com/wiki/SteamCMD lists some.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_REFUSAL = re.compile(
+_ERROR = re.compile(
     r"^(?:ERROR|Error)! |(?:^|\.\.\.)(?:ERROR|FAILED)\b|Please use force_install_dir|Assertion Failed"
     r"|Rate Limit Exceeded|Not enough disk space|Disk write failure|^Segmentation fault|No app info"
 )
-# State 0x202 is a disk that is full; none of these passes within minutes.
+# State 0x202 means a full disk. A retry within minutes helps with none of these.
 _FINAL = re.compile(
     r"state is 0x202|No subscription|Please use force_install_dir|Assertion Failed|Rate Limit Exceeded"
     r"|Not enough disk space|Disk write failure|^Segmentation fault"
@@ -20,41 +20,41 @@ _FINAL = re.compile(
 _FULL = re.compile(r"state is 0x202|Not enough disk space|Disk write failure")
 _MEANINGS = (
     (re.compile(r"No Connection|http error 0|Timeout", re.IGNORECASE), "no connection to Steam"),
-    (re.compile(r"Rate Limit Exceeded"), "Steam takes no more logins from this address for now: try again in an hour"),
+    (re.compile(r"Rate Limit Exceeded"), "Steam accepts no more logins from this address for now: retry in an hour"),
     (re.compile(r"Assertion Failed|^Segmentation fault"), "SteamCMD crashed"),
     (_FULL, "the disk is full"),
 )
 
 
-def refusals(lines: Sequence[str]) -> list[str]:
-    """Return the lines in which SteamCMD says that it failed."""
-    return [line for line in lines if _REFUSAL.search(line)]
+def errors(lines: Sequence[str]) -> list[str]:
+    """Return the lines that are errors."""
+    return [line for line in lines if _ERROR.search(line)]
 
 
 def is_final(line: str) -> bool:
-    """Tell whether another try would fail as well."""
+    """Return whether a retry would fail with the same error."""
     return bool(_FINAL.search(line))
 
 
 def is_full(line: str) -> bool:
-    """Tell whether a refusal is for want of room."""
+    """Return whether an error means a full disk."""
     return bool(_FULL.search(line))
 
 
 def meaning(line: str, more: str = "") -> str:
-    """Return a refusal in plain words, with `more` after them, and SteamCMD's own."""
+    """Return an error's meaning, followed by `more`, and SteamCMD's own message."""
     found = [words for pattern, words in _MEANINGS if pattern.search(line)]
     return f"{found[0]}{more} (SteamCMD: {line})" if found else f"SteamCMD: {line}"
 
 
 def startup_reason(log: str) -> str:
-    """Return why SteamCMD's bootstrap did not start it, from its bootstrap_log.txt; empty where that says nothing."""
+    """Return why SteamCMD did not start, from the text of its bootstrap_log.txt; empty if that has no error."""
     lines = [re.sub(r"^\[[^]]*\] *", "", line).strip() for line in log.splitlines()]
     found = [line for line in lines if re.search(r"fail|error|unable|could not", line, re.IGNORECASE)]
     return meaning(found[-1]) if found else ""
 
 
 def app_info(text: str, app: str) -> str:
-    """Return the key values of an app in what app_info_print says; what comes before may hold quotes of its own."""
+    """Return the KeyValues of an app from app_info_print's output; the lines before them may contain quotes too."""
     at = text.find(f'"{app}"')
     return text[at:] if at >= 0 else ""

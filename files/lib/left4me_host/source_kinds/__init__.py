@@ -1,6 +1,6 @@
-"""The kinds of sources that a version of a layer, or a build of the game, is made from: a module and a line for each.
+"""The sources of layers and builds: each has a module that fills an empty directory, and a line in KINDS.
 
-The module fills an empty directory with the tree. The classes in left4me/model.py say what an operator declares of one.
+left4me/model.py has a class for the data of each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS: dict[str, Callable[[dict[str, Any], str, ReceivedTar | None], None]] = {
     "host": host.fill,
     "workshop": workshop.fill,
 }
-"""By its name: what fills a directory, given a tree of left4me/wanted_versions.py, the directory, and what was sent.
+"""Functions that fill a directory, given a tree of left4me/wanted_versions.py, the directory and the upload.
 
-Each raises ValueError where the source is not what was declared, or OSError.
+Each raises ValueError if the source is not as declared, or OSError.
 """

@@ -1,4 +1,4 @@
-"""A tree from an archive by URL: tar.gz, tar.xz, zip or 7z, whatever its name says."""
+"""A tree from an archive at a URL: tar.gz, tar.xz, zip or 7z, recognized by content."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from typing import IO, Any, Literal, NamedTuple
 
 from left4me_host import filetree
 
-SECONDS = 30  # that a server may say nothing
+SECONDS = 30  # without data before a download fails
 LARGEST = 64 << 30
-"""Bytes that an archive may unpack to: six times the game."""
+"""Bytes that an archive may unpack to."""
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 
 def shown(url: str) -> str:
-    """Return a URL without what may be a secret in it."""
+    """Return a URL without its query, which may be a secret."""
     return url.partition("?")[0]
 
 
 def download(url: str, path: str) -> str:
-    """Write what is at a URL to a new file; return its SHA256."""
-    if not url.startswith(("http://", "https://")):  # urllib would also read this host's own files
+    """Download a URL to a new file; return its SHA256. Raises ValueError or OSError."""
+    if not url.startswith(("http://", "https://")):  # urllib would also read this host's files
         raise ValueError(f"{url} is neither http:// nor https://")
     digest, request = hashlib.sha256(), urllib.request.Request(url, headers={"User-Agent": "left4me"})
     try:
@@ -42,11 +42,11 @@ def download(url: str, path: str) -> str:
             end = time.monotonic() + filetree.LONGEST
             while chunk := response.read1(1 << 20):
                 if time.monotonic() > end:
-                    raise OSError(f"it is not done within {filetree.LONGEST} s")
+                    raise OSError(f"not finished after {filetree.LONGEST} s")
                 digest.update(chunk)
                 file.write(chunk)
-            if response.length:  # what is still to come; read() alone takes a broken connection for the end
-                raise OSError(f"it broke off with {response.length} bytes still to come")
+            if response.length:  # the bytes that are missing; read1() does not report a broken connection
+                raise OSError(f"the connection broke, {response.length} bytes are missing")
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if type(error) is urllib.error.URLError else error
         raise OSError(f"cannot download {shown(url)}: {reason}") from None
@@ -54,17 +54,17 @@ def download(url: str, path: str) -> str:
 
 
 class Member(NamedTuple):
-    """One thing in an archive, of whatever format."""
+    """An entry of an archive of any format."""
 
     name: str
-    kind: str  # directory, file, symlink, hardlink, or what is refused
+    kind: str  # directory, file, symlink, hardlink, or special, which is refused
     executable: bool
     target: str
     content: IO[bytes] | None
 
 
 def in_tar(file: IO[bytes], mode: Literal["r|gz", "r|xz", "r|"]) -> Iterator[Member]:
-    """Yield what is in a tar, as it is read."""
+    """Yield the members of a tar stream."""
     kinds = dict.fromkeys(tarfile.REGULAR_TYPES, "file")
     kinds |= {tarfile.DIRTYPE: "directory", tarfile.SYMTYPE: "symlink", tarfile.LNKTYPE: "hardlink"}
     with tarfile.open(fileobj=file, mode=mode) as archive:
@@ -75,10 +75,10 @@ def in_tar(file: IO[bytes], mode: Literal["r|gz", "r|xz", "r|"]) -> Iterator[Mem
 
 
 def zip_name(info: zipfile.ZipInfo) -> str:
-    """Return a name in a zip.
+    """Return a member's name.
 
-    Without the flag that says UTF-8 it is code page 437 by the format's letter (APPNOTE.TXT, appendix D), and UTF-8 by
-    what the tools of Unix and macOS write. Some of Windows divide directories by a backslash.
+    Without the UTF-8 flag it should be code page 437 (APPNOTE.TXT, appendix D), but tools of Unix and macOS write
+    UTF-8. Some Windows tools separate directories with backslashes.
     """
     name = info.filename
     if not info.flag_bits & 0x800:
@@ -88,7 +88,7 @@ def zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def in_zip(path: str) -> Iterator[Member]:
-    """Yield what is in a zip: one made on Unix has modes, and links whose target is their content."""
+    """Yield the members of a zip; one made on Unix has modes, and symlinks whose content is their target."""
     kinds = {stat.S_IFLNK: "symlink", stat.S_IFREG: "file", stat.S_IFDIR: "directory", 0: "file"}
     with zipfile.ZipFile(path) as archive:
         for each in archive.infolist():
@@ -101,40 +101,36 @@ def in_zip(path: str) -> Iterator[Member]:
 
 
 def in_7z(path: str) -> Iterator[Member]:
-    """Yield what is in a 7z, which Debian's bsdtar turns into a tar: what a tar may not hold is refused here too."""
+    """Yield the members of a 7z, converted to a tar by bsdtar."""
     command = ["bsdtar", "--create", "--format=pax", "--file=-", f"@{path}"]
-    with open(os.memfd_create("bsdtar"), "w+b") as said:
+    with open(os.memfd_create("bsdtar"), "w+b") as stderr:
         try:
-            bsdtar = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+            bsdtar = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
         except FileNotFoundError:
-            raise OSError(
-                "a 7z takes Debian's package libarchive-tools, which a deploy installs for a url that ends with .7z"
-            ) from None
+            why = "a 7z needs the Debian package libarchive-tools; a deploy installs it if the url ends with .7z"
+            raise OSError(why) from None
         with bsdtar:
             assert bsdtar.stdout
             yield from in_tar(bsdtar.stdout, "r|")
         if bsdtar.returncode:
-            said.seek(0)
-            raise OSError(filetree.first_line(said.read()) or f"bsdtar failed with exit code {bsdtar.returncode}")
+            stderr.seek(0)
+            raise OSError(filetree.first_line(stderr.read()) or f"bsdtar failed with exit code {bsdtar.returncode}")
 
 
 def stripped(name: str, strip: int) -> str:
-    """Return a name in an archive without its first `strip` directories."""
+    """Return a member's name without its first `strip` directories. Raises ValueError if it leads out."""
     if name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"the archive has {name!r} in it, which leads out: it is not unpacked")
+        raise ValueError(f"not unpacked: the archive contains {name!r}, a path outside of it")
     return "/".join([part for part in name.split("/") if part not in ("", ".")][strip:])
 
 
 def unpack(members: Iterator[Member], strip: int, target: str) -> None:
-    """Write what is in an archive to a directory.
-
-    The symlinks come last, so that nothing is written through one.
-    """
-    links, left = {}, LARGEST
+    """Write the members of an archive to a directory, symlinks last, so that nothing is written through one."""
+    links, remaining = {}, LARGEST
     for member in members:
         name = stripped(member.name, strip)
         if member.kind == "special":
-            raise ValueError(f"the archive has {member.name!r} in it, a device or the like: it is not unpacked")
+            raise ValueError(f"not unpacked: the archive contains {member.name!r}, a device or another special file")
         if not name:
             continue
         path = f"{target}/{name}"
@@ -146,21 +142,21 @@ def unpack(members: Iterator[Member], strip: int, target: str) -> None:
         elif member.content:
             with open(path, "wb") as file:
                 while chunk := member.content.read(1 << 20):
-                    left -= file.write(chunk)
-                    if left < 0:
+                    remaining -= file.write(chunk)
+                    if remaining < 0:
                         raise ValueError(f"the archive unpacks to more than {LARGEST >> 30} GB")
             os.chmod(path, 0o755 if member.executable else 0o644)
     for name, link in links.items():
         if os.path.lexists(f"{target}/{name}"):
-            raise ValueError(f"the archive has {name!r} in it as a link and as something else: it is not unpacked")
+            raise ValueError(f"not unpacked: the archive contains {name!r} more than once, as a symlink too")
         os.symlink(link, f"{target}/{name}")
 
 
 def unpack_from(url: str, sha256: str | None, strip: int, target: str) -> None:
-    """Fill the directory `target` with what is in the archive."""
+    """Download an archive and unpack it into the directory `target`. Raises ValueError or OSError."""
     with filetree.beside(os.path.dirname(target), "download") as path:
         if (found := download(url, path)) != sha256 and sha256:
-            raise ValueError(f"{shown(url)} has the SHA256 {found}, declared is {sha256}")
+            raise ValueError(f"{shown(url)} has the SHA256 {found}, but {sha256} is declared")
         with open(path, "rb") as file:
             start = file.read(8)
             file.seek(0)
@@ -171,16 +167,15 @@ def unpack_from(url: str, sha256: str | None, strip: int, target: str) -> None:
             elif start.startswith(b"7z\xbc\xaf\x27\x1c"):
                 members = in_7z(path)
             else:
-                raise ValueError(f"{shown(url)} is neither a tar.gz nor a tar.xz nor a zip nor a 7z")
+                raise ValueError(f"{shown(url)} is not a tar.gz, tar.xz, zip or 7z")
             try:
                 unpack(members, strip, target)
             except BROKEN as error:
                 raise OSError(f"{shown(url)} cannot be unpacked: {error}") from None
     if not os.listdir(target):
-        raise ValueError(f"{shown(url)} holds nothing that strip {strip} leaves")
+        raise ValueError(f"{shown(url)} has no files left after `strip` {strip}")
 
 
 def fill(wanted: dict[str, Any], target: str, _sent: object) -> None:
-    """Fill the directory `target` with what is in the archive that was declared."""
     source = wanted["source"]
     unpack_from(source["url"], source["sha256"], source["strip"], target)

@@ -1,4 +1,4 @@
-"""A tree from an installation that is on the host already, such as another tool's; only read."""
+"""A copy of an installation on the host, such as another tool's."""
 
 from __future__ import annotations
 
@@ -9,5 +9,4 @@ from left4me_host.source_kinds.control import ReceivedTar
 
 
 def fill(wanted: dict[str, Any], new: str, _sent: ReceivedTar | None) -> None:
-    """Fill the directory `new` with a copy of it."""
     filetree.copy([f"{wanted['source']['path']}/."], new)

@@ -1,4 +1,4 @@
-"""A tree of items of Steam's workshop, as .vpk files where the game looks for addons."""
+"""A tree of Steam Workshop items: .vpk files in the addons directory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from left4me_host.source_kinds import archive
 
 
 def fill(wanted: dict[str, Any], target: str, _sent: object) -> None:
-    """Fill the directory `target` with the items; those that are in any layer's current version come from there.
+    """Fill the directory `target`; items that a current version of any layer has are copied from there.
 
-    What ask_workshop.py tells of a missing item is of the newest file of all layers.
+    If Steam no longer has an item, its time and size are those of the newest copy in any layer.
+    Raises ValueError or OSError.
     """
     os.makedirs(f"{target}/{layout.ADDONS}")
     overlays, current = os.path.split(wanted["link"])
@@ -21,17 +22,17 @@ def fill(wanted: dict[str, Any], target: str, _sent: object) -> None:
     same = []
     for each, item in wanted["source"]["items"].items():
         path = f"{target}/{layout.ADDONS}/{each}.vpk"
-        there = {before: os.stat(before) for before in glob.glob(f"{currents}/{layout.ADDONS}/{each}.vpk")}
+        copies = {copy: os.stat(copy) for copy in glob.glob(f"{currents}/{layout.ADDONS}/{each}.vpk")}
         same_as = (item["time"], item["size"])
-        if found := [before for before, about in there.items() if (about.st_mtime, about.st_size) == same_as]:
+        if found := [copy for copy, status in copies.items() if (status.st_mtime, status.st_size) == same_as]:
             same.append(found[0])
             continue
         if not item["url"]:
-            raise ValueError(f"item {each} is not to be had from Steam any more, and its version here has changed")
+            raise ValueError(f"item {each} is no longer available from Steam, and its copy on this host has changed")
         archive.download(item["url"], path)
         if (size := os.path.getsize(path)) != item["size"]:
-            again = "deploy again; where that says the same, take it out of `items`"
-            raise ValueError(f"item {each} came with {size} bytes, Steam announced {item['size']}: {again}")
+            again = "deploy again; if that fails too, remove it from `items`"
+            raise ValueError(f"item {each} has {size} bytes, Steam announced {item['size']}: {again}")
         os.utime(path, (item["time"], item["time"]))
     if same:
         filetree.copy(same, f"{target}/{layout.ADDONS}")
