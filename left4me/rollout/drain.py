@@ -53,7 +53,7 @@ class Drain:
         self._started: set[str] = set()
 
     def restart_servers(self) -> tuple[list[str], list[str], list[str]]:
-        """Return what was done, which servers still require a restart, and which are down because those hold their port.
+        """Return what was done, which servers still require a restart, and which wait for the port of one of those.
 
         The last two are empty unless the rollout was interrupted or must not restart anything.
         Raises Failed if the host or a server does not answer within the grace period.
