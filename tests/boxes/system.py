@@ -29,7 +29,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def held_locks() -> tuple[int, ...]:
-    """Return the file descriptors of the held locks: a child that inherits them keeps the locks if this process dies."""
+    """Return the file descriptors of the held locks: a child that inherits them keeps the locks after a kill."""
     return tuple(_held)
 
 
