@@ -94,10 +94,10 @@ def main() -> None:
     print(game.build().relative_to(ROOT))
     step("pyinfra inventory deploy.py -y")
     deploy()
-    step(f"systemctl start left4me-server@{SERVER}, and who plays there (A2S, from outside the box)")
+    step(f"systemctl start left4me-server@{SERVER}, then an A2S query from outside the box")
     box.run(f"systemctl start left4me-server@{SERVER}")
     ask(box)
-    step(f"systemctl stop left4me-server@{SERVER}, and what that stop was like")
+    step(f"systemctl stop left4me-server@{SERVER}, and the figures of the stop")
     found = figures(cycle(box))
     width = max(map(len, found))
     for name, value in found.items():
