@@ -1,8 +1,8 @@
 """python -m tests.rerun PYTEST-ARGUMENTS: run pytest, and run failed box tests once more to find flaky ones.
 
-If at most two tests failed, they run again on fresh boxes and are reported as `flaky` if they pass. There is no second
-run for more than two failures, for unit tests, and for tests of stop, reset and lock, where a flaky test is a bug.
-Both outputs are kept in .boxes/flaky. The exit code is pytest's.
+If at most two tests failed, they run again on fresh boxes and are reported as `flaky` if they pass. Nothing runs again
+if a unit test or a test of stop, reset or lock failed: there a flaky test is a bug. Both outputs are kept in
+.boxes/flaky. The exit code is pytest's.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Group:
         """Return whether it has a process; needs no privileges."""
         try:
             return "populated 1" in (self.path / "cgroup.events").read_text()
-        except (FileNotFoundError, OSError):
+        except OSError:
             return False
 
     def start(self, argv: list[str], log: Path) -> None:
@@ -82,7 +82,7 @@ class Group:
 
     def remove(self) -> None:
         """Kill its processes and remove it, if it exists."""
-        with contextlib.suppress(FileNotFoundError, OSError):
+        with contextlib.suppress(OSError):
             (self.path / "cgroup.kill").write_text("1")
         self.wait_empty(30)
         if SYSTEMD:

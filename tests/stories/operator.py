@@ -153,7 +153,7 @@ class Terminal:
         wait_for(f"{self.command} prints {text!r}", lambda: text in ESCAPE.sub("", self._output), limit)
 
     def types(self, text: str) -> None:
-        """Type `text`; \x03 is Ctrl-C."""
+        """Type `text`; chr(3) is Ctrl-C."""
         os.write(self._master, text.encode())
 
     def ends(self, *says: str, code: int = 0, never: Sequence[str] = (), seconds: float = 60) -> str:
