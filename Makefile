@@ -1,27 +1,34 @@
-# make            what there is
-# The commands that need a machine of their own (demo, test, soak) need root on Debian 12 or 13, and say so.
+# demo, test, test-all, soak, bench and boxes run test boxes: they need root on Debian 12 or 13.
 INVENTORY ?= inventory
 LIMIT ?=
 PYTHON := .venv/bin/python
-# As an activated environment has it, so that `pyinfra` below is what an operator types.
+# The PATH of an activated .venv, as an operator has it.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST := $(PYTHON) -m pytest
 
 .PHONY: help demo show status test test-all lint types unit boxes soak bench verify clean
 
+## make demo      deploy to a test box; start, query, stop and reset one server
+## make status    show the servers of all hosts in one table
+## make show      show the data of a host with all defaults (HOST=name)
+## make verify    check that the hosts are as declared; changes nothing
+##
+## make lint      run ruff
+## make types     run mypy
+## make unit      run the unit tests; needs no root
+## make boxes     build the images and snapshots of the test boxes
+## make test      run lint, types, the unit tests and the stories (5 minutes)
+## make test-all  run all tests, the stories on both Debians (30 minutes)
+## make soak      run the counted tests with their full counts (10 minutes)
+## make bench     measure resets, starts and a fleet
+## make clean     remove the test boxes and .venv
+##
+## status, show and verify read INVENTORY=../fleet/inventory (default: inventory);
+## LIMIT=name selects a host or group for status and verify.
 help:
-	@echo "make demo      a test box, the deploy, one server started, asked and stopped: the figures of that stop"
-	@echo "make show      what a host's data come to with all defaults   INVENTORY=../fleet/inventory HOST=host"
-	@echo "make status    every server of every host, in one table  INVENTORY=../fleet/inventory LIMIT=host"
-	@echo "make verify    prove the state of deployed hosts       INVENTORY=../fleet/inventory LIMIT=host"
-	@echo "make test      lint, types, unit tests, and the stories of an operator on test boxes (five minutes)"
-	@echo "make test-all  everything, the stories on both Debians (half an hour)"
-	@echo "make soak      counted claims with the full counts (ten minutes)"
-	@echo "make bench     how long a reset takes beside a shell that does the same, a start with 80 MB and 8 GB, a fleet"
-	@echo "make unit      what needs no root"
-	@echo "make clean     take the test boxes down and remove the environment"
+	@sed -n 's/^## \{0,1\}//p' Makefile
 
-# Debian's python3 makes no environments before python3-venv is there.
+# Debian's python3 cannot create environments without the package python3-venv.
 .venv/installed: requirements.lock
 	@python3 -c 'import ensurepip' 2>/dev/null || tests/boxes/python3-venv
 	@echo "installing the locked Python packages into .venv"
@@ -38,7 +45,7 @@ show: .venv/installed
 status: .venv/installed
 	@$(PYTHON) -m left4me.fleet_status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
 
-# Without the plugins of the other tests it is there half a second sooner.
+# Without the plugins of the other tests it starts half a second sooner.
 verify: .venv/installed
 	@PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PYTEST) tests/deployed --inventory $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
 
@@ -52,13 +59,13 @@ types: .venv/installed
 unit: .venv/installed
 	@$(PYTEST)
 
-# The images, and a deployed host as a snapshot, with progress: no test waits for them in silence.
+# Built here with progress output, so that no test builds them silently.
 boxes: .venv/installed
 	@$(PYTHON) -m tests.boxes.deployed
 
-# More tests side by side than there are processors: most of them wait, for what a host does in its own time.
+# More workers than processors: most tests wait for a host.
 SIDE_BY_SIDE := -n 4 --dist loadgroup --no-loadscope-reorder
-# In CI a test that fails by chance is told from a broken one.
+# In CI, failed box tests run once more, to tell flaky tests from broken ones.
 RUN := $(PYTHON) -m $(if $(CI),tests.rerun,pytest)
 
 test: lint types boxes

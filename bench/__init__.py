@@ -1,1 +1,1 @@
-"""Measurements, each against a floor in the same run: what counts is the ratio, not this machine's seconds."""
+"""Benchmarks. Each measures a baseline in the same run: the ratio counts, not the seconds of this machine."""

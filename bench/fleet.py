@@ -1,6 +1,7 @@
-"""What a fleet costs its control machine: `python -m bench.fleet`, four servers a host, nothing to change, all proved.
+"""`python -m bench.fleet` measures what a deploy that changes nothing and a verification cost the control machine.
 
-For 1, 2, 4, 8 and 12 hosts, and for as many that are 50 ms away. Start is what the programs take before they connect.
+For 1, 2, 4, 8 and 12 hosts with four servers each, without and with a round trip of 50 ms. "start" is the time that the
+programs take before they connect.
 """
 
 from __future__ import annotations
@@ -33,38 +34,38 @@ SERVERS = {str(number): {"port": 27012 + number} for number in (3, 4, 5, 6)}
 
 
 class Cost(NamedTuple):
-    """What a program took: seconds by the clock, and of this machine's processors."""
+    """Wall-clock and CPU seconds of a program."""
 
     wall: float
     cpu: float
 
 
-def cost(*command: str | Path, idle: bool = False) -> Cost:
-    """Run a program, which must succeed, and where it is a deploy that has to be `idle` change nothing."""
+def cost(*command: str | Path, unchanged: bool = False) -> Cost:
+    """Run a program and return its cost. Exits if it fails or, with `unchanged`, if the deploy changed something."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     wall, after = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        sys.exit(f"{command}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    if idle and (totals := json.loads(done.stdout)["results"]["totals"])["success"]:
-        sys.exit(f"{command}: changed something: {totals}")
+        sys.exit(f"{command} failed: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    if unchanged and (totals := json.loads(done.stdout)["results"]["totals"])["success"]:
+        sys.exit(f"{command} changed something: {totals}")
     return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def steps(inventory: Path) -> dict[str, Callable[[], Cost]]:
-    """Return the programs of a deploy and its proof, each with one that does only the first part of it."""
+    """Return the programs to measure: deploy and verify, and for each the part before it starts work."""
     pytest: list[str | Path] = [sys.executable, "-m", "pytest", "-q", "tests/deployed", "--inventory", inventory]
     return {
         "start": lambda: cost(PYINFRA, inventory, "debug-inventory"),
         "connect": lambda: cost(PYINFRA, inventory, "exec", "--", "true"),
-        "deploy": lambda: cost(PYINFRA, inventory, "deploy.py", "-y", "--json", idle=True),
+        "deploy": lambda: cost(PYINFRA, inventory, "deploy.py", "-y", "--json", unchanged=True),
         "pytest": lambda: cost(*pytest, "--collect-only"),
         "verify": lambda: cost(*pytest),
     }
 
 
 def measured(inventories: dict[str, Path]) -> dict[str, dict[str, Cost]]:
-    """Return the median cost of each step over each inventory, all measured in turn."""
+    """Return the median cost of each step for each inventory; the rounds are interleaved."""
     seen: dict[tuple[str, str], list[Cost]] = {}
     for _ in range(ROUNDS):
         for name, inventory in inventories.items():
@@ -79,7 +80,6 @@ def measured(inventories: dict[str, Path]) -> dict[str, dict[str, Cost]]:
 
 
 def show(found: dict[str, dict[str, Cost]]) -> None:
-    """Print the tables."""
     columns = ("start", "connect", "deploy", "start", "verify", "all", "CPU/host")
     print(f"{'hosts':12}" + "".join(f"{column:>10}" for column in columns) + "   seconds; CPU of the control machine")
     whole = {}
@@ -93,13 +93,12 @@ def show(found: dict[str, dict[str, Cost]]) -> None:
     print(f"12 hosts : 1 host = {whole['12'] / whole['1']:.2f}, ", end="")
     print(f"{whole[f'12 {AWAY}'] / whole[f'1 {AWAY}']:.2f} {AWAY} (aim: below 3)")
     far = found[f"1 {AWAY}"]
-    print(f"one host {AWAY}, beyond the start of the programs: ", end="")
+    print(f"one host {AWAY}, without the start of the programs: ", end="")
     print(f"deployed in {far['deploy'].wall - far['start'].wall:.2f} s (aim: 2), ", end="")
     print(f"verified in {far['verify'].wall - far['pytest'].wall:.2f} s (aim: 3)")
 
 
 def main() -> None:
-    """Bring up twelve boxes, deploy them, measure, and print."""
     build()
     names = [f"bench-{number:02}" for number in range(1, COUNTS[-1] + 1)]
     boxes: list[Box] = machines.up(names, 13, PACKAGES)

@@ -1,6 +1,6 @@
-"""How long a reset takes: `python -m bench.reset [DEBIAN]`, against a shell that does the same with no Python.
+"""`python -m bench.reset [DEBIAN]` measures a reset against a shell script with the same steps, in one box.
 
-Both are timed in one box, in turn. Says whether it depends on how much the server wrote, and on the game's size.
+It also shows how the time depends on the number of written files and on the size of the game.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.integration.harness import deploy, wait_for_server, write_inventory
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
 
 
-def measured(what: str, debian: int, **data: Any) -> dict[str, list[float]]:
-    """Have a box with these data and return the seconds of its resets or starts, by what they were."""
+def measured(program: str, debian: int, **data: Any) -> dict[str, list[float]]:
+    """Deploy a box with `data`, run on_host.py's `program` there, and return its measurements by kind."""
     build()
     name = f"bench-{debian}"
     [box] = machines.up([name], debian)
@@ -30,25 +30,24 @@ def measured(what: str, debian: int, **data: Any) -> dict[str, list[float]]:
             deploy(write_inventory(Path(folder) / "inventory", [box], **data))
         wait_for_server(box, 27015)
         box.run("cat >/root/on_host.py", input=Path(__file__).with_name("on_host.py").read_bytes())
-        said = box.run(f"python3 /root/on_host.py {what} {ROUNDS}", timeout=3600).stdout
+        output = box.run(f"python3 /root/on_host.py {program} {ROUNDS}", timeout=3600).stdout
     finally:
         machines.down([name])
-    seconds: dict[str, list[float]] = json.loads(said)
+    seconds: dict[str, list[float]] = json.loads(output)
     return seconds
 
 
 def line(name: str, values: list[float]) -> str:
-    """Return one line of the table, in milliseconds."""
+    """Return a line of the table: count, median and 95th percentile in milliseconds."""
     p95 = statistics.quantiles(values, n=20, method="inclusive")[18]
     return f"{name:28} {len(values):5} {statistics.median(values) * 1000:9.0f} {p95 * 1000:9.0f}"
 
 
 def main(debian: int) -> None:
-    """Measure and print."""
     seconds = measured("resets", debian)
     print(f"{'reset of a running server':28} {'times':>5} {'median/ms':>9} {'p95/ms':>9}")
-    for what, values in seconds.items():
-        print(line(what, values))
+    for kind, values in seconds.items():
+        print(line(kind, values))
     for over, under in (
         ("l4d2ctl", "shell"),
         ("100000 files in upper", "10 files in upper"),

@@ -1,4 +1,4 @@
-"""What all tests share: on which Debians stories are told, and which tests stay together on one worker."""
+"""What all tests share: the option --both, the order of tests, and their scheduling."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ from typing import Any
 import pytest
 
 LONGEST = ("01_first_evening", "rollout", "update", "faults", "boxes", "reset", "lock")
-"""The modules that take longest, each on one worker: they come first, so that no worker is left alone with one."""
+"""The slowest modules. They run first, so that none of them starts when the other workers are nearly done."""
 
-# A shell has its background jobs ignore it, and all that they start would inherit that.
+# Shells start background jobs with SIGINT ignored, and child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the stories be told on both Debians."""
-    parser.addoption("--both", action="store_true", help="tell each story on Debian 12 and 13, not on one of them")
+    parser.addoption("--both", action="store_true", help="run each story on Debian 12 and 13 instead of one of them")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, and let the rest be as it is."""
+    """Run the slowest modules first and keep the order of the others."""
     names = [f"test_{name}" for name in LONGEST]
     items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 
 
-# xdist 3.8's own --dist loadgroup does nothing with pytest 9.2: it writes an attribute that is not read any more.
+# xdist 3.8's --dist loadgroup has no effect with pytest 9.2: it sets an attribute that pytest no longer reads.
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep together what shares a box, in `--dist loadgroup`."""
-    from tests.scheduling import OneWorkerForEachBox  # here: verification has no use for xdist
+    from tests.scheduling import OneWorkerForEachBox  # imported here because verification runs without xdist
 
     return OneWorkerForEachBox(config, log) if config.getvalue("dist") == "loadgroup" else None

@@ -1,4 +1,4 @@
-"""Which tests stay together on one worker of pytest-xdist."""
+"""Scheduling for pytest-xdist: tests that share a box run on one worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class OneWorkerForEachBox(LoadScopeScheduling):
-    """Schedule the tests of one module and one Debian, which share a box, on one worker."""
+    """Run the tests of one module and one Debian, which share a box, on one worker."""
 
     def _split_scope(self, nodeid: str) -> str:
         debian = re.search(r"\bdebian1[23]\b", nodeid.partition("[")[2])

@@ -1,1 +1,1 @@
-"""A fleet in waves: pyinfra deploys, pytest proves; this has the order, the restarts, and the stop at a bad sign."""
+"""Roll out to a fleet in waves: pyinfra deploys, pytest verifies; this package orders, restarts and stops."""

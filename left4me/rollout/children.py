@@ -1,4 +1,4 @@
-"""The programs that a rollout starts: each in a session of its own, where a terminal's Ctrl-C does not reach it."""
+"""Run child programs, each in its own session, so that a Ctrl-C on the terminal does not reach them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from subprocess import PIPE, CompletedProcess, Popen, TimeoutExpired
-from typing import Any
 
 Done = CompletedProcess[str]
 interrupted = threading.Event()
-"""Set by the first Ctrl-C: what is under way is finished, and nothing new is begun."""
+"""Set by the first Ctrl-C: current steps finish, no new step starts."""
 _running: set[Popen[str]] = set()
-_APART: Mapping[str, Any] = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE, "start_new_session": True}
 
 
 def run(
     command: Sequence[str], limit: float | None = None, environment: Mapping[str, str] | None = None, stdin: str = ""
 ) -> Done:
-    """Run a program to its end; raises TimeoutExpired after `limit` seconds, and has then killed it."""
+    """Run a program and wait for it. Kills it and raises TimeoutExpired after `limit` seconds."""
     env = {**os.environ, **(environment or {})}
-    with Popen(command, text=True, errors="replace", env=env, **_APART) as process:
+    with Popen(
+        command, text=True, errors="replace", env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+    ) as process:
         _running.add(process)
         try:
             out, err = process.communicate(stdin, timeout=limit)
@@ -35,9 +35,9 @@ def run(
 
 
 def interrupt() -> None:
-    """Interrupt all that run, as Ctrl-C would."""
+    """Send SIGINT to all running children."""
     for process in list(_running):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or is sudo's
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or runs under sudo
             os.killpg(process.pid, signal.SIGINT)
 
 

@@ -1,4 +1,4 @@
-"""The command line of rollout.py: the plan, the waves, and what is said at the end."""
+"""The command line of rollout.py: the plan, the waves and the summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from left4me.manifest import ROOT
 from left4me.revision import checked_out
 from left4me.rollout import drain, results, waves
 from left4me.rollout.children import Done, interrupt, interrupted, last_lines, run
-from left4me.rollout.report import ANSWER, Report
+from left4me.rollout.report import FINISHING, Report
 from left4me.rollout.results import Result
 from left4me.rollout.waves import Host
 from left4me_host import layout
@@ -30,54 +30,52 @@ from left4me_host.commands import print_table
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
-Deploy to a fleet in waves. In each wave, hosts side by side: lock, deploy, restart the servers that require it once
-they have no players, wait until every server answers, and run tests/deployed. The first wave in which a host fails is
-the last. A server that was stopped by hand stays down; what is pending is listed at the end.
+Deploy to a fleet in waves. In each wave: lock the hosts, deploy, restart the servers that require it once they are
+idle, wait until every server answers, and run tests/deployed. The rollout stops after the first wave in which a host
+fails. Servers that were stopped by hand stay down. Pending states are listed at the end.
 
 examples:
   python rollout.py ../fleet/inventory                      the group canary or the first host, 25 %, then the rest
-  python rollout.py ../fleet/inventory --dry                what would change, and in which waves
-  python rollout.py ../fleet/inventory --waves 1,10%        one host, then a tenth of all at a time
+  python rollout.py ../fleet/inventory --dry                show the waves and what would change
+  python rollout.py ../fleet/inventory --waves 1,10%        one host, then 10 % of all hosts at a time
   python rollout.py ../fleet/inventory --limit eu --exclude game7.example.org
-  python rollout.py ../fleet/inventory --drain 20m          after 20 minutes restart although somebody plays
-  python rollout.py ../fleet/inventory -y --drain 0         ask nobody, wait for nobody
+  python rollout.py ../fleet/inventory --drain 20m          restart after 20 minutes even if there are players
+  python rollout.py ../fleet/inventory -y --drain 0         do not ask, do not wait for players
 
-Stopped, interrupted or killed: the same command again goes on. Hosts that are done change and restart nothing.
-The way back is an older state of this repository: git checkout OLD, and the same command.
+After a stop, an interruption or a kill, run the same command again: hosts that are done are not changed or restarted.
+To go back, check out an older commit of this repository (git checkout COMMIT) and run the same command.
 
-Ctrl-C finishes the step that each host is in, and waits for no more players; a second one stops at once.
-exit codes: 0 all done and proved, 1 stopped, 2 refused and nothing changed, 130 interrupted
+The first Ctrl-C stops waiting for players and finishes each host's current step; the second stops at once.
+exit codes: 0 all hosts deployed and verified, 1 stopped, 2 refused, nothing changed, 130 interrupted
 """
 
 
 class Refused(Exception):
-    """Why the rollout does not begin, line by line."""
+    """Why the rollout does not start; one argument per line."""
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="rollout.py", description=HELP, formatter_class=raw)
     parser.add_argument("inventory", help="the inventory file, as for pyinfra")
-    for option, what in (("--limit", "only this"), ("--exclude", "not this")):
-        text = f"{what} host, group or pattern; may be repeated"
+    for option, which in (("--limit", "only this"), ("--exclude", "not this")):
+        text = f"{which} host, group or pattern; can be repeated"
         parser.add_argument(option, action="append", default=[], metavar="NAME", help=text)
-    for option, kind, default, what in (
-        ("--waves", waves.sizes, "canary,25%,100%", "how many hosts in each, the last again: 5, 10%, canary"),
-        ("--drain", waves.duration, "30m", "how long players are waited for; 0: not at all"),
-        ("--quiet", waves.duration, "1m", "how long a server has to be empty before its restart"),
-        ("--grace", waves.duration, "2m", "how long a server may take until it answers"),
+    for option, kind, default, help_text in (
+        ("--waves", waves.sizes, "canary,25%,100%", "sizes of the waves, the last one repeats: 5, 10%, canary"),
+        ("--drain", waves.duration, "30m", "how long to wait for players to leave; 0: do not wait"),
+        ("--quiet", waves.duration, "1m", "how long a server must be without players before its restart"),
+        ("--grace", waves.duration, "2m", "how long a server may take to answer"),
     ):
-        text = f"{what} (default: {default})".replace("%", "%%")
+        text = f"{help_text} (default: {default})".replace("%", "%%")
         parser.add_argument(option, type=kind, default=default, metavar=option[2:].upper(), help=text)
-    parser.add_argument("--no-restart", action="store_true", help="restart nothing; what requires a restart is listed")
-    parser.add_argument("--dry", action="store_true", help="show the plan and end")
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("--no-restart", action="store_true", help="restart nothing; list the servers that require it")
+    parser.add_argument("--dry", action="store_true", help="show the plan and exit")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     return parser
 
 
 class Rollout:
-    """One run over a fleet."""
-
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._report = Report()
@@ -87,68 +85,68 @@ class Rollout:
         self._pending: list[dict[str, str]] = []
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
-        """Take a Ctrl-C: the second, and one before anything was begun, ends all at once."""
-        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would fail
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
+        """Handle a signal: finish the current steps; on the second one, or if no step has started, stop at once."""
+        if number == signal.SIGHUP:  # the terminal is closed: writing to it would fail
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
         if self._report.content["hosts"] and not interrupted.is_set():
             interrupted.set()
-            if not self._report.is_live:  # else it is the table's last row
-                os.write(2, f"{ANSWER}\n".encode())
+            if not self._report.is_live:  # a live table shows it as its last row
+                os.write(2, f"{FINISHING}\n".encode())
             return
         try:
             interrupt()
             if self._report.content["hosts"]:
                 self._report.close(INTERRUPTED)
-                os.write(2, f"Stopped at once: hosts may be half done.\n{self._again()}\n".encode())
+                os.write(2, f"Stopped at once: hosts may be partly deployed.\n{self._again()}\n".encode())
         finally:
             os._exit(INTERRUPTED)
 
     def select(self) -> list[Host]:
-        """Read the inventory. Raises Refused."""
+        """Return the selected hosts of the inventory. Raises Refused."""
         if Path.cwd() != ROOT:
-            raise Refused(f"it works in the directory of this repository: cd {shlex.quote(str(ROOT))}")
+            raise Refused(f"start it in the root of this repository: cd {shlex.quote(str(ROOT))}")
         options = [f"--{key}={each}" for key in ("limit", "exclude") for each in getattr(self._arguments, key)]
-        told = run([sys.executable, "-m", "left4me.inventory_export", self._arguments.inventory, *options])
-        if told.returncode:
-            lines = [line for line in told.stderr.splitlines() if line.startswith("refused: ")]
-            raise Refused(*(line.removeprefix("refused: ") for line in lines or last_lines(told.stderr)))
-        fleet = json.loads(told.stdout)
-        # pyinfra takes a name for a group's before it takes it for a host's, and would deploy the whole group.
+        export = run([sys.executable, "-m", "left4me.inventory_export", self._arguments.inventory, *options])
+        if export.returncode:
+            lines = [line for line in export.stderr.splitlines() if line.startswith("refused: ")]
+            raise Refused(*(line.removeprefix("refused: ") for line in lines or last_lines(export.stderr)))
+        fleet = json.loads(export.stdout)
+        # pyinfra looks a name up as a group first: it would deploy the whole group.
         if both := [each["name"] for each in fleet if each["called_as_a_group"]]:
-            raise Refused(f"{', '.join(both)}: a host and a group of one name cannot be told apart: rename one")
+            raise Refused(f"{', '.join(both)}: a host and a group have the same name: rename one of them")
         return [Host.read(each) for each in fleet]
 
-    def _pyinfra(self, hosts: Sequence[Host], word: str, environment: Mapping[str, str] | None = None) -> Done:
+    def _pyinfra(self, hosts: Sequence[Host], option: str, environment: Mapping[str, str] | None = None) -> Done:
         limits = [word for host in hosts for word in ("--limit", host.name)]
-        command = [sys.executable, "-m", "pyinfra", self._arguments.inventory, "deploy.py", "--json", word, *limits]
+        command = [sys.executable, "-m", "pyinfra", self._arguments.inventory, "deploy.py", "--json", option, *limits]
         return run(command, environment=environment)
 
     def plan(self, hosts: list[Host]) -> None:
         """Connect to every host and show what would change. Raises Refused."""
         self._waves = waves.split(hosts, self._arguments.waves)
-        verdicts = results.planned(self._pyinfra(hosts, "--dry"), [host.name for host in hosts])
-        if wrong := [f"{name}: {line}" for name, verdict in verdicts.items() for line in verdict.wrong]:
-            raise Refused(*wrong, "mend that, or leave the host out: --exclude NAME")
+        found = results.planned(self._pyinfra(hosts, "--dry"), [host.name for host in hosts])
+        if wrong := [f"{name}: {line}" for name, result in found.items() for line in result.wrong]:
+            raise Refused(*wrong, "fix that, or skip the host: --exclude NAME")
         for number, wave in enumerate(self._waves, 1):
             print(f"wave {number} of {len(self._waves)}")
             for host in wave:
-                print(f"  {host.name}: {'; '.join(verdicts[host.name].changed) or 'nothing to change'}")
-                for line in verdicts[host.name].pending:
+                print(f"  {host.name}: {'; '.join(found[host.name].changed) or 'nothing to change'}")
+                for line in found[host.name].pending:
                     print(f"    {line}")
         sys.stdout.flush()
 
     def confirm(self) -> None:
-        """Ask whether to go on. Raises Refused."""
+        """Ask for confirmation. Raises Refused."""
         try:
             if not self._arguments.yes and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
                 raise Refused("not confirmed")
         except EOFError:
-            raise Refused("nobody is there to ask; -y does not ask") from None
+            raise Refused("cannot ask for confirmation: standard input is closed; use -y") from None
 
     def go(self) -> int:
-        """Go through the waves and return the exit code."""
+        """Roll out wave by wave and return the exit code."""
         names = [[host.name for host in wave] for wave in self._waves]
         self._report.content.update(revision=checked_out(), waves=names)
         code = STOPPED
@@ -157,65 +155,65 @@ class Rollout:
                 code = 0
             elif not self._failures:
                 code = INTERRUPTED
-            elif not self._report.begun("deploy"):
+            elif not self._report.started("deploy"):
                 code = REFUSED
         finally:
             self._report.close(code)
-        self._tell(code)
+        self._summarize(code)
         return code
 
     def _wave(self, number: int, hosts: Sequence[Host]) -> bool:
-        """Bring a wave to its end and tell whether all of it is done and proved."""
+        """Return whether all hosts of a wave were deployed and verified."""
         with Locks() as self._locks:
             if not self._lock(number, hosts):
                 return False
-            left = list(hosts)
-            for step, act in (("deploy", self._deploy), ("restart", self._settle), ("verify", self._verify)):
-                if interrupted.is_set() or not left:
+            remaining = list(hosts)
+            for step, act in (("deploy", self._deploy), ("restart", self._restart), ("verify", self._verify)):
+                if interrupted.is_set() or not remaining:
                     return False
-                self._report.begin(number, [host.name for host in left], step)
-                left = act(left)
-        return len(left) == len(hosts)
+                self._report.begin(number, [host.name for host in remaining], step)
+                remaining = act(remaining)
+        return len(remaining) == len(hosts)
 
     def _lock(self, number: int, hosts: Sequence[Host]) -> bool:
-        """Take the locks of a wave's hosts and tell whether all are held."""
+        """Take the locks of a wave's hosts and return whether all are held."""
         with ThreadPoolExecutor(32) as pool:
             list(pool.map(self._locks.connect, hosts))
-        # One after the other: of two rollouts that want some of the same hosts, only one is refused.
+        # One after the other, so that of two rollouts with common hosts only one is refused.
         for host in hosts:
             if interrupted.is_set():
                 return False
             self._report.begin(number, [host.name], "lock")
-            if not self._judged("lock", [host], {host.name: Result(self._locks.take(host))}):
+            if not self._succeeded("lock", [host], {host.name: Result(self._locks.take(host))}):
                 return False
         return True
 
-    def _judged(self, step: str, hosts: Sequence[Host], verdicts: Mapping[str, Result]) -> list[Host]:
-        """Note how a step went on each host and return those on which it went well."""
-        for name, verdict in verdicts.items():
-            if verdict.wrong:
-                self._failures[name] = (step, verdict)
-            self._report.end(name, "failed" if verdict.wrong else "done", verdict.wrong or verdict.changed)
-        return [host for host in hosts if not verdicts[host.name].wrong]
+    def _succeeded(self, step: str, hosts: Sequence[Host], found: Mapping[str, Result]) -> list[Host]:
+        """Record the results of a step and return the hosts on which it succeeded."""
+        for name, result in found.items():
+            if result.wrong:
+                self._failures[name] = (step, result)
+            self._report.end(name, "failed" if result.wrong else "done", result.wrong or result.changed)
+        return [host for host in hosts if not found[host.name].wrong]
 
     def _deploy(self, hosts: Sequence[Host]) -> list[Host]:
         done = self._pyinfra(hosts, "-y", self._locks.environment)
-        return self._judged("deploy", hosts, results.deployed(done, [host.name for host in hosts]))
+        return self._succeeded("deploy", hosts, results.deployed(done, [host.name for host in hosts]))
 
-    def _settle(self, hosts: Sequence[Host]) -> list[Host]:
-        def settle(host: Host) -> list[Host]:
-            verdict = Result()
+    def _restart(self, hosts: Sequence[Host]) -> list[Host]:
+        def restart(host: Host) -> list[Host]:
+            result = Result()
             try:
-                settling = drain.Drain(host, self._arguments, self._locks, partial(self._report.note, host.name))
-                verdict.changed, due, down = settling.settle()
-                verdict.changed += [f"not restarted: server {server}" for server in due]
-                verdict.changed += [f"not started: server {server}" for server in down]
+                draining = drain.Drain(host, self._arguments, self._locks, partial(self._report.note, host.name))
+                result.changed, required, down = draining.restart_servers()
+                result.changed += [f"not restarted: server {server}" for server in required]
+                result.changed += [f"not started: server {server}" for server in down]
             except drain.Failed as failed:
-                verdict.wrong = list(failed.args)
-            return self._judged("restart", [host], {host.name: verdict})
+                result.wrong = list(failed.args)
+            return self._succeeded("restart", [host], {host.name: result})
 
         with ThreadPoolExecutor(len(hosts)) as pool:
-            return [host for well in pool.map(settle, hosts) for host in well]
+            return [host for succeeded in pool.map(restart, hosts) for host in succeeded]
 
     def _verify(self, hosts: Sequence[Host]) -> list[Host]:
         names = [host.name for host in hosts]
@@ -225,19 +223,19 @@ class Rollout:
             command += [f"--inventory={self._arguments.inventory}", *(f"--limit={name}" for name in names)]
             command += [f"--grace={self._arguments.grace:.0f}s", f"--pending-json={pending}"]
             done = run(command, environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
-            verdicts = results.verified(done, junit, names)
+            found = results.verified(done, junit, names)
             if pending.is_file():
                 self._pending += json.loads(pending.read_text(encoding="utf-8"))
-            return self._judged("verify", hosts, verdicts)
+            return self._succeeded("verify", hosts, found)
 
-    def _tell(self, code: int) -> None:
-        """Say how it ended, and what to type next."""
+    def _summarize(self, code: int) -> None:
+        """Print the failures, what is pending, and the command to run next."""
         hosts = {host.name: host for wave in self._waves for host in wave}
-        untouched = [name for name in hosts if name not in self._report.begun("deploy")]
-        for name, (step, verdict) in self._failures.items():
-            print(f"\n{name} failed at {step}:", *verdict.wrong, sep="\n    ")
+        untouched = [name for name in hosts if name not in self._report.started("deploy")]
+        for name, (step, result) in self._failures.items():
+            print(f"\n{name} failed at {step}:", *result.wrong, sep="\n    ")
             only = [self._arguments.inventory, "--limit", name]
-            tests = [word for test in verdict.tests[:1] for word in ("-k", test.partition("[")[0])]
+            tests = [word for test in result.tests[:1] for word in ("-k", test.partition("[")[0])]
             closer = {
                 "lock": connection.typed(name, hosts[name].connection, "cat", layout.DEPLOY_LOCK),
                 "deploy": shlex.join(["pyinfra", *only, "deploy.py"]),
@@ -253,26 +251,25 @@ class Rollout:
             )
         if code:
             how = {INTERRUPTED: "Interrupted", REFUSED: "Refused"}.get(code, "Stopped")
-            print(f"\n{how}. Untouched: {', '.join(untouched) or 'no host'}.\n{self._again()}")
+            print(f"\n{how}. Untouched: {', '.join(untouched) or 'none'}.\n{self._again()}")
         else:
-            but = f"; {len(self._pending)} pending" if self._pending else ""
-            print(f"Done and proved: {len(hosts)} host{'s' * (len(hosts) != 1)}{but}.")
+            pending = f"; {len(self._pending)} pending" if self._pending else ""
+            print(f"Done and verified: {len(hosts)} host{'s' * (len(hosts) != 1)}{pending}.")
         print(f"Report: {self._report.path}", flush=True)
 
     @staticmethod
     def _again() -> str:
-        return f"Go on with the same command: {shlex.join(['python', *sys.argv])}"
+        return f"To continue, run the same command: {shlex.join(['python', *sys.argv])}"
 
 
 def main() -> int:
-    """Do what the command line says and return the exit code."""
     arguments = _parser().parse_args()
     rollout = Rollout(arguments)
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, rollout.interrupt)
-    # Each host takes some while its wave lasts, and systems come with a thousand.
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # Each host of a wave needs several descriptors; the usual soft limit is 1024.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         rollout.plan(rollout.select())
         if arguments.dry:

@@ -1,4 +1,4 @@
-"""Which hosts come when."""
+"""Split the hosts of a fleet into waves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CANARY = "canary"
 
 @dataclass(frozen=True)
 class Host:
-    """A host of the fleet, as left4me.inventory_export tells it; `running` are its servers that are declared to run."""
+    """A host as left4me.inventory_export prints it; `running` has the ids of the servers declared to run."""
 
     name: str
     groups: frozenset[str]
@@ -21,26 +21,26 @@ class Host:
     running: tuple[str, ...]
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> Host:
-        """Return the host that left4me.inventory_export told."""
-        running = [name for name, server in told["declares"]["servers"].items() if server["state"] == "running"]
-        return cls(told["name"], frozenset(told["groups"]), told["connection"], tuple(running))
+    def read(cls, exported: Mapping[str, Any]) -> Host:
+        servers = exported["declares"]["servers"]
+        running = tuple(server for server, declared in servers.items() if declared["state"] == "running")
+        return cls(exported["name"], frozenset(exported["groups"]), exported["connection"], running)
 
 
 def duration(text: str) -> float:
-    """Return the seconds of 90s, 20m, 1h30m or 0."""
+    """Return the seconds of a duration such as 90s, 20m, 1h30m or 0. Raises ArgumentTypeError."""
     found = re.fullmatch(r"0|(?=\d)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     if not found:
-        raise ArgumentTypeError(f"{text!r} is no time such as 90s, 20m, 1h30m or 0")
+        raise ArgumentTypeError(f"{text!r} is not a duration such as 90s, 20m, 1h30m or 0")
     hours, minutes, seconds = (int(each or 0) for each in found.groups())
     return float(hours * 3600 + minutes * 60 + seconds)
 
 
 def sizes(text: str) -> list[str]:
-    """Return the sizes of waves that `text` names."""
+    """Return the wave sizes in a comma-separated list. Raises ArgumentTypeError."""
     for size in text.split(","):
         if not re.fullmatch(rf"{CANARY}|[1-9]\d*%?", size):
-            raise ArgumentTypeError(f"{size!r} is no size of a wave: a number of hosts, 25%, or {CANARY}")
+            raise ArgumentTypeError(f"{size!r} is not a wave size: use a number of hosts, 25%, or {CANARY}")
     return text.split(",")
 
 
@@ -52,12 +52,12 @@ def _size(size: str, hosts: Sequence[Host]) -> int:
     return int(size)
 
 
-def split(hosts: Sequence[Host], wanted: Sequence[str]) -> list[list[Host]]:
-    """Return the hosts in waves: the group canary first, else in their order; the last size again for all the rest."""
+def split(hosts: Sequence[Host], wave_sizes: Sequence[str]) -> list[list[Host]]:
+    """Return the waves: the group canary first, then the inventory's order. The last size repeats."""
     left = sorted(hosts, key=lambda host: CANARY not in host.groups)
     waves: list[list[Host]] = []
     while left:
-        size = _size(wanted[min(len(waves), len(wanted) - 1)], hosts)
+        size = _size(wave_sizes[min(len(waves), len(wave_sizes) - 1)], hosts)
         waves.append(left[:size])
         left = left[size:]
     return waves

@@ -1,1 +1,1 @@
-"""Test boxes: real Debian machines with systemd, made of systemd-nspawn on a mmdebstrap image."""
+"""Test boxes: Debian machines with systemd, run by systemd-nspawn on an image made by mmdebstrap."""

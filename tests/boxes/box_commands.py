@@ -11,23 +11,23 @@ from tests.boxes import requirements
 from tests.boxes.boxes import Box, BoxError, boxes, down, up
 
 _HELP = """\
-Debian machines to deploy to and to break: systemd as PID 1, sshd, an address of their own.
+Debian machines to deploy to and to break. Each has systemd as PID 1, sshd and an address of its own.
 
-  ./box up                      one box, box1, with Debian 13; the first one builds the image
-  ./box up a b --debian 12      two more, side by side; what is already up is left alone
-  ./box list --json             what there is, for programs
-  ./box ssh a uptime            a command as root (without one: a shell); `a-admin` is the user with sudo
-  ./box reboot a                as an operator does it
-  ./box crash a                 as a power cut does it; `./box start a` brings it back
-  ./box down                    removes all of this checkout, and everything they leave on this machine
+  ./box up                      start box1 with Debian 13; the first run builds the image
+  ./box up a b --debian 12      start two more boxes; boxes that are up stay as they are
+  ./box list --json             list the boxes, for programs
+  ./box ssh a uptime            run a command as root (default: a shell); `a-admin` is the user with sudo
+  ./box reboot a                reboot cleanly
+  ./box crash a                 cut the power; `./box start a` boots it again
+  ./box down                    remove all boxes of this checkout and their traces on this machine
 
-`pyinfra inventory deploy.py` deploys to the boxes that are up. Keys and disks are in .boxes/, images
-in /var/cache/left4me/boxes/ (delete one there to have it built afresh).
+`pyinfra inventory deploy.py` deploys to the boxes that are up. Keys and disks are in .boxes/, images in
+/var/cache/left4me/boxes/; to rebuild an image, delete it there.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command of ./box and return its exit code: 1 for what went wrong, 2 for bad usage."""
+    """Run one command of ./box and return its exit code: 1 after an error, 2 for bad usage."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "list":
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"box: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("box: interrupted; the same command again, or ./box down, cleans up", file=sys.stderr)
+        print("box: interrupted; to clean up, run the same command again or ./box down", file=sys.stderr)
         return 130
 
 
@@ -65,21 +65,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="./box", description=_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    one = commands.add_parser("up", help="have these boxes up (default: box1)")
+    one = commands.add_parser("up", help="create or start boxes (default: box1)")
     one.add_argument("name", nargs="*", metavar="NAME")
     one.add_argument("--debian", type=int, choices=(12, 13), default=13, help="default: 13")
-    one = commands.add_parser("list", help="what boxes there are; needs no root")
-    one.add_argument("--json", action="store_true", help="name, address, users, key, debian and state")
-    one = commands.add_parser("ssh", help="a shell or a command in a box, as root; NAME-admin: as admin")
+    one = commands.add_parser("list", help="list the boxes; needs no root")
+    one.add_argument("--json", action="store_true", help="print name, address, users, key, debian and state as JSON")
+    one = commands.add_parser("ssh", help="open a shell or run a command in a box as root, or as admin with NAME-admin")
     one.add_argument("name", metavar="NAME")
     one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
-    for command, what in (
-        ("reboot", "reboot in good order and wait until it runs again"),
-        ("crash", "cut the power: kill PID 1, wait until nothing of the box is alive"),
-        ("start", "start a box that is stopped"),
+    for command, text in (
+        ("reboot", "reboot cleanly and wait until the box is up again"),
+        ("crash", "cut the power: kill PID 1 and wait until all processes of the box have ended"),
+        ("start", "start a stopped box"),
     ):
-        commands.add_parser(command, help=what).add_argument("name", metavar="NAME")
-    one = commands.add_parser("down", help="remove these boxes (default: all of this checkout)")
+        commands.add_parser(command, help=text).add_argument("name", metavar="NAME")
+    one = commands.add_parser("down", help="remove boxes (default: all of this checkout)")
     one.add_argument("name", nargs="*", metavar="NAME")
     return parser
 
@@ -87,20 +87,20 @@ def _parser() -> argparse.ArgumentParser:
 def _ssh(host: str, words: list[str]) -> int:
     one = box_module.box(host.removesuffix("-admin") if host.endswith("-admin") else host)
     if one.state != "up":
-        raise BoxError(f"{one.name} is stopped; ./box start {one.name}")
+        raise BoxError(f"{one.name} is stopped; start it with ./box start {one.name}")
     sys.stdout.flush()
     os.execvp("ssh", ["ssh", "-F", str(one.ssh_config), host, *words])
 
 
 def _list(as_json: bool) -> int:
-    there = boxes()
+    found = boxes()
     if as_json:
-        print(json.dumps([_facts(one) for one in there], indent=2))
+        print(json.dumps([_facts(one) for one in found], indent=2))
         return 0
-    for one in there:
+    for one in found:
         print(f"{one.name:20} {one.state:8} Debian {one.debian}  {one.address}")
-    if not there:
-        print("no boxes; ./box up makes one")
+    if not found:
+        print("no boxes; create one with ./box up")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Test boxes as Python sees them: ``up``, ``down``, ``boxes`` and what one box can be asked to do.
+"""The Python interface to test boxes: ``up``, ``down``, ``boxes`` and the class Box.
 
-What is up is read from the kernel (the box's cgroup), never from a file of ours, so that a killed call
-leaves nothing that a later one believes. A box's directory is complete from the moment it has its name.
+Whether a box is up is read from its cgroup, never from a file, so that a killed call leaves no stale state.
+A box's directory is complete before it gets its name.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from tests.boxes.system import CHECKOUT_ID, STATE, BoxError, allow_many, locked,
 
 __all__ = ["Box", "BoxError", "boxes", "down", "up"]
 
-# A hostname, and a part of names that have limits of their own.
+# A hostname; also part of names with limits of their own.
 NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _PREFIX = f"left4me-box-{CHECKOUT_ID}-"
 _KEY = STATE / "key"
@@ -35,10 +35,12 @@ _IDENTITY = (
     *("etc/machine-id", "etc/hostname", "etc/hosts", "etc/ssh/ssh_host_*", "etc/apt/apt.conf.d/90proxy"),
     *("root/.ssh", "home/admin/.ssh", "var/log/journal/*", "var/tmp/*"),
 )
-# A starting box takes about one second alone, four in a dozen; a loaded CI machine several times that.
+# A box starts in a second, one of a dozen in four seconds; a loaded CI machine needs several times that.
 _START_SECONDS = 90
-_STOP_SECONDS = 120  # systemd's own limit for one unit, and some for the rest
-_SOCKET_PATH_LIMIT = 107 - len(".0123456789abcdef")  # sun_path, less what ssh appends while it makes one
+_STOP_SECONDS = 120  # systemd's limit for one unit, plus a margin
+_SOCKET_PATH_LIMIT = 107 - len(
+    ".0123456789abcdef"
+)  # sun_path without the suffix that ssh appends while it creates the socket
 
 
 @dataclass(frozen=True)
@@ -51,44 +53,44 @@ class Box:
     index: int
     image: Path
     snapshot: Path | None = None
-    """What another box had written when it was stopped, as one more layer between the image and this box's own."""
+    """The files that another box had written when it was stopped: a layer between the image and this box's upper."""
 
     @property
     def directory(self) -> Path:
-        """Everything the box has on disk."""
+        """The directory with all files of the box."""
         return STATE / self.name
 
     @property
     def ssh_key(self) -> Path:
-        """The private key that opens root and admin on every box of this checkout."""
+        """The private key for root and admin on every box of this checkout."""
         return _KEY
 
     @property
     def known_hosts(self) -> Path:
-        """The box's host key, known before the first connection."""
+        """A known_hosts file with the box's host key."""
         return self.directory / "known_hosts"
 
     @property
     def ssh_config(self) -> Path:
-        """An ssh_config(5) with the hosts NAME (root) and NAME-admin."""
+        """An ssh_config(5) with the hosts NAME (user root) and NAME-admin (user admin)."""
         return self.directory / "ssh_config"
 
     @property
     def state(self) -> Literal["up", "stopped"]:
-        """Whether a process of the box is alive."""
+        """`up` if a process of the box is alive."""
         return "up" if self._group.alive() else "stopped"
 
     @property
     def leader(self) -> int:
-        """The PID, seen from outside, of the box's PID 1. Raises BoxError if it has none."""
-        # nspawn puts what it runs below `payload`, and systemd itself into `init.scope`.
+        """The PID of the box's PID 1 on this machine. Raises BoxError if the box is not up."""
+        # nspawn runs the container below `payload`; systemd moves itself into `init.scope`.
         listing = self._group.path / "payload/init.scope/cgroup.procs"
         if self._group.alive() and listing.exists():
             for pid in listing.read_text().split():
                 status = Path("/proc", pid, "status").read_text()
                 if re.search(r"^NSpid:\s+\d+\s+1$", status, re.MULTILINE):
                     return int(pid)
-        raise BoxError(f"{self.name} has no PID 1, it is not up; ./box start {self.name}")
+        raise BoxError(f"{self.name} is not up: it has no PID 1; start it with ./box start {self.name}")
 
     @property
     def _group(self) -> Group:
@@ -100,7 +102,7 @@ class Box:
         *,
         user: Literal["root", "admin"] = "root",
         check: bool = True,
-        input: bytes | None = None,  # noqa: A002 - subprocess.run's own name for it
+        input: bytes | None = None,  # noqa: A002 - the name that subprocess.run uses
         timeout: float = 60,
     ) -> "subprocess.CompletedProcess[str]":
         """Run a shell command in the box over ssh.
@@ -117,33 +119,33 @@ class Box:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise BoxError(f"{self.name}: {command!r} did not end within {timeout:.0f} s") from None
+            raise BoxError(f"{self.name}: {command!r} did not finish within {timeout:.0f} s") from None
         out, err = raw.stdout.decode(errors="replace"), raw.stderr.decode(errors="replace")
         if check and raw.returncode != 0:
             raise BoxError(f"{self.name}: {command!r}: exit {raw.returncode}: {err.strip() or out.strip()}")
         return subprocess.CompletedProcess(command, raw.returncode, out, err)
 
     def start(self) -> None:
-        """Start the box if it is not up, and wait until it runs. Raises BoxError if it does not."""
+        """Start the box if it is not up, and wait until it runs. Raises BoxError if it does not start."""
         with _locked():
             network.ensure()
             self._launch()
-        self._await_running()  # other calls go on meanwhile
+        self._await_running()  # without the lock
 
     def reboot(self) -> None:
-        """Reboot it from inside, in good order, and wait until it runs again at the same address."""
+        """Reboot cleanly from inside and wait until the box runs again."""
         self._end("reboot")
         self.start()
 
     def crash(self) -> None:
-        """A power cut: kill the box's PID 1 and wait until nothing of the box is alive."""
+        """Cut the power: kill PID 1 and wait until all processes of the box have ended."""
         with _locked():
             os.kill(self.leader, 9)
             self._group.wait_empty(30)
             self._stop()
 
     def keep(self, place: Path) -> None:
-        """Stop it in good order and keep what it wrote as a snapshot at ``place``; the box is gone then."""
+        """Shut the box down, save what it wrote as a snapshot at ``place``, and remove the box."""
         self._end("poweroff")
         with _locked():
             self._stop()
@@ -151,7 +153,7 @@ class Box:
             new.mkdir(parents=True)
             for name in ("upper", "lib"):
                 (self.directory / "disk" / name).rename(new / name)
-            # Its identity stays its own, as does its journal.
+            # Identity and journal are not part of the snapshot.
             for pattern in _IDENTITY:
                 for path in (new / "upper").glob(pattern):
                     _remove_tree(path)
@@ -161,18 +163,17 @@ class Box:
             _remove(self)
 
     def _end(self, how: str) -> None:
-        asked = self.run(f"systemctl {how} --no-block", check=False)
-        # 255 is ssh's own: the connection may end before the answer.
-        if asked.returncode not in (0, 255):
-            raise BoxError(f"{self.name} does not {how}: {asked.stderr.strip()}")
+        done = self.run(f"systemctl {how} --no-block", check=False)
+        # 255 comes from ssh: the connection may end before the answer.
+        if done.returncode not in (0, 255):
+            raise BoxError(f"{self.name}: systemctl {how} failed: {done.stderr.strip()}")
         self._group.wait_empty(_STOP_SECONDS)
 
     def down(self) -> None:
-        """Remove the box with everything it is made of."""
         down([self.name])
 
     def journal(self) -> str:
-        """All that the box's journal holds, over all its boots, also when it is stopped."""
+        """Return the journal of all boots; works for a stopped box too."""
         return tool(
             *("journalctl", "--no-pager", "--output=short-precise", "--quiet"),
             f"--directory={self.directory / 'disk/upper/var/log/journal'}",
@@ -185,11 +186,13 @@ class Box:
         disk = self.directory / "disk"
         launch = Path(__file__).with_name("launch.sh")
         lowers = [*([self.snapshot / "upper"] if self.snapshot else []), self.image]
-        # A disk is a layer over these: others, made since, would not fit under it.
+        # The disk is an overlay layer over exactly these directories; rebuilt ones would not match it.
         for lower in lowers:
             if not lower.is_dir():
-                raise BoxError(f"{self.name}: {lower} is gone; ./box down {self.name}, then up again")
-        # In the options of an overlay a colon stands between two of them.
+                raise BoxError(
+                    f"{self.name}: {lower} is missing; run ./box down {self.name}, then ./box up {self.name}"
+                )
+        # The overlay option lowerdir separates directories by colons.
         stack = ":".join(str(lower).replace(":", r"\:") for lower in lowers)
         argv = ["/bin/sh", str(launch), self.name, stack, str(disk)]
         argv += [network.BRIDGE, network.veth(self.index), network.mac(self.index), f"{self.address}/24"]
@@ -200,53 +203,52 @@ class Box:
         try:
             network.await_port(self.address, 22, _START_SECONDS, self._group)
         except BoxError as error:
-            last = (console.read_text(errors="replace").strip() or "it said nothing").splitlines()[-1]
-            raise BoxError(f"{self.name} does not start: {error}; the end of {console}: {last}") from None
-        said = self.run("systemctl is-system-running --wait", check=False, timeout=_START_SECONDS)
-        if said.stdout.strip() != "running":
+            last = (console.read_text(errors="replace").strip() or "no output").splitlines()[-1]
+            raise BoxError(f"{self.name} does not start: {error}; last line of {console}: {last}") from None
+        state = self.run("systemctl is-system-running --wait", check=False, timeout=_START_SECONDS)
+        if state.stdout.strip() != "running":
             tail = "\n".join(self.journal().splitlines()[-20:])
-            raise BoxError(f"{self.name} is {said.stdout.strip() or said.stderr.strip()}; its journal:\n{tail}")
+            raise BoxError(f"{self.name} is {state.stdout.strip() or state.stderr.strip()}; its journal:\n{tail}")
 
     def _stop(self) -> None:
-        _hang_up(self.directory)
+        _close_connections(self.directory)
         self._group.remove()
         network.unplug(self.index)
 
 
 def boxes() -> list[Box]:
-    """The boxes of this checkout, up or stopped, by name."""
+    """Return the boxes of this checkout, up or stopped, sorted by name."""
     found = []
     for path in sorted(STATE.glob(f"[a-z]*/{_FACTS}")):
         try:
             facts = json.loads(path.read_text())
-        except FileNotFoundError:  # it is removed at this moment: looking takes no lock
+        except FileNotFoundError:  # being removed: listing takes no lock
             continue
         image_root, snapshot = Path(facts.pop("image")), facts.pop("snapshot", None)
-        kept = Path(snapshot) if snapshot else None
-        found.append(Box(name=path.parent.name, image=image_root, snapshot=kept, **facts))
+        below = Path(snapshot) if snapshot else None
+        found.append(Box(name=path.parent.name, image=image_root, snapshot=below, **facts))
     return found
 
 
 def box(name: str) -> Box:
-    """The box of that name. Raises BoxError if there is none."""
+    """Return a box by name. Raises BoxError if it does not exist."""
     for one in boxes():
         if one.name == name:
             return one
-    raise BoxError(f"there is no box {name}; ./box up {name} makes it, ./box list shows what there is")
+    raise BoxError(f"there is no box {name}; create it with ./box up {name}, or see ./box list")
 
 
 def up(names: list[str], debian: int = 13, packages: Sequence[str] = (), snapshot: Path | None = None) -> list[Box]:
-    """Have these boxes up, side by side, and return them when each says `running`.
+    """Create or start these boxes in parallel and return them once systemd in each reports `running`.
 
-    A box that exists is started if it is stopped, and else left alone; a new one has `packages` from the beginning, and
-    what a `snapshot` holds, which was made over the same image.
+    A new box gets `packages` and the files of `snapshot`, which must have been made over the same image.
     Raises BoxError for a bad name, for a box that exists with another Debian, and for one that does not start.
     """
     for name in names:
         if not NAME.fullmatch(name) or name.endswith("-admin"):
             raise BoxError(
-                f"{name!r} is no name for a box: a small letter, then up to 19 small letters, digits or dashes, "
-                "and not -admin at the end"
+                f"{name!r} is not a box name: use a lower-case letter, then up to 19 lower-case letters, digits or "
+                "dashes, without -admin at the end"
             )
     requirements.ensure()
     with _locked():
@@ -254,23 +256,23 @@ def up(names: list[str], debian: int = 13, packages: Sequence[str] = (), snapsho
         root = image.image(debian, packages)
         network.ensure()
         _make_key()
-        wanted = []
+        selected = []
         for name in dict.fromkeys(names):
-            there = {one.name: one for one in boxes()}
-            taken = {other.index for other in there.values()}
-            one = there.get(name) or _create(name, debian, root, taken, snapshot)
+            existing = {one.name: one for one in boxes()}
+            taken = {other.index for other in existing.values()}
+            one = existing.get(name) or _create(name, debian, root, taken, snapshot)
             if one.debian != debian:
-                raise BoxError(f"{name} is there with Debian {one.debian}; ./box down {name} first")
-            wanted.append(one)
-        for one in wanted:
+                raise BoxError(f"{name} already exists with Debian {one.debian}; run ./box down {name} first")
+            selected.append(one)
+        for one in selected:
             one._launch()
-    with ThreadPoolExecutor(len(wanted) or 1) as pool:
-        list(pool.map(Box._await_running, wanted))
-    return wanted
+    with ThreadPoolExecutor(len(selected) or 1) as pool:
+        list(pool.map(Box._await_running, selected))
+    return selected
 
 
 def down(names: list[str] | None) -> None:
-    """Remove these boxes, or all of this checkout. Raises BoxError for a name that is no box, before any is removed."""
+    """Remove these boxes, or all of this checkout. Raises BoxError for an unknown name before it removes any."""
     requirements.ensure()
     with _locked():
         for one in boxes() if names is None else [box(name) for name in names]:
@@ -281,27 +283,27 @@ def down(names: list[str] | None) -> None:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """Let one call at a time change the boxes of this checkout, and first clean up after one that was killed."""
+    """Hold the lock on the boxes of this checkout, and first clean up after a killed call."""
     with locked(_LOCK):
         for leftover in (*STATE.glob(".*.new"), *STATE.glob(".*.gone")):
             _remove_tree(leftover)
-        there = boxes()
+        existing = boxes()
         for group in groups(_PREFIX):
-            if group.name.removeprefix(_PREFIX) not in {one.name for one in there}:
+            if group.name.removeprefix(_PREFIX) not in {one.name for one in existing}:
                 group.remove()
-        for one in there:
+        for one in existing:
             if one.state == "stopped":
                 one._stop()
-        if not there:
-            _hang_up(STATE)
+        if not existing:
+            _close_connections(STATE)
             network.remove()
         yield
 
 
-def _hang_up(directory: Path) -> None:
-    """End the shared ssh connections whose sockets are below it: no FIN comes from a network namespace that is gone.
+def _close_connections(directory: Path) -> None:
+    """End the shared ssh connections whose sockets are in a directory: a dead network namespace sends no FIN.
 
-    They are found by the title that ssh gives them, as the socket itself may be lost.
+    They are found by the title that ssh gives its process, because the socket may be missing.
     """
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -325,20 +327,22 @@ def _make_key() -> None:
 
 
 def _create(name: str, debian: int, root: Path, taken: set[int], snapshot: Path | None) -> Box:
-    """Make the box's directory beside its place and give it its name when it is whole."""
+    """Create the box's directory under a temporary name and rename it once it is complete."""
     index = next(number for number in range(200) if number not in taken)
     one = Box(name, network.address(index), debian, index, root, snapshot)
     if one.directory.exists():
-        raise BoxError(f"{one.directory} is there and is no box: take another name")
+        raise BoxError(f"{one.directory} exists but is not a box: choose another name")
     if tool("stat", "--file-system", "--format=%T", STATE).strip() == "overlayfs":
-        raise BoxError(f"{STATE} is on an overlay, which cannot be under another one: put the checkout on a disk")
+        raise BoxError(
+            f"{STATE} is on an overlay, which cannot hold the upper of another one: move the checkout to a disk"
+        )
     new = STATE / f".{name}.new"
     disk, upper = new / "disk", new / "disk" / "upper"
     new.mkdir()
     disk.mkdir(mode=0o700)
     for directory in (upper, disk / "work", disk / "root"):
         directory.mkdir()
-    # An overlay's upper cannot lie on an overlay: where the deploy puts its data has to be a real directory.
+    # An overlay's upper cannot be on an overlay, so /var/lib is a real directory.
     data = snapshot / "lib" if snapshot else one.image / "var/lib"
     tool("cp", "--archive", "--reflink=auto", data, disk / "lib")
     _write_identity(upper, name)
@@ -401,11 +405,11 @@ def _ssh_config(one: Box) -> str:
 
 def _remove(one: Box) -> None:
     one._stop()
-    gone = STATE / f".{one.name}.gone"
-    one.directory.rename(gone)
-    _remove_tree(gone)
+    removed = STATE / f".{one.name}.gone"
+    one.directory.rename(removed)
+    _remove_tree(removed)
 
 
 def _remove_tree(path: Path) -> None:
-    # Not shutil.rmtree, which ends in a RecursionError on a tree that a test made hostile.
+    # shutil.rmtree raises RecursionError on the deep trees of some tests.
     tool("rm", "--recursive", "--force", "--one-file-system", path, timeout=300)

@@ -1,7 +1,7 @@
-"""A cgroup for each box, so that systemd in one box never meets the units of another.
+"""A cgroup for each box, so that the systemd in one box never sees the units of another.
 
-Where systemd is PID 1 it is asked for a transient unit that delegates its cgroup; elsewhere the
-directories are made by hand, under /sys/fs/cgroup (v2) or its `systemd` and `unified` hierarchies (hybrid).
+If systemd is PID 1, it creates a transient unit with a delegated cgroup. Otherwise the directories are made here, under
+/sys/fs/cgroup (v2) or its `systemd` and `unified` hierarchies (hybrid).
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.boxes.system import BoxError, tool
 
 _ROOT = Path("/sys/fs/cgroup")
-# sd_booted(3): this directory is there exactly when systemd is PID 1.
+# sd_booted(3): this directory exists exactly if systemd is PID 1.
 SYSTEMD = Path("/run/systemd/system").is_dir()
 _V2 = _ROOT if (_ROOT / "cgroup.controllers").exists() else _ROOT / "unified"
 _HIERARCHIES = [_V2] if _V2 == _ROOT else [_V2, _ROOT / "systemd"]
@@ -27,7 +27,7 @@ exec setsid --fork "$@" >>"$log" 2>&1
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of one box (or of the proxy), found by the name of their cgroup."""
+    """The processes in a cgroup: those of a box or of the proxy."""
 
     name: str
 
@@ -37,18 +37,18 @@ class Group:
 
     @property
     def path(self) -> Path:
-        """Its directory in the cgroup v2 hierarchy; there is one only while it runs or is not yet cleaned."""
+        """The directory in the cgroup v2 hierarchy; missing unless the box runs or waits for cleanup."""
         return _V2 / self._below
 
     def alive(self) -> bool:
-        """Whether a process is in it; needs no privilege."""
+        """Return whether it has a process; needs no privileges."""
         try:
             return "populated 1" in (self.path / "cgroup.events").read_text()
-        except (FileNotFoundError, OSError):
+        except OSError:
             return False
 
     def start(self, argv: list[str], log: Path) -> None:
-        """Start a program in it, detached from the caller; standard output and error go to ``log``."""
+        """Start a program in it, detached from the caller, with standard output and error in ``log``."""
         if SYSTEMD:
             output = [f"--property=Standard{which}=append:{log}" for which in ("Output", "Error")]
             unit = [f"--unit={self.name}", "--collect", "--quiet", "--property=Delegate=yes", *output]
@@ -63,7 +63,7 @@ class Group:
         tool("/bin/sh", "-c", _ENTER, "enter", " ".join(map(str, places)), log, *argv, detaches=True)
 
     def wait_empty(self, seconds: float) -> None:
-        """Wait until no process is left in it. Raises BoxError after ``seconds``."""
+        """Wait until it has no process. Raises BoxError after ``seconds``."""
         deadline = time.monotonic() + seconds
         try:
             with (self.path / "cgroup.events").open() as events:
@@ -72,21 +72,21 @@ class Group:
                 while "populated 1" in events.read():
                     left = deadline - time.monotonic()
                     if left <= 0:
-                        raise BoxError(f"{self.name}: processes are left after {seconds:.0f} s")
+                        raise BoxError(f"{self.name}: processes still running after {seconds:.0f} s")
                     poller.poll(left * 1000)
                     events.seek(0)
         except OSError:
-            # Removed under our hands (by systemd): nothing can be in it.
+            # systemd has removed it meanwhile.
             if self.alive():
                 raise
 
     def remove(self) -> None:
-        """Kill what is in it and take the cgroup away; nothing happens if there is none."""
-        with contextlib.suppress(FileNotFoundError, OSError):
+        """Kill its processes and remove it, if it exists."""
+        with contextlib.suppress(OSError):
             (self.path / "cgroup.kill").write_text("1")
         self.wait_empty(30)
         if SYSTEMD:
-            # The unit is collected some time after its last process; a new one of this name has to wait for it.
+            # systemd removes the unit some time after its last process ends; a new one needs the name.
             tool("/bin/sh", "-c", 'systemctl stop "$0" 2>/dev/null || test $? = 5', f"{self.name}.service")
             return
         for hierarchy in _HIERARCHIES:
@@ -95,7 +95,7 @@ class Group:
 
 
 def groups(prefix: str) -> list[Group]:
-    """Every cgroup on this machine whose name begins with ``prefix``."""
+    """Return the cgroups of this machine whose name starts with ``prefix``."""
     parents = [h / "system.slice" for h in _HIERARCHIES] if SYSTEMD else _HIERARCHIES
     found = {path.name.removesuffix(".service") for parent in parents for path in parent.glob(prefix + "*")}
     return [Group(name) for name in sorted(found)]

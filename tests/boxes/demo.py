@@ -1,4 +1,4 @@
-"""make demo: a box, the deploy, one server started, asked, stopped and reset, and what the stop was like."""
+"""make demo: deploy to a box; start, query, stop and reset one server; print the figures of the stop."""
 
 from __future__ import annotations
 
@@ -19,34 +19,33 @@ from tests.boxes.boxes import Box, BoxError, up
 ROOT = Path(__file__).parent.parent.parent
 READER = ROOT / "tests/deployed/reader.py"
 SERVER, PORT = "3", 27015  # as the inventory has them
-ANSWER_SECONDS = 20  # a loaded machine; a server answers in a tenth of a second
+ANSWER_SECONDS = 20  # for a loaded machine; usually a server answers in 0.1 s
 
 
 class Broken(Exception):
-    """A step of the demo did not do what it should; the message says which and what to look at."""
+    """A step of the demo failed; the message names it and what to look at."""
 
 
 def step(text: str) -> None:
-    """Say what comes next."""
     print(f"\n== {text}", flush=True)
 
 
 def deploy() -> None:
-    """Deploy as an operator does, with what pyinfra says on the terminal."""
+    """Deploy with pyinfra's output on the terminal. Raises Broken."""
     command = [str(Path(sys.executable).with_name("pyinfra")), "inventory", "deploy.py", "-y"]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
-        raise Broken("the deploy failed: what pyinfra said stands above")
+        raise Broken("the deploy failed; see the output of pyinfra above")
 
 
 def ask(box: Box) -> None:
-    """Ask the server over A2S from outside the box, and print what it says."""
+    """Query the server over A2S from outside the box and print the answer. Raises Broken."""
     address = (box.address, PORT)
     end = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
             info, players = a2s.info(address, timeout=1), a2s.players(address, timeout=1)
             break
-        except OSError as error:  # a server that is starting does not answer yet
+        except OSError as error:  # the server is still starting
             if time.monotonic() > end:
                 raise Broken(
                     f"{box.name} server {SERVER} does not answer: ./box ssh {box.name} journalctl -e"
@@ -55,7 +54,7 @@ def ask(box: Box) -> None:
 
 
 def cycle(box: Box) -> dict[str, Any]:
-    """Stop the server with somebody watching who holds its overlay, and start it again."""
+    """Stop the server while watching for holders of its overlay, start it again, and return what was seen."""
     question = json.dumps({"cycle": [SERVER, "127.0.0.1", PORT]})
     command = f"python3 -I -c {shlex.quote(READER.read_text(encoding='utf-8'))} {shlex.quote(question)}"
     figures: dict[str, Any] = json.loads(box.run(command, timeout=300).stdout)
@@ -65,10 +64,10 @@ def cycle(box: Box) -> dict[str, Any]:
 
 
 def figures(found: dict[str, Any]) -> dict[str, str]:
-    """Return the postmortem's figures of a stop, in its words."""
-    # nsenter stands in merged until it has left the unit's namespace: it is the way out.
+    """Return the figures of a stop, with the labels of the unit's postmortem."""
+    # nsenter has its cwd in merged until it has left the unit's mount namespace.
     held = [f"{each['comm']} ({each['kind']})" for each in found["holders"] if each["comm"].strip("()") != "nsenter"]
-    exits = re.findall(r"status=(\d+)", found["unit"]["ExecStopPostEx"])  # the last is the unmount's
+    exits = re.findall(r"status=(\d+)", found["unit"]["ExecStopPostEx"])  # the last one is of the unmount
     return {
         "Stop duration": f"{found['seconds']:.2f} s",
         "Holders while it stopped": ", ".join(held) or "none",
@@ -87,28 +86,28 @@ GOOD = {
 
 
 def main() -> None:
-    """Do all of it; raises Broken or BoxError."""
+    """Run the demo. Raises Broken or BoxError."""
     step("a test box, with systemd, sshd and a network of its own")
     [box] = up(["box1"])
     print(f"{box.name}: Debian {box.debian}, {box.address}")
-    step("the stand-in for the game, since Steam is not asked here")
+    step("the stand-in for the game (the demo does not use Steam)")
     print(game.build().relative_to(ROOT))
     step("pyinfra inventory deploy.py -y")
     deploy()
-    step(f"systemctl start left4me-server@{SERVER}, and who plays there (A2S, from outside the box)")
+    step(f"systemctl start left4me-server@{SERVER}, then an A2S query from outside the box")
     box.run(f"systemctl start left4me-server@{SERVER}")
     ask(box)
-    step(f"systemctl stop left4me-server@{SERVER}, and what that stop was like")
+    step(f"systemctl stop left4me-server@{SERVER}, and the figures of the stop")
     found = figures(cycle(box))
     width = max(map(len, found))
     for name, value in found.items():
         print(f"{name:<{width}}  {value}")
     wrong = [name for name, value in GOOD.items() if found[name] != value]
     if wrong:
-        raise Broken(f"not as it should be: {', '.join(wrong)}; see ./box ssh {box.name} journalctl -e")
-    step(f"l4d2ctl reset {SERVER}: the server as new, and running again")
+        raise Broken(f"the stop was not clean: {', '.join(wrong)}; see ./box ssh {box.name} journalctl -e")
+    step(f"l4d2ctl reset {SERVER}: a fresh server, running again")
     print(box.run(f"l4d2ctl reset {SERVER}").stdout, end="")
-    print(f"\nLook around: ./box ssh {box.name}. Take the box away: ./box down")
+    print(f"\nTo look around: ./box ssh {box.name}. To remove the box: ./box down")
 
 
 if __name__ == "__main__":

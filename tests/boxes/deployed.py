@@ -1,4 +1,4 @@
-"""A box to which left4me is deployed, as a snapshot: a copy of it boots in a second, where a deploy takes ten."""
+"""Snapshots of deployed boxes: a copy boots in a second, while a deploy takes ten."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from tests.integration.ctl import layered
 from tests.integration.harness import GAME, ROOT, SERVERS, deploy, wait_for_server, write_inventory
 
 PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace", "faketime")
-"""Of the image under it: what a deploy would install, and what tests look with."""
+"""In the image: the packages that a deploy installs, and tools of the tests."""
 Kind = Literal["plain", "layered"]
 DATA: Mapping[Kind, Mapping[str, Any]] = {
     "plain": {"game": GAME, "servers": dict(SERVERS)},
     "layered": {"game": GAME, **layered()},
 }
-"""What is declared of the hosts: servers 3 and 4, without more and with a layer and an RCON password each."""
+"""The declared data: servers 3 and 4, plain or with a layer and an RCON password each."""
 _PLACE = STATE / "snapshots"
 _SOURCES = ("deploy.py", "config.py", "files", "group_data", "left4me", "templates", "tests/boxes/layer")
 
 
 def up(names: list[str], debian: int, kind: Kind = "layered") -> list[Box]:
-    """Have new boxes up that are deployed, and whose servers answer; those of these names that are there go."""
-    kept = snapshot(debian, kind)
+    """Start new deployed boxes and wait until their servers answer; existing boxes with these names are removed."""
+    place = snapshot(debian, kind)
     machines.down([each.name for each in machines.boxes() if each.name in names])
-    boxes = machines.up(names, debian, PACKAGES, kept)
+    boxes = machines.up(names, debian, PACKAGES, place)
     for box in boxes:
         _wait_for_servers(box)
     return boxes
@@ -46,9 +46,9 @@ def _wait_for_servers(box: Box) -> None:
 
 
 def _key(debian: int, kind: Kind) -> str:
-    """Return a name for what goes into a snapshot: the revision that the deploy notes, and all that it brings."""
+    """Return the name of a snapshot: a hash of the recorded revision and of everything that the deploy copies."""
     below = image.image(debian, PACKAGES)
-    # It fits over one image: not over another of that name, built since.
+    # A snapshot fits only the image it was made over, not a rebuilt one of the same name.
     whole = hashlib.sha256(f"{checked_out()} {below} {below.stat().st_ctime_ns} {DATA[kind]}".encode())
     whole.update(Path(__file__).read_bytes() + (STATE / "game.recipe").read_bytes())
     for source in _SOURCES:
@@ -59,10 +59,7 @@ def _key(debian: int, kind: Kind) -> str:
 
 
 def snapshot(debian: int, kind: Kind) -> Path:
-    """Return the snapshot of a box as DATA declares it.
-
-    It is made first where there is none, under a lock; those that are out of date and of no box are removed.
-    """
+    """Return the snapshot of a deployed box. Makes it if it is missing, and then removes outdated unused ones."""
     game.build()
     place = _PLACE / _key(debian, kind)
     with locked(STATE / f".snapshot-{debian}-{kind}.lock"):
@@ -72,8 +69,8 @@ def snapshot(debian: int, kind: Kind) -> Path:
 
 
 def _make(debian: int, kind: Kind, place: Path) -> None:
-    name = f"test-{kind}-{debian}"  # as the tests' own boxes, which no inventory of a checkout has
-    print(f"{name}: deploying (once for each change of what is deployed)", file=sys.stderr, flush=True)
+    name = f"test-{kind}-{debian}"  # `inventory` skips boxes named test-…
+    print(f"{name}: deploying (once after each change of the deployed files)", file=sys.stderr, flush=True)
     machines.down([each.name for each in machines.boxes() if each.name == name])
     used = {each.snapshot for each in machines.boxes()}
     for old in [*_PLACE.glob(f"{debian}-{kind}-*"), *_PLACE.glob(f".{debian}-{kind}-*")]:
@@ -94,7 +91,7 @@ def _everything(debian: int) -> None:
 
 
 def main() -> None:
-    """Make images and snapshots of both Debians, with progress, so that no test waits for them in silence."""
+    """Build the images and snapshots of both Debians."""
     requirements.ensure()
     game.build()
     with ThreadPoolExecutor() as pool:

@@ -1,7 +1,7 @@
-"""Builds the stand-in game: a tree as SteamCMD would have installed app 222860, with a 32-bit process in it.
+"""Build the stand-in game: a tree like SteamCMD's installation of app 222860, with a 32-bit process.
 
-The game itself is `tests/boxes/standin`, run by Debian's own i386 Python. Of the libraries that Python needs, the
-tree brings only libexpat; libc6:i386 and libz have to come from the host, as srcds's own have.
+The game is `tests/boxes/standin`, run by Debian's i386 Python. The tree contains libexpat; libc6:i386 and libz must
+come from the host, as they must for srcds.
 """
 
 import fcntl
@@ -23,15 +23,15 @@ SOURCES = Path(__file__).resolve().parent / "standin"
 APP_ID = 222860
 BUILD_ID = "14716838"
 MTIME = 1_700_000_000
-"""Seconds since the epoch: the modification time of everything in the tree, so that two builds are one."""
+"""The modification time of all files in the tree, in seconds since the epoch, so that builds are reproducible."""
 
-# Only bookworm has an i386 python3.11; its binary starts under the libc of both Debians.
+# Only bookworm has an i386 python3.11; its binary runs with the libc of both Debians.
 SUITE = "bookworm"
 IN_TREE = ("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libexpat1")
-# Needed to run the i386 Python here, at build time; on a host the deploy installs them.
+# Needed to run the i386 Python at build time; on a host the deploy installs them.
 BESIDE_TREE = ("libc6", "zlib1g")
 
-# The campaigns' maps, by campaign: the real game's names.
+# The real game's maps, by campaign.
 CAMPAIGNS = {
     "c1": "hotel streets mall atrium",
     "c2": "highway fairgrounds coaster barns concert",
@@ -43,19 +43,19 @@ CAMPAIGNS = {
 
 
 class BuildError(Exception):
-    """The stand-in game could not be built; the message is one line for the operator."""
+    """The stand-in game could not be built; the message is one line."""
 
 
 def build() -> Path:
-    """Return `<checkout>/.boxes/game`, built anew if what it is made from has changed.
+    """Return `<checkout>/.boxes/game`, rebuilt if its sources have changed.
 
-    Raises BuildError when a package cannot be had, or when this kernel runs no 32-bit programs.
+    Raises BuildError if a package cannot be downloaded or this kernel does not run 32-bit programs.
     """
     tree, recipe = STATE / "game", STATE / "game.recipe"
     STATE.mkdir(exist_ok=True)
-    with _alone(STATE / "game.lock"):
-        wanted = _recipe()
-        if tree.is_dir() and recipe.is_file() and recipe.read_text() == wanted:
+    with _locked(STATE / "game.lock"):
+        sources = _recipe()
+        if tree.is_dir() and recipe.is_file() and recipe.read_text() == sources:
             return tree
         new, old = STATE / "game.new", STATE / "game.old"
         for leftover in (new, old):
@@ -64,19 +64,19 @@ def build() -> Path:
         packages = _packages()
         lay_out(new)
         _add_python(new, packages)
-        _settle(new)
+        _normalize(new)
         recipe.unlink(missing_ok=True)
         if tree.exists():
             tree.rename(old)
         new.rename(tree)
-        recipe.write_text(wanted)
+        recipe.write_text(sources)
         if old.exists():
             shutil.rmtree(old)
     return tree
 
 
 def lay_out(tree: Path) -> None:
-    """Write everything but the i386 Python into `tree`, which must not exist yet."""
+    """Create `tree` with everything except the i386 Python."""
     game = tree / "left4dead2"
     for name in ("addons", "bin", "cfg", "maps", "scripts"):
         (game / name).mkdir(parents=True)
@@ -95,11 +95,11 @@ def lay_out(tree: Path) -> None:
     for library in (game / "bin/server_srv.so", tree / "bin/engine_srv.so", tree / "bin/steamclient.so"):
         library.write_bytes(_filler(b"\x7fELF\x01\x01\x01", library.stem.removesuffix("_srv"), 4096))
     (tree / "steamapps" / f"appmanifest_{APP_ID}.acf").write_text(_manifest())
-    _settle(tree)
+    _normalize(tree)
 
 
 def _filler(head: bytes, seed: str, size: int) -> bytes:
-    """Return `size` bytes that begin with `head` and do not compress."""
+    """Return `size` incompressible bytes that start with `head`."""
     return head + hashlib.shake_128(seed.encode()).digest(size - len(head))
 
 
@@ -118,7 +118,7 @@ def _manifest() -> str:
 
 
 def _recipe() -> str:
-    """Return the hash of everything in the checkout that the tree is made from."""
+    """Return a hash of the sources of the tree."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted(SOURCES.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -127,14 +127,14 @@ def _recipe() -> str:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _locked(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _run(command: list[str], *, cwd: Path, failure: str) -> str:
-    """Run a command, at most ten minutes; `failure` says in the error what it was for."""
+    """Run a command for at most ten minutes and return its output. Raises BuildError, which starts with `failure`."""
     try:
         done = subprocess.run(
             command,
@@ -148,13 +148,13 @@ def _run(command: list[str], *, cwd: Path, failure: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"stand-in game: {failure}: {error}") from error
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise BuildError(f"stand-in game: {failure}: {command[0]} exited {done.returncode}: {said}")
+        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise BuildError(f"stand-in game: {failure}: {command[0]}: exit {done.returncode}: {last}")
     return done.stdout
 
 
 def _packages() -> Path:
-    """Return the directory of the .deb files, downloaded by an apt that shares no state with this machine's."""
+    """Return the directory of the .deb files. They are downloaded by an apt with state of its own."""
     debs = STATE / "game-packages"
     names = IN_TREE + BESIDE_TREE
     if all(len(list(debs.glob(f"{name}_*_i386.deb"))) == 1 for name in names):
@@ -175,9 +175,9 @@ def _packages() -> Path:
         "APT::Architectures::=i386",
         "Acquire::Languages=none",
         "Acquire::Retries=1",
-        # Else an index that cannot be read is a warning, and the packages are then said not to exist.
+        # Otherwise an unreadable index is only a warning, and apt reports that the packages do not exist.
         "APT::Update::Error-Mode=any",
-        # The checkout may be where apt's own user cannot read.
+        # apt's sandbox user may not be able to read the checkout.
         "APT::Sandbox::User=root",
     ]
     apt_get = ["apt-get", "-q", *(word for option in options for word in ("-o", option))]
@@ -188,7 +188,7 @@ def _packages() -> Path:
 
 
 def _add_python(tree: Path, packages: Path) -> None:
-    """Put the i386 Python into `bin/`, its program named `bin/srcds_linux`, its modules as bytecode."""
+    """Put the i386 Python into `bin/`: the program as `bin/srcds_linux`, the modules as bytecode."""
     with tempfile.TemporaryDirectory(dir=STATE, prefix="game.scratch-") as name:
         scratch = Path(name)
         for package in IN_TREE + BESIDE_TREE:
@@ -206,7 +206,7 @@ def _add_python(tree: Path, packages: Path) -> None:
 
 
 def _compile(tree: Path, libraries: list[Path]) -> None:
-    """Replace every module below `bin/` by its bytecode: nothing to compile, and nowhere to write, at a start."""
+    """Replace every module below `bin/` by its bytecode: at a start there is nothing to compile or to write."""
     loader = next(path for root in libraries for path in root.rglob("ld-linux.so.2") if not path.is_symlink())
     search = ":".join(str(path.parent) for root in libraries for path in root.rglob("lib[cz].so.?"))
     python = [str(loader), "--library-path", f"{search}:{tree}/bin", f"{tree}/bin/srcds_linux"]
@@ -221,8 +221,8 @@ def _compile(tree: Path, libraries: list[Path]) -> None:
             source.unlink()
 
 
-def _settle(tree: Path) -> None:
-    """Give everything the modes that SteamCMD leaves, whatever the umask of this process, and one time."""
+def _normalize(tree: Path) -> None:
+    """Set the modes that SteamCMD sets, and the same time, for all files."""
     programs = {tree / "srcds_run", tree / "srcds_linux", tree / "bin/srcds_linux"}
     for path in [tree, *tree.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path in programs else 0o644)

@@ -1,4 +1,4 @@
-"""The bare Debian image under the boxes: made once by mmdebstrap, shared by every box and checkout."""
+"""The Debian image under the boxes: built once by mmdebstrap, shared by all boxes and checkouts."""
 
 import hashlib
 import shutil
@@ -11,7 +11,7 @@ from tests.boxes import mirror
 from tests.boxes.system import BoxError, environment, held_locks, locked, tool
 
 CACHE = Path("/var/cache/left4me/boxes")
-# systemd and what a box is reached by; python3 is what a deploy asks of a host. The rest the deploy installs.
+# systemd, access to the box, and python3, which a deploy requires. The deploy installs the rest.
 _PACKAGES = ("systemd", "systemd-sysv", "dbus", "openssh-server", "python3", "sudo", "iproute2")
 ADMIN_UID = 1000
 _FINISH = f"""
@@ -19,32 +19,30 @@ set -e
 useradd --uid {ADMIN_UID} --create-home --shell /bin/bash admin
 printf 'admin ALL=(ALL) NOPASSWD: ALL\\n' >/etc/sudoers.d/admin
 chmod 0440 /etc/sudoers.d/admin
-# Each box gets its own identity.
+# Each box gets an identity of its own.
 rm -f /etc/ssh/ssh_host_*_key* /etc/hostname /etc/apt/apt.conf.d/99mmdebstrap
 printf '%s\\n' "$BOX_APT" >/etc/apt/apt.conf.d/10mirror
 : >/etc/machine-id
-# A journal that survives a power cut.
+# A persistent journal.
 mkdir -p /var/log/journal
-# What waits for hardware or for a network that the box already has, and what changes something by itself.
+# Units that wait for a network, which a box has from the start, or that change the box.
 systemctl disable --quiet systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
     dpkg-db-backup.timer
 """
 
 
 def image(debian: int, packages: Sequence[str] = ()) -> Path:
-    """Return the root directory of that Debian's image; build it first, with progress on stderr, if it is missing.
+    """Return the root directory of a Debian's image with additional `packages`. Builds it if it is missing.
 
-    `packages` are installed in it beyond what a bare one has.
-
-    Built beside its place and renamed, so that what is there is whole. Raises BoxError if it cannot be built.
+    It is built under a temporary name, with progress on stderr. Raises BoxError if the build fails.
     """
     if debian not in mirror.CODENAMES:
-        raise BoxError(f"Debian {debian}: there are boxes of Debian 12 and 13 only")
+        raise BoxError(f"Debian {debian} is not supported: use 12 or 13")
     included = [*_PACKAGES, *(("ca-certificates",) if mirror.url().startswith("https:") else ()), *packages]
     place = CACHE / f"{debian}-{_recipe(included)}"
     if not place.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
-        # It holds set-uid programs and, once in use, nothing for other users to look at.
+        # It has set-uid programs; other users must not reach them.
         CACHE.chmod(0o700)
         with locked(CACHE / f".{place.name}.lock"):
             if not place.is_dir():
@@ -65,7 +63,7 @@ def _build(debian: int, packages: list[str], place: Path) -> None:
     if proxy := mirror.upstream_proxy():
         options.append(f'Acquire::http::Proxy "{proxy}";')
     command = [
-        # Whoever is killed, here or there: no process and no mount of a half-built image stays behind.
+        # After a kill on either side, no process and no mount of the build remains.
         *("setpriv", "--pdeathsig", "KILL"),
         *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
         *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
@@ -76,19 +74,19 @@ def _build(debian: int, packages: list[str], place: Path) -> None:
         *(mirror.CODENAMES[debian], str(building), "-"),
     ]
     name = f"image of Debian {debian}"
-    _say(f"{name}: building (once, about half a minute and 250 MB)")
-    said = _run_showing(command, mirror.sources(debian), name)
-    if said is not None:
-        raise BoxError(f"{name} cannot be built: {said}")
+    _say(f"{name}: building (once; takes about 30 seconds and 250 MB)")
+    error = _run_with_progress(command, mirror.sources(debian), name)
+    if error is not None:
+        raise BoxError(f"{name}: the build failed: {error}")
     tool("sync", "--file-system", building, timeout=300)
     building.rename(place)
     _say(f"{name}: done")
 
 
-def _run_showing(command: list[str], sources: str, name: str) -> str | None:
-    """Run it with its messages passed on to stderr; return None, or what it said last if it failed."""
+def _run_with_progress(command: list[str], sources: str, name: str) -> str | None:
+    """Run mmdebstrap and show its progress on stderr; return its last error message if it failed, else None."""
     apt = "\n".join(mirror.carried_options())
-    last = "it said nothing"
+    last = "no error message"
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

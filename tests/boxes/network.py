@@ -1,4 +1,4 @@
-"""The boxes' network: one bridge for the checkout, one address for each box, and a proxy to the Debian mirror."""
+"""The network of the boxes: a bridge for the checkout, an address for each box, and a proxy to the Debian mirror."""
 
 import ipaddress
 import json
@@ -12,7 +12,7 @@ from tests.boxes.cgroup import Group
 from tests.boxes.system import CHECKOUT_ID, STATE, BoxError, locked, tool, write
 
 BRIDGE = f"l4m{CHECKOUT_ID}"
-# RFC 2544's range for tests of networks: on no sane machine's way to anywhere. One /24 of it for a checkout.
+# RFC 2544's range for network benchmarks, which is not routed. A checkout takes one /24.
 _RANGE = list(ipaddress.IPv4Network("198.18.0.0/15").subnets(new_prefix=24))
 _PROXY = Group(f"left4me-proxy-{CHECKOUT_ID}")
 _PROXY_PORT = 3128
@@ -23,28 +23,26 @@ _SUBNET = STATE / "subnet"
 
 
 def veth(index: int) -> str:
-    """The name of the outer end of a box's cable."""
+    """Return the name of a box's veth interface on this machine."""
     return f"{BRIDGE}-{index}"
 
 
 def mac(index: int) -> str:
-    """A hardware address that stays the same over the box's restarts, as the outer machine remembers it."""
+    """Return a box's MAC address. It is constant, because this machine's ARP cache outlives a reboot of the box."""
     return f"02:{CHECKOUT_ID[:2]}:{CHECKOUT_ID[2:4]}:{CHECKOUT_ID[4:]}:00:{index:02x}"
 
 
 def address(index: int) -> str:
-    """The address of the box with that index."""
     return str(_subnet()[10 + index])
 
 
 def proxy_url() -> str:
-    """Where boxes find the proxy."""
     return f"http://{_subnet()[1]}:{_PROXY_PORT}"
 
 
 def ensure() -> None:
-    """Have the bridge up with its address and the proxy listening on it. Raises BoxError if it cannot be had."""
-    # Two checkouts that choose at once must not choose the same.
+    """Bring up the bridge and the proxy. Raises BoxError."""
+    # Two checkouts must not choose the same network.
     with locked(Path("/run/lock/left4me-boxes.lock")):
         taken = _taken()
         if not _SUBNET.exists():
@@ -52,7 +50,7 @@ def ensure() -> None:
             order = (_RANGE[(start + step) % len(_RANGE)] for step in range(len(_RANGE)))
             write(_SUBNET, str(next(net for net in order if not any(net.overlaps(t) for t in taken))))
         elif clash := [net for net in taken if net.overlaps(_subnet())]:
-            raise BoxError(f"network {clash[0]} is now used elsewhere on this machine: ./box down, then up again")
+            raise BoxError(f"network {clash[0]} is now used elsewhere on this machine: run ./box down, then ./box up")
         if not Path("/sys/class/net", BRIDGE).exists():
             tool("ip", "link", "add", BRIDGE, "type", "bridge")
         tool("ip", "address", "replace", f"{_subnet()[1]}/24", "dev", BRIDGE)
@@ -62,7 +60,7 @@ def ensure() -> None:
 
 
 def remove() -> None:
-    """Take away the proxy and the bridge; nothing happens if they are not there."""
+    """Remove the proxy and the bridge, if they exist."""
     _PROXY.remove()
     for path in Path("/sys/class/net").glob(f"{BRIDGE}-*"):
         unplug(int(path.name.removeprefix(f"{BRIDGE}-")))
@@ -73,10 +71,10 @@ def remove() -> None:
 
 
 def unplug(index: int) -> None:
-    """Remove what is left of a box's cable: after a box's death the kernel takes its own time to do it."""
+    """Remove a box's veth interface; the kernel itself would do it only some time after the box ended."""
     if Path("/sys/class/net", veth(index)).exists():
-        gone = 'ip link delete "$0" 2>/dev/null || test ! -e "/sys/class/net/$0"'
-        tool("/bin/sh", "-c", gone, veth(index))
+        delete = 'ip link delete "$0" 2>/dev/null || test ! -e "/sys/class/net/$0"'
+        tool("/bin/sh", "-c", delete, veth(index))
 
 
 def _subnet() -> ipaddress.IPv4Network:
@@ -84,7 +82,7 @@ def _subnet() -> ipaddress.IPv4Network:
 
 
 def _taken() -> list[ipaddress.IPv4Network]:
-    """Networks that this machine's interfaces and routes use, our bridge's and the default routes apart."""
+    """Return the networks in this machine's routes, without our bridge's and the default routes."""
     used = set()
     for route in json.loads(tool("ip", "-json", "-4", "route", "show", "table", "all")):
         if route.get("dev") not in (BRIDGE, "lo") and route["dst"] != "default":
@@ -93,7 +91,7 @@ def _taken() -> list[ipaddress.IPv4Network]:
 
 
 def _start_proxy() -> None:
-    """Start tinyproxy for the boxes only, to the mirror's hosts only. Raises BoxError if it does not listen."""
+    """Start a tinyproxy that serves only the boxes and reaches only the mirror. Raises BoxError."""
     write(_PROXY_FILTER, f"^{re.escape(mirror.host())}$\n")
     config = [
         *("User nobody", "Group nogroup", f"Listen {_subnet()[1]}", f"Port {_PROXY_PORT}"),
@@ -111,16 +109,16 @@ def _start_proxy() -> None:
 
 
 def await_port(host: str, port: int, seconds: float, owner: Group) -> None:
-    """Wait until something listens there. Raises BoxError after ``seconds``, or when ``owner`` has no process."""
+    """Wait until a port accepts connections. Raises BoxError after ``seconds``, or if ``owner`` has no process."""
     deadline = time.monotonic() + seconds
     while True:
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex((host, port)) == 0:
                 return
-        # Nothing tells us of a listening socket in another network namespace: ask again, with a limit.
+        # A listening socket in another network namespace raises no event, so poll.
         if not owner.alive():
-            raise BoxError("it has ended")
+            raise BoxError("its process has ended")
         if time.monotonic() > deadline:
             raise BoxError(f"nothing listens on {host}:{port} after {seconds:.0f} s")
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The state of deployed hosts, read from outside: pytest tests/deployed --inventory inventory --limit NAME.
+"""Verification of deployed hosts: pytest tests/deployed --inventory inventory --limit NAME.
 
-Nothing here comes from the deploy but the model of the data. What is promised stands in these tests as literals.
+It shares only the model of the data with the deploy. The expected values are literals in these tests.
 """

@@ -1,4 +1,4 @@
-"""A host of the inventory, and what was read of it."""
+"""A host of the inventory, and what was read from it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from tests.deployed.pending_states import Pending
 from tests.deployed.promises import PROPERTIES
 
 READER = Path(__file__).with_name("reader.py").read_text(encoding="utf-8")
-READ_SECONDS = 120  # a hundred servers on a slow host take a tenth of it
-
+READ_SECONDS = 120  # a hundred servers on a slow host take about 12 s
 
 SSH_FAILED = 255
-"""The exit code of ssh where it reaches no command (ssh(1), "EXIT STATUS")."""
+"""The exit code of ssh if it cannot run the command (ssh(1), "EXIT STATUS")."""
 
 
 class NotRead(Exception):
@@ -39,7 +38,7 @@ class Target:
 
     def ask(self, question: Mapping[str, Any], seconds: float = READ_SECONDS) -> dict[str, Any]:
         """Run reader.py on the host and return its answer. Raises NotRead."""
-        # `timeout` bounds it there; ssh gives up on a host that freezes.
+        # `timeout` limits it on the host; ssh detects a frozen host.
         command = f"echo {connection.MARK}; timeout {seconds:.0f} python3 -I -X utf8 -c %s %s"
         done = testinfra.host.Host(_Backend(self)).run(command, READER, json.dumps(question))
         if done.rc == SSH_FAILED:
@@ -54,12 +53,12 @@ class Target:
         return answer
 
     def where(self, server: str) -> tuple[str, int | None]:
-        """Return address and port at which a server is asked on its own host; the host knows a port that was free."""
+        """Return address and port for queries on the host itself; the port is None if the host chose it."""
         address = self.declares.address
         return "127.0.0.1" if address == "0.0.0.0" else address, self.declares.servers[server].port
 
     def question(self, grace: float) -> dict[str, Any]:
-        """Return what the reader is asked; `grace` is how long a server may take to answer, in seconds."""
+        """Return the question for reader.py; `grace` is how long a server may take to answer, in seconds."""
         return {
             "servers": list(self.declares.present),
             "grace": grace,
@@ -68,9 +67,9 @@ class Target:
                 server: {"names": about.exec, "lowers": [*map(_current, about.lowers), _build(about.build)]}
                 for server, about in self.declares.present.items()
             },
-            # Of a copy of an installation on the host: what leads out of it is not there for a server.
+            # In a copied installation, links that point outside are broken inside a server.
             "links": self.declares.game.source == "host",
-            # What only its source knows is not read: an archive's name says what has to be in it.
+            # Content is read only for layers whose source is here; the other versions are checked by name.
             "trees": {
                 layer: layer not in self.declares.layers or self.declares.layers[layer].source == "control"
                 for layer in {layer for server in self.declares.present.values() for layer in server.lowers}
@@ -79,7 +78,7 @@ class Target:
 
 
 class _Backend(BaseBackend):  # type: ignore[misc]
-    """testinfra's way to a host, which is that of all else."""
+    """A testinfra backend that connects as everything else here does."""
 
     NAME = "left4me"
 
@@ -89,11 +88,11 @@ class _Backend(BaseBackend):  # type: ignore[misc]
 
     def run(self, command: str, *args: str, **_kwargs: Any) -> Any:
         words = ["sh", "-c", self.quote(command, *args)]
-        way = connection.command(self._target.name, self._target.connection, *words)
+        ssh = connection.command(self._target.name, self._target.connection, *words)
         done = subprocess.run(
-            way.words, env=way.full_environment, input=way.stdin.encode(), capture_output=True, check=False
+            ssh.words, env=ssh.full_environment, input=ssh.stdin.encode(), capture_output=True, check=False
         )
-        # UTF-8, as all that is asked here answers in it; testinfra would ask the host for its locale first.
+        # All commands here print UTF-8; testinfra would first ask the host for its locale.
         out, err = (each.decode(errors="replace") for each in (done.stdout, done.stderr))
         return self.result(done.returncode, command.encode(), out, err)
 
@@ -108,16 +107,14 @@ def _build(name: str | None) -> str:
 
 @dataclass(frozen=True)
 class Host:
-    """A host that has been read."""
-
     name: str
     declares: model.Host
     found: Mapping[str, Any]
     """The answer of reader.py."""
     pending: Mapping[str, Mapping[str, Pending]]
-    """What left4me itself brought about, by server and kind."""
+    """The pending states by server and kind."""
 
     def require(self, wrong: list[str]) -> None:
-        """Fail with these lines if there are any, each with the host's name."""
+        """Fail with these lines, prefixed with the host's name, if there are any."""
         if wrong:
             pytest.fail("\n".join(f"{self.name}: {line}" for line in wrong), pytrace=False)

@@ -1,6 +1,6 @@
-"""States that left4me itself brings about: verification knows and lists them, and they are not wrong.
+"""Pending states: left4me itself causes them, so verification lists them and does not fail.
 
-Told by what systemd, the kernel, the journal and root's files say, never by l4d2ctl.
+They are read from systemd, the kernel, the journal and root's files, never from l4d2ctl.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PORT = "port is held"
 KEPT = "no longer declared, kept"
 STARTING = "starting"
 DOWN = (HELD, RESET, PORT)
-"""What keeps a server down that is declared to run."""
+"""The states that keep a server down although it is declared to run."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """One such state of one server; `since` is in the host's time, `by` who brought it about, both empty if unknown."""
+    """A pending state of a server; `since` (host's time) and `by` (who caused it) are empty if unknown."""
 
     host: str
     server: str
@@ -38,40 +38,39 @@ class Pending:
 
 
 def unit_of(server: str) -> str:
-    """Return a server's instance."""
     return f"left4me-server@{server}.service"
 
 
 def is_up(found: Mapping[str, Any], server: str) -> bool:
-    """Tell whether systemd has a server as running, or on its way to or from that."""
+    """Return whether a server's unit is active, activating or deactivating."""
     return found["units"].get(unit_of(server), {}).get("ActiveState", "inactive") not in ("inactive", "failed")
 
 
 def target_of(found: Mapping[str, Any], link: str) -> str:
-    """Return the path that a relative symlink below /var/lib/left4me names."""
+    """Return the path that a relative symlink below /var/lib/left4me points to."""
     return f"{link.rpartition('/')[0]}/{found['entries'].get(link, {}).get('target', '?')}"
 
 
 def lowers_of(found: Mapping[str, Any], declared: model.Server) -> list[str]:
-    """Return the lower layers that a start would give a server, the topmost first and the build last."""
+    """Return the lower layers that a server would get at a start, topmost first, the build last."""
     layers = [target_of(found, f"{VAR}/overlays/{name}/current") for name in declared.lowers]
     return [*layers, f"{VAR}/releases/{declared.build}" if declared.build else target_of(found, f"{VAR}/installation")]
 
 
 def environment_of(found: Mapping[str, Any], server: str) -> dict[str, str]:
-    """Return a server's server.env on disk, which another test compares with what is declared."""
+    """Return a server's server.env on disk; another test compares it with the data."""
     text = found["entries"].get(f"/etc/left4me/servers/{server}/server.env", {}).get("text", "")
     return dict(re.findall(r'^(LEFT4ME_[A-Z_]+)="(.*)"$', text, re.MULTILINE))
 
 
 def _differences(found: Mapping[str, Any], server: str, declared: model.Server) -> list[str]:
-    """Return in what a server's record differs from what a restart would give it."""
-    record, wanted = found["servers"][server]["record"], environment_of(found, server)
+    """Return the names of what a restart of a server would change."""
+    record, on_disk = found["servers"][server]["record"], environment_of(found, server)
     if not record:
-        return ["what it was started with is not recorded"]
-    keys = [key for key in wanted if record.get(key) != wanted[key] and key != "LEFT4ME_GENERATION"]
+        return ["the record of its start is missing"]
+    keys = [key for key in on_disk if record.get(key) != on_disk[key] and key != "LEFT4ME_GENERATION"]
     names = [key.removeprefix("LEFT4ME_").lower() for key in keys]
-    if not names and record.get("LEFT4ME_GENERATION") != wanted.get("LEFT4ME_GENERATION"):
+    if not names and record.get("LEFT4ME_GENERATION") != on_disk.get("LEFT4ME_GENERATION"):
         names = ["unit"]
     before, after = record.get("LOWERS", "").split(":"), lowers_of(found, declared)
     return [*names, *["layers"] * (before[:-1] != after[:-1]), *["build"] * (before[-1] != after[-1])]
@@ -87,13 +86,13 @@ def _restart(found: Mapping[str, Any], server: str, declared: model.Server) -> t
         *(found["entries"].get(each, {}).get("since", "") for each in links),
     ]
     since = changed[0] if set(names) - {"layers", "build"} else max(changed[1:])
-    # Servers that exchange their ports are restarted together.
+    # Servers that exchange their ports must be restarted together.
     together = [server, *filter(None, [_holder(found, server)])]
     return f"{RESTART} ({', '.join(names)})", since, "", f"l4d2ctl restart {' '.join(sorted(together))}"
 
 
 def _holder(found: Mapping[str, Any], server: str) -> str:
-    """Return which other server was started with the port that a server has now."""
+    """Return the other server that still runs with a server's port, or an empty string."""
     port = environment_of(found, server).get("LEFT4ME_PORT")
     others = [
         other
@@ -104,7 +103,7 @@ def _holder(found: Mapping[str, Any], server: str) -> str:
 
 
 def _kinds(found: Mapping[str, Any], host: model.Host, server: str, grace: float) -> Iterator[tuple[str, Any]]:
-    """Yield each kind of pending state of a server that is declared, with text, since, by and do."""
+    """Yield the kinds of pending states of a declared server, each with text, since, by and do."""
     declared, about = host.servers[server], found["servers"][server]
     up, unit = is_up(found, server), found["units"][unit_of(server)]
     if about["reset"]:
@@ -125,14 +124,14 @@ def _kinds(found: Mapping[str, Any], host: model.Host, server: str, grace: float
         yield RESTART, restart
     elif about["unread"]:
         yield NEXT_MAP, (NEXT_MAP, about["unread"], "", f"wait, or l4d2ctl restart {server}")
-    begun = unit["SubState"] in ("start-pre", "start") or (about["age"] is not None and about["age"] < grace)
-    # One that systemd started again by itself has crashed.
-    if begun and unit["NRestarts"] == "0" and found["answers"].get(server) is None:
+    is_starting = unit["SubState"] in ("start-pre", "start") or (about["age"] is not None and about["age"] < grace)
+    # A server that systemd restarted has crashed.
+    if is_starting and unit["NRestarts"] == "0" and found["answers"].get(server) is None:
         yield STARTING, (STARTING, about["since"], "", f"l4d2ctl status {server}")
 
 
 def pending(name: str, found: Mapping[str, Any], host: model.Host, grace: float) -> dict[str, dict[str, Pending]]:
-    """Return what is pending on a host, by server and kind; `grace` is how long a server may start, in seconds."""
+    """Return the pending states of a host by server and kind; `grace` is how long a start may take, in seconds."""
     result: dict[str, dict[str, Pending]] = {}
     for server in host.present:
         result[server] = {kind: Pending(name, server, *words) for kind, words in _kinds(found, host, server, grace)}

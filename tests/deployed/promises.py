@@ -1,11 +1,11 @@
-"""What is promised of the units, in systemd's words: a second copy, so that a wrong template is not its own proof."""
+"""The expected unit properties, as systemd reports them: a copy independent of the templates."""
 
 from __future__ import annotations
 
-CHECK = "left4me-server@_check.service"  # no server can have this id: it tells how systemd reads the template
+CHECK = "left4me-server@_check.service"  # no server can have this id: it shows how systemd reads the template
 TEMPLATE = "/usr/local/lib/systemd/system/left4me-server@.service"
 
-# What systemd says of an instance, {id} being its own. Durations as `systemctl show` prints them.
+# The properties of an instance with the id {id}, as `systemctl show` prints them.
 PROMISES = {
     "LoadState": "loaded",
     "FragmentPath": TEMPLATE,
@@ -66,7 +66,7 @@ PROMISES = {
     "LogRateLimitIntervalUSec": "30s",
     "LogRateLimitBurst": "10000",
 }
-# Lists whose order is systemd's own.
+# Lists that systemd prints in an order of its own.
 SETS = {
     "SystemCallArchitectures": "native x86",
     "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
@@ -98,7 +98,7 @@ COMMANDS = {
     ],
 }
 NO_COMMANDS = ("ExecConditionEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx")
-# Some that a game needs, and of each group that the sandbox takes away one or two (systemd-analyze syscall-filter).
+# Some calls that a game needs, and one or two of each denied group (systemd-analyze syscall-filter).
 ALLOWED = {"read", "mmap2", "socketcall", "execve", "clone", "futex", "sched_setscheduler"}
 DENIED = {
     "mount",
@@ -114,16 +114,15 @@ DENIED = {
     "iopl",
 }
 DENIED |= {"swapon", "clock_settime", "kexec_load", "capset", "perf_event_open"}
-# What systemd would do without the line too, today: told by the text alone.
+# Lines that today only repeat a default of systemd, or that systemctl does not show: checked in the text.
 LINES = {
     *("AmbientCapabilities=", "KeyringMode=private", "StartLimitBurst=5"),
-    # systemctl prints no conditions.
     "ConditionPathExists=!/var/lib/left4me/held/%i",
     "ConditionPathExists=!/var/lib/left4me/runtime/%i/reset",
 }
 NETWORK = "network-online.target"
 FINISH_RESETS = "left4me-finish-resets.service"
-# A oneshot that servers wait for at the boot, and that has to end in its time.
+# A oneshot that servers wait for at the boot; it must end in time.
 FINISHES = {
     "FragmentPath": f"/usr/local/lib/systemd/system/{FINISH_RESETS}",
     "DropInPaths": "",
@@ -144,7 +143,7 @@ PROPERTIES += ["TimeoutStartUSec", "Requires"]
 
 
 def commands(shown: str) -> list[tuple[str, str, str]]:
-    """Return program, arguments and flags of each command in an Exec property."""
+    """Return the program, arguments and flags of each command in an Exec property."""
     found = []
     for line in filter(None, shown.splitlines()):
         fields = dict(part.strip().partition("=")[::2] for part in line.strip("{} ").split(" ; "))
@@ -153,16 +152,16 @@ def commands(shown: str) -> list[tuple[str, str, str]]:
 
 
 def broken(unit: dict[str, str], server: str) -> list[str]:
-    """Return a line for each promise that systemd does not report of an instance."""
+    """Return a line for each property of an instance that is not as expected."""
     wrong = []
 
     def shown(key: str) -> str:
-        return unit.get(key, "")  # systemctl leaves out a list without entries
+        return unit.get(key, "")  # systemctl omits empty lists
 
     for key, promised in PROMISES.items():
-        wanted = promised.format(id=server)
-        if shown(key) != wanted:
-            wrong.append(f"{key} is {shown(key)!r}, must be {wanted!r}")
+        expected = promised.format(id=server)
+        if shown(key) != expected:
+            wrong.append(f"{key} is {shown(key)!r}, must be {expected!r}")
     for key, promised in SETS.items():
         if sorted(shown(key).split()) != sorted(promised.split()):
             wrong.append(f"{key} is {shown(key)!r}, must be {promised!r}")
@@ -170,7 +169,7 @@ def broken(unit: dict[str, str], server: str) -> list[str]:
         lines = [tuple(part.format(id=server) for part in command) for command in promised_commands]
         if commands(shown(key)) != lines:
             wrong.append(f"{key} is {commands(shown(key))}, must be {lines}")
-    wrong += [f"{key} is {shown(key)!r}, must be nothing" for key in NO_COMMANDS if shown(key)]
+    wrong += [f"{key} is {shown(key)!r}, must be empty" for key in NO_COMMANDS if shown(key)]
     calls = set(shown("SystemCallFilter").split())
     if not calls >= ALLOWED or calls & DENIED or any(call.startswith("~") for call in calls):
         wrong.append(
@@ -178,19 +177,21 @@ def broken(unit: dict[str, str], server: str) -> list[str]:
             "it must be @system-service without @privileged"
         )
     wrong += [
-        f"{key} is {shown(key)!r}, must have {NETWORK}" for key in ("After", "Wants") if NETWORK not in shown(key)
+        f"{key} is {shown(key)!r}, must contain {NETWORK}" for key in ("After", "Wants") if NETWORK not in shown(key)
     ]
-    wrong += [f"After is {shown('After')!r}, must have {FINISH_RESETS}"] * (FINISH_RESETS not in shown("After"))
-    # No start may depend on how that ends.
-    wrong += [f"Requires is {shown('Requires')!r}, must not have it"] * (FINISH_RESETS in shown("Requires"))
+    wrong += [f"After is {shown('After')!r}, must contain {FINISH_RESETS}"] * (FINISH_RESETS not in shown("After"))
+    # A start must not depend on its result.
+    wrong += [f"Requires is {shown('Requires')!r}, must not contain {FINISH_RESETS}"] * (
+        FINISH_RESETS in shown("Requires")
+    )
     return wrong
 
 
 def broken_template(unit: dict[str, str]) -> list[str]:
-    """Return what is wrong with the template, told by its imaginary instance."""
+    """Return what is wrong with the template, read from the instance CHECK."""
     wrong = broken(unit, "_check")
     if unit.get("DropInPaths"):
-        wrong.append(f"drop-ins {unit['DropInPaths']} must not be there")
+        wrong.append(f"has unexpected drop-ins: {unit['DropInPaths']}")
     if unit["UnitFileState"] != "disabled":
         wrong.append(f"UnitFileState is {unit['UnitFileState']!r}, must be 'disabled': [Install] is missing")
     return wrong

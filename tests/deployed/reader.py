@@ -1,7 +1,7 @@
-"""Read a deployed host: reader.py QUESTION, a JSON object; answers with JSON and changes nothing.
+"""reader.py QUESTION: read a deployed host. QUESTION is a JSON object; the answer is JSON on standard output.
 
-Sent to the host as text, so it needs Python's standard library alone (Debian 12 has 3.11). Only a question with
-`cycle` stops and starts something: that one server, while nobody plays on it.
+It runs on the host, so it uses only the standard library of Python 3.11 (Debian 12). It changes nothing, except that
+a question with `cycle` stops and starts that server, if it has no players.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 VAR = "/var/lib/left4me"
 WHOLE = ("/etc/left4me", "/usr/local/libexec/left4me", "/usr/local/lib/left4me")
-# systemd.unit(5), "Unit File Load Path": the directories whose units can outrank or extend ours.
+# systemd.unit(5), "Unit File Load Path": the directories whose units can override or extend ours.
 UNIT_DIRECTORIES = (
     *("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient"),
     *("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"),
@@ -33,18 +33,17 @@ UNIT_DIRECTORIES = (
 OVERLAYFS = 0x794C7630  # statfs(2), OVERLAYFS_SUPER_MAGIC
 RUN = "/run/left4me"
 ANSWER_SECONDS = 10.0  # a server is silent while it loads a map; a datagram may be lost
-STARTING_SECONDS = 2.0  # for one that was just started: without an answer it is pending
+STARTING_SECONDS = 2.0  # for a server that was just started: without an answer it is pending
 STARTED_SECONDS = 120.0  # a first start on a slow disk
-STOPPED_SECONDS = 90.0  # four times TimeoutStopSec=15s is what systemd takes at most, and some
+STOPPED_SECONDS = 90.0  # systemd takes at most four times TimeoutStopSec=15s, plus a margin
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command and return what it said."""
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def name_of(uid: int) -> str:
-    """Return the name of a uid, or its digits where it has none."""
+    """Return the user name of a uid, or its digits if it has no name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -52,7 +51,7 @@ def name_of(uid: int) -> str:
 
 
 def group_of(gid: int) -> str:
-    """Return the name of a gid, or its digits where it has none."""
+    """Return the group name of a gid, or its digits if it has no name."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
@@ -63,7 +62,7 @@ def group_of(gid: int) -> str:
 
 
 def entry(path: str) -> dict[str, Any]:
-    """Return type, mode, owner and group of what is at a path, and what is in it: sha256 and text, or target."""
+    """Return type, mode, owner and group of a path, and its content: sha256 and text, or a link's target."""
     about = os.lstat(path)
     kinds = {stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFLNK: "symlink"}
     found: dict[str, Any] = {
@@ -93,7 +92,7 @@ def walk(top: str) -> Iterator[str]:
 
 
 def children(directory: str) -> list[str]:
-    """Return the paths in a directory, hidden ones too; none where it is missing."""
+    """Return the paths in a directory, including hidden ones; none if it is missing."""
     return glob.glob(f"{glob.escape(directory)}/*", include_hidden=True)
 
 
@@ -119,12 +118,12 @@ def paths() -> Iterator[str]:
 
 
 def entries() -> dict[str, dict[str, Any]]:
-    """Return what is at each of these paths, where something is."""
+    """Return the entries of all of paths() that exist."""
     return {path: entry(path) for path in sorted(set(paths())) if os.path.lexists(path)}
 
 
 def tree(top: str, content: bool) -> dict[str, list[Any]]:
-    """Return type and sha256 (without content: mtime), or a link's target, of all files below, by their names."""
+    """Return type and sha256 (mtime if not `content`) or link target of all files below `top`, by relative path."""
     found: dict[str, list[Any]] = {}
     for path in walk(top):
         about = os.lstat(path)
@@ -142,25 +141,25 @@ def tree(top: str, content: bool) -> dict[str, list[Any]]:
 
 
 def passwords(servers: list[str]) -> dict[str, str]:
-    """Return the RCON passwords that are on the host, for looking for them: none leaves it."""
+    """Return the RCON passwords on the host. They are only searched for here and never leave the host."""
     found = {}
     for server in servers:
         for path in children(f"{VAR}/secrets/{server}"):
             with open(path, encoding="utf-8", errors="replace") as file:
-                given = re.search(r'rcon_password "([^"]+)"', file.read())
-            if given:
-                found[server] = given[1]
+                password = re.search(r'rcon_password "([^"]+)"', file.read())
+            if password:
+                found[server] = password[1]
     return found
 
 
 def leaks(secrets: dict[str, str], texts: dict[str, str]) -> dict[str, list[str]]:
-    """Return where each server's password is to be read, of the places where it must not be."""
+    """Return for each server the places that show its password but must not."""
     texts = {**texts, "the journal": run("journalctl", "--no-pager", "--quiet", "--lines=20000", "--output=cat").stdout}
     for server in secrets:
         unit = f"left4me-server@{server}.service"
         texts[f"systemctl show {unit}"] = run("systemctl", "show", "--no-pager", unit).stdout
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        # A given password may well be in an operator's own environment, where he deploys the host that he is on.
+        # An operator's environment may contain a password, if they deploy the host that they are on.
         for name in ("cmdline", "environ") if is_ours(pid) else ("cmdline",):
             try:
                 with open(f"/proc/{pid}/{name}", "rb") as file:
@@ -171,7 +170,7 @@ def leaks(secrets: dict[str, str], texts: dict[str, str]) -> dict[str, list[str]
 
 
 def is_ours(pid: str) -> bool:
-    """Tell whether a process is one of a unit of left4me's."""
+    """Return whether a process belongs to a unit of left4me."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
             return re.search(r"/left4me[^/\n]*\.service", file.read()) is not None
@@ -183,7 +182,7 @@ def is_ours(pid: str) -> bool:
 
 
 def show(units: list[str], properties: list[str]) -> dict[str, dict[str, str]]:
-    """Return properties of units as systemd has them, by unit; a property that is there twice is two lines."""
+    """Return properties by unit, as systemctl shows them; a repeated property gets several lines."""
     command = ["systemctl", "show", "--all", "--no-pager", f"--property={','.join(['Id', *properties])}", *units]
     shown: dict[str, dict[str, str]] = {}
     for block in run(*command).stdout.strip().split("\n\n"):
@@ -196,19 +195,19 @@ def show(units: list[str], properties: list[str]) -> dict[str, dict[str, str]]:
 
 
 def units(servers: list[str], properties: list[str]) -> dict[str, Any]:
-    """Return how systemd sees left4me's units, and what its own tools say about them."""
+    """Return the properties of left4me's units and the output of systemd-analyze about them."""
     instances = [f"left4me-server@{server}.service" for server in servers]
     listed = run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*").stdout
     names = {line.split()[0] for line in listed.splitlines() if line.split()}
     names |= {*instances, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service"}
     shown = show(sorted(names), properties)
-    # What a server that is down would execute is not there: its overlay is not mounted.
+    # Only for running servers: the ExecStart of others is missing, because their overlay is not mounted.
     up = [unit for unit in instances if shown[unit]["ActiveState"] == "active"]
     verify = run("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *up, "left4me.slice")
     exposure = {}
     for unit in instances:
-        said = run("systemd-analyze", "security", "--no-pager", unit).stdout
-        found = re.search(r"exposure level for \S+: ([0-9.]+)", said)
+        output = run("systemd-analyze", "security", "--no-pager", unit).stdout
+        found = re.search(r"exposure level for \S+: ([0-9.]+)", output)
         exposure[unit] = float(found[1]) if found else None
     return {
         "units": shown,
@@ -218,11 +217,11 @@ def units(servers: list[str], properties: list[str]) -> dict[str, Any]:
     }
 
 
-# -- mounts and who holds them
+# -- mounts and their holders
 
 
 def mounts(pid: str = "1") -> list[dict[str, Any]]:
-    """Return a process's mounts; the format is that of proc_pid_mountinfo(5)."""
+    """Return the mounts of a process, from proc_pid_mountinfo(5)."""
     found = []
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -242,12 +241,12 @@ def mounts(pid: str = "1") -> list[dict[str, Any]]:
 
 
 def overlays() -> list[dict[str, Any]]:
-    """Return the overlays below /var/lib/left4me in PID 1's namespace."""
+    """Return the overlay mounts below /var/lib/left4me in PID 1's mount namespace."""
     return [each for each in mounts() if each["type"] == "overlay" and each["point"].startswith(f"{VAR}/")]
 
 
 def references(pid: str) -> Iterator[tuple[str, str]]:
-    """Yield how (cwd, root, exe, fd, map) a process refers to which link in /proc; nothing of one that has ended."""
+    """Yield kind (cwd, root, exe, fd, map) and /proc link of everything that a process refers to."""
     for kind in ("cwd", "root", "exe"):
         yield kind, f"/proc/{pid}/{kind}"
     for kind, directory in (("fd", "fd"), ("map", "map_files")):
@@ -260,10 +259,10 @@ def references(pid: str) -> Iterator[tuple[str, str]]:
 
 
 def overlay_of(link: str) -> int | None:
-    """Return the id of the overlay mount on which lies what a link in /proc leads to, None where it lies on none."""
+    """Return the id of the overlay mount that the target of a /proc link is on, or None if it is on no overlay."""
     fd = os.open(link, os.O_PATH)
     try:
-        about = ctypes.create_string_buffer(256)  # struct statfs, whose first word is f_type
+        about = ctypes.create_string_buffer(256)  # struct statfs; f_type is its first word
         ctypes.CDLL(None).fstatfs(fd, about)
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
             number = re.search(r"^mnt_id:\s+(\d+)", file.read(), re.MULTILINE)
@@ -272,8 +271,8 @@ def overlay_of(link: str) -> int | None:
         os.close(fd)
 
 
-def everywhere() -> set[int]:
-    """Return the ids of all mounts in all namespaces."""
+def attached_mounts() -> set[int]:
+    """Return the ids of all mounts in all mount namespaces."""
     ids: set[int] = set()
     seen = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -288,14 +287,14 @@ def everywhere() -> set[int]:
 
 
 def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]]:
-    """Return the processes that refer to something below a path.
+    """Return the processes that refer to a file below a path.
 
-    With the ids of all attached mounts: to what lies on an overlay there, or on one mounted nowhere (umount -l).
+    With `attached`, the ids of all attached mounts: to a file on an overlay there, or on a detached one (umount -l).
     """
     found = {}  # a library is mapped several times
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            # Before what it refers to: nsenter lets go of merged before it becomes the helper.
+            # Read before the links: nsenter leaves merged before it executes the helper.
             with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
                 comm = file.read().strip()
         except OSError:
@@ -316,7 +315,7 @@ def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]
 
 
 def process(pid: int) -> dict[str, Any] | None:
-    """Return user and command line of a process, None where there is none."""
+    """Return user and command line of a process, or None if it has ended."""
     try:
         user = name_of(os.stat(f"/proc/{pid}").st_uid)
         with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -326,11 +325,11 @@ def process(pid: int) -> dict[str, Any] | None:
     return {"user": user, "command": [word.decode(errors="replace") for word in line]}
 
 
-# -- what left4me itself brings about
+# -- pending states
 
 
 def written(path: str) -> str:
-    """Return when a file was last changed, in the host's time; empty where it is missing."""
+    """Return the mtime of a file in the host's time, or an empty string if it is missing."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(os.stat(path).st_mtime))
     except FileNotFoundError:
@@ -338,7 +337,7 @@ def written(path: str) -> str:
 
 
 def text_of(path: str) -> str:
-    """Return the first 64 KB of a file; nothing where it is missing."""
+    """Return the first 64 KB of a file, or an empty string if it is missing."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(1 << 16)
@@ -347,15 +346,15 @@ def text_of(path: str) -> str:
 
 
 def record(server: str) -> dict[str, str]:
-    """Return what root recorded when a server was started, empty where there is nothing."""
+    """Return the record of a server's start; empty if it is missing."""
     lines = text_of(f"{RUN}/{server}.started").splitlines()
     return {key: value for key, _, value in (line.partition("=") for line in lines)}
 
 
 def configuration_unread(server: str, began: float) -> str:
-    """Return when files were changed that a game reads at each map load and has not read since; empty where it has.
+    """Return when the cfg files changed, if the game has not read them since; otherwise an empty string.
 
-    `began` is when the game was started, in seconds since the epoch.
+    The game reads them at each map load. `began` is the start of the game, in seconds since the epoch.
     """
     names = [f"/etc/left4me/servers/{server}/server.cfg", f"/etc/left4me/servers/{server}/admins_simple.ini"]
     paths = [path for path in [*names, *children(f"{VAR}/secrets/{server}")] if os.path.exists(path)]
@@ -369,7 +368,7 @@ def configuration_unread(server: str, began: float) -> str:
 
 
 def circumstances(server: str, unit: dict[str, str]) -> dict[str, Any]:
-    """Return what there is of a server that left4me itself may have brought about."""
+    """Return the facts from which the pending states of a server follow."""
     age = time.monotonic() - int(unit.get("ExecMainStartTimestampMonotonic") or 0) / 1e6
     runs = unit["ActiveState"] == "active"
     held = f"{VAR}/held/{server}"
@@ -388,13 +387,13 @@ def circumstances(server: str, unit: dict[str, str]) -> dict[str, Any]:
 
 
 def text(data: bytes) -> tuple[str, bytes]:
-    """Return the string that data begins with, and what follows its zero byte."""
+    """Return the zero-terminated string at the start of data, and the rest."""
     head, _, rest = data.partition(b"\0")
     return head.decode(errors="replace"), rest
 
 
 def ask(address: str, port: int, seconds: float) -> dict[str, Any] | None:
-    """Ask a server who it is and how many play; None where nobody answers in time."""
+    """Return a server's A2S_INFO, or None if it does not answer in time."""
     request = b"\xff\xff\xff\xffTSource Engine Query\0"
     challenge, end = b"", time.monotonic() + seconds
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -407,7 +406,7 @@ def ask(address: str, port: int, seconds: float) -> dict[str, Any] | None:
             except TimeoutError:
                 continue
             except ConnectionRefusedError:
-                time.sleep(0.05)  # nobody has the port yet: it is answered at once
+                time.sleep(0.05)  # no process has the port yet, so the error comes at once
                 continue
             if answer[:5] == b"\xff\xff\xff\xffA":
                 challenge = answer[5:9]
@@ -420,7 +419,7 @@ def ask(address: str, port: int, seconds: float) -> dict[str, Any] | None:
     return None
 
 
-# -- all of it
+# -- the answer
 
 
 def accounts() -> dict[str, Any]:
@@ -437,40 +436,39 @@ def accounts() -> dict[str, Any]:
 
 def packages() -> list[str]:
     """Return name:architecture of every installed package."""
-    said = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").stdout
-    return [line.split()[0] for line in said.splitlines() if line.endswith(" installed")]
+    output = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").stdout
+    return [line.split()[0] for line in output.splitlines() if line.endswith(" installed")]
 
 
 def missing_cfgs(upper: str, lowers: list[str], names: list[str]) -> list[str]:
-    """Return which cfg files are in none of a server's layers, which come with the topmost first."""
+    """Return the cfg files that are in none of a server's layers. `lowers` has the topmost first."""
 
-    def is_there(name: str) -> bool:
+    def exists(name: str) -> bool:
         for layer in [upper, *lowers]:
             path = f"{layer}/left4dead2/cfg/{name}"
             if os.path.lexists(path):
-                return os.path.isfile(path)  # and not what an overlay writes where a file was removed
+                return os.path.isfile(path)  # not a whiteout of overlayfs
         return False
 
-    return [name for name in names if not is_there(name)]
+    return [name for name in names if not exists(name)]
 
 
 def links_out(top: str) -> dict[str, str]:
-    """Return the links below a directory that lead out of it, other than to libraries of the system: target by name."""
+    """Return target by path of the links below `top` that point outside it, except those to system libraries."""
     found = {}
     for base, names, files in os.walk(top):
         for full in (os.path.join(base, name) for name in names + files):
             if os.path.islink(full):
                 target = os.readlink(full)
-                there = os.path.normpath(os.path.join(base, target))
-                if not there.startswith((f"{top}/", "/usr/", "/lib")):
+                full_target = os.path.normpath(os.path.join(base, target))
+                if not full_target.startswith((f"{top}/", "/usr/", "/lib")):
                     found[os.path.relpath(full, top)] = target
     return found
 
 
 def look(question: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of the host."""
     servers: list[str] = question["servers"]
-    # With those that nobody declares any more: the deploy keeps one that has players.
+    # Including servers that are no longer declared: the deploy keeps those with players.
     known = sorted(
         {*servers, *(os.path.basename(path) for path in children("/etc/left4me/servers"))} - {"_bare", "_modded"}
     )
@@ -478,7 +476,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         names = [f"left4me-server@{each}.service" for each in known]
         states = show(names, ["ActiveState", "ExecMainStartTimestampMonotonic"]) if known else {}
         found_of = {each: circumstances(each, states[unit]) for each, unit in zip(known, names, strict=True)}
-        # Of a server that does not run nobody answers.
+        # Only running servers can answer.
         asked = {
             each: pool.submit(ask, *address_of(each, about["record"]), patience(about["age"], question["grace"]))
             for each, about in found_of.items()
@@ -488,7 +486,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             "servers": found_of,
             "entries": entries(),
             "overlays": overlays(),
-            "holders": holders(f"{VAR}/runtime", everywhere()),
+            "holders": holders(f"{VAR}/runtime", attached_mounts()),
             **units(servers, question["properties"]),
             **accounts(),
             "packages": packages(),
@@ -511,21 +509,21 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def address_of(server: str, started: dict[str, str]) -> tuple[str, int]:
-    """Return where a running server is asked: at the port that it was started with, whatever was declared since."""
+    """Return address and port for queries of a running server: those that it was started with."""
     address, port = started.get("LEFT4ME_ADDRESS", "0.0.0.0"), started.get("LEFT4ME_PORT", "")
     return "127.0.0.1" if address == "0.0.0.0" else address, int(port) if port.isdigit() else port_of(server)
 
 
 def patience(age: float, grace: float) -> float:
-    """Return for how many seconds a server is asked: one that was just started is known to be starting.
+    """Return how long to query a server, in seconds.
 
-    Another one may be loading a map: it is asked for as long as that may take.
+    A server that was just started is pending without an answer. Any other one may be loading a map.
     """
     return STARTING_SECONDS if age < grace else max(ANSWER_SECONDS, grace)
 
 
 def port_of(server: str) -> int:
-    """Return the port that a server was given on its host; 0 where it has none yet."""
+    """Return the port that the host assigned to a server, or 0 if it has none yet."""
     try:
         with open(f"/etc/left4me/servers/{server}/server.env", encoding="utf-8") as file:
             found = re.search(r'^LEFT4ME_PORT="(\d+)"$', file.read(), re.MULTILINE)
@@ -535,16 +533,16 @@ def port_of(server: str) -> int:
 
 
 def refusal(unit: str, answer: dict[str, Any] | None) -> str:
-    """Return why a server is not to be stopped now, or nothing."""
+    """Return why a server must not be stopped now, or an empty string."""
     if answer is None:
-        return f"{unit} was not stopped: it does not answer A2S, so nobody knows who plays"
+        return f"{unit} was not stopped: it does not answer A2S, so its players are unknown"
     if answer["players"] > answer["bots"]:
-        return f"{unit} was not stopped: {answer['players'] - answer['bots']} play on it"
+        return f"{unit} was not stopped: it has players ({answer['players'] - answer['bots']})"
     return ""
 
 
 def belongs(pid: int, unit: str) -> bool:
-    """Tell whether a process is one of a unit's."""
+    """Return whether a process belongs to a unit."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
             return f"/{unit}\n" in file.read()
@@ -553,9 +551,9 @@ def belongs(pid: int, unit: str) -> bool:
 
 
 def cycle(server: str, address: str, declared_port: int | None) -> dict[str, Any]:
-    """Stop a server that nobody plays on, watch who holds its overlay meanwhile, and start it again."""
+    """Stop a server without players, record the holders of its overlay meanwhile, and start it again."""
     unit, merged = f"left4me-server@{server}.service", f"{VAR}/runtime/{server}/merged"
-    # What runs has the port that it was started with, whatever has been declared since.
+    # The declared port may have changed since the start.
     main = process(int(show([unit], ["MainPID"])[unit]["MainPID"]))
     words = main["command"] if main else []
     port = int(words[words.index("-port") + 1]) if "-port" in words else declared_port or port_of(server)
@@ -577,16 +575,15 @@ def cycle(server: str, address: str, declared_port: int | None) -> dict[str, Any
         "holders": list(seen.values()),
         "unit": show([unit], ["ActiveState", "Result", "ExecStopPostEx"])[unit],
         "left": [each["point"] for each in overlays() if each["point"] == merged],
-        "holders_left": holders(merged, everywhere()),
+        "holders_left": holders(merged, attached_mounts()),
     }
-    # This start is not one of those that the start limit is there to count: with it exhausted, it would be refused.
+    # This start must not count against the start limit, which could refuse it.
     run("systemctl", "reset-failed", unit)
     started = run("systemctl", "start", unit)
     return result | {"start": started.stderr.strip(), "answer": ask(address, port, STARTED_SECONDS)}
 
 
 def main(question: dict[str, Any]) -> None:
-    """Answer."""
     if os.geteuid() != 0:
         sys.exit("the SSH user is not root: set _sudo = True in the host's data")
     print(json.dumps(cycle(*question["cycle"]) if "cycle" in question else look(question)))

@@ -1,4 +1,4 @@
-"""With --cycle HOST/ID: one server is stopped and started, and the postmortem's four figures are checked."""
+"""With --cycle HOST/ID: stop and start one server, and check the figures of the stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.deployed.hosts import NotRead, Target
 
-CYCLE_SECONDS = 300  # a stop that hangs as long as systemd lets it, and a slow start
+CYCLE_SECONDS = 300  # the longest stop that systemd allows, and a slow start
 
 
 def test_a_stop_is_clean_and_the_server_comes_back(
@@ -21,7 +21,7 @@ def test_a_stop_is_clean_and_the_server_comes_back(
         pytest.fail(f"{target.name}: {reason}", pytrace=False)
     if "refused" in done:
         pytest.fail(f"{target.name}: {done['refused']}", pytrace=False)
-    # nsenter is the door out of the unit's namespace: it stands in merged until it has called setns(2).
+    # nsenter has its cwd in merged until it has left the unit's mount namespace with setns(2).
     held = [each for each in done["holders"] if each["comm"].strip("()") != "nsenter"]
     posts = re.findall(r"code=(\S+) ; status=(\d+)", done["unit"]["ExecStopPostEx"])
     figures = {
@@ -38,17 +38,19 @@ def test_a_stop_is_clean_and_the_server_comes_back(
         print(
             f"\n{target.name}/{server}:", *(f"  {key:26}{value or 'none'}" for key, value in figures.items()), sep="\n"
         )
-    wanted = {
+    expected = {
         "holders while it stopped": [],
         "unit after the stop": "inactive",
         "ExecStopPost": "exited 0",
         "mounts left": [],
         "holders left": [],
     }
-    wrong = [f"{key}: {figures[key]}, must be {wanted[key] or 'none'}" for key in wanted if figures[key] != wanted[key]]
+    wrong = [
+        f"{key}: {figures[key]}, must be {expected[key] or 'none'}" for key in expected if figures[key] != expected[key]
+    ]
     if done["seconds"] >= 15:
         wrong.append(f"the stop took {done['seconds']} s: TimeoutStopSec=15s ended it")
     if done["start"] or done["answer"] is None:
-        wrong.append(f"it did not come back: {done['start'] or 'no answer over A2S'}")
+        wrong.append(f"the server is not back: {done['start'] or 'no answer over A2S'}")
     if wrong:
         pytest.fail("\n".join(f"{target.name}/{server}: {line}" for line in wrong), pytrace=False)

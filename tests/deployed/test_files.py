@@ -1,4 +1,4 @@
-"""The files of a deployed host: what has to be there, and that nothing else is in the managed places."""
+"""The files of a deployed host: all that must exist, and nothing else in the managed directories."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.deployed.test_servers import running
 
 ROOT = Path(__file__).parent.parent.parent
 ECHO = r"echo left4me: server\.cfg [0-9a-f]{12} was read"
-"""What a server.cfg ends with; the digits tell it from the one before."""
+"""The last line of a server.cfg; the digits identify its content."""
 HELPER = "/usr/local/libexec/left4me/left4me-overlay"
 UNITS = "/usr/local/lib/systemd/system"
 OWN = "/etc/systemd/system"
 VAR = "/var/lib/left4me"
 TIMER = "left4me-game.timer"
 PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "remove", "restart")
-# Type, mode, owner, group; {id} is a server's.
+# Type, mode, owner, group; {id} is the id of a server.
 LAYOUT = {
     "/etc/left4me": ("directory", "0755", "root", "root"),
     "/etc/left4me/game": ("file", "0644", "root", "root"),
@@ -75,12 +75,12 @@ OF_A_SERVER = re.compile(
     rf"(?:/etc/left4me/servers/|{VAR}/secrets/|{OWN}/(?:multi-user\.target\.wants/)?left4me-server@)"
     r"([a-z0-9_-]+)(?:\.service(?:\.d)?)?(?:/.*)?"
 )
-# Directories on the way to what root runs: the system's own, whose modes are its business.
+# The system's directories above the programs that root runs.
 ON_THE_WAY = (
     *("/etc", "/usr", "/usr/local", "/usr/local/lib", "/usr/local/lib/systemd", "/usr/local/libexec"),
     "/usr/local/sbin",
 )
-# What is on a host as it is in this repository.
+# Files that are identical on the host and in this repository.
 AS_HERE = {
     HELPER: "files/libexec/left4me-overlay",
     **{f"/usr/local/libexec/left4me/left4me-{name}": f"files/libexec/left4me-{name}" for name in PROGRAMS},
@@ -94,7 +94,7 @@ AS_HERE = {
 
 
 def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
-    """Return what has to be at each path."""
+    """Return type, mode, owner and group of every expected path."""
     wanted: dict[str, tuple[str, ...]] = dict(LAYOUT)
     wanted |= {path: ("file", "0644", "root", "root") for path in AS_HERE if path not in LAYOUT}
     if declares.operators:
@@ -122,7 +122,7 @@ def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
 
 
 def statements(text: str, comment: str) -> list[str]:
-    """Return the lines of a file that are neither empty nor comments."""
+    """Return the lines that are neither empty nor comments."""
     return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith(comment)]
 
 
@@ -139,20 +139,19 @@ def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
 
 
 def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
-    # The system's own places, and in ours what the game, its layers and its servers put there.
-    # There while a build is tried, and after a trial that failed.
+    # `candidate` exists during a smoke test and after a failed one.
     allowed = {*layout(host.declares), *ON_THE_WAY, f"{VAR}/candidate"}
     free = re.compile(rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*")
-    # One that runs and is not declared any more was left alone, for those who play there.
-    alone = running(host) - set(host.declares.servers)
-    foreign = [
+    # A running server that is no longer declared is kept while it has players.
+    kept = running(host) - set(host.declares.servers)
+    unexpected = [
         path
         for path in host.found["entries"]
         if path not in allowed
         and not free.fullmatch(path)
-        and not ((own := OF_A_SERVER.fullmatch(path)) and own[1] in alone)
+        and not ((own := OF_A_SERVER.fullmatch(path)) and own[1] in kept)
     ]
-    host.require([f"{path} is foreign here: nobody declared it" for path in foreign])
+    host.require([f"{path} is unexpected: the deploy does not create it" for path in unexpected])
 
 
 def test_nobody_but_root_can_change_what_root_runs(host: Host) -> None:
@@ -162,7 +161,7 @@ def test_nobody_but_root_can_change_what_root_runs(host: Host) -> None:
             wrong.append(f"{path} is missing")
         elif entries[path]["owner"] != "root" or int(entries[path]["mode"], 8) & 0o002:
             wrong.append(
-                f"{path} is {entries[path]['mode']} of {entries[path]['owner']}: others could replace what is in it"
+                f"{path} is {entries[path]['mode']} of {entries[path]['owner']}: others could replace its files"
             )
     host.require(wrong)
 
@@ -184,7 +183,11 @@ def test_the_operators_and_the_webhook_are_the_declared_ones(host: Host) -> None
     }
     there = {path: host.found["entries"][path]["text"] for path in wanted if path in host.found["entries"]}
     host.require(
-        [f"{path} must have the one line declared" for path in there if statements(there[path], "#") != [wanted[path]]]
+        [
+            f"{path} must have exactly the declared line"
+            for path in there
+            if statements(there[path], "#") != [wanted[path]]
+        ]
     )
 
 
@@ -198,7 +201,7 @@ def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
     declared, folder = host.declares.servers[server], f"/etc/left4me/servers/{server}"
     texts = {name: host.found["entries"].get(f"{folder}/{name}", {}).get("text", "") for name in FILES}
     found = {name: statements(texts[name], comment) for name, comment in FILES.items()}
-    # The generation is the deploy's own digest; what it stands for is looked at line by line, here and in systemd.
+    # The generation is a digest made by the deploy; its parts are checked here and in systemd.
     found["server.env"] = [line for line in found["server.env"] if not GENERATION.fullmatch(line)]
     port = re.search(r'^LEFT4ME_PORT="(\d+)"$', texts["server.env"], re.MULTILINE)
     wanted = {
@@ -211,7 +214,7 @@ def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
             f'LEFT4ME_TICKRATE="{declared.tickrate}"',
             f'LEFT4ME_ARGUMENTS="{" ".join(declared.arguments)}"',
         ],
-        # What has to hold comes last: for a cvar the last line counts.
+        # The last line for a cvar counts, so the fixed settings come last.
         "server.cfg": [
             *(f"exec {name}" for name in declared.exec),
             *(f'{name} "{value}"' for name, value in declared.cvars.items()),
@@ -248,7 +251,7 @@ def test_each_port_is_in_the_range_and_nobody_elses(host: Host) -> None:
         if found := re.search(r'^LEFT4ME_PORT="(\d+)"$', entry.get("text", ""), re.MULTILINE):
             port, server = int(found[1]), path.split("/")[-2]
             if server.startswith("_"):
-                continue  # one trial comes after the other
+                continue  # smoke tests run one at a time and share a port
             if owners.setdefault(port, server) != server:
                 wrong.append(f"servers {owners[port]} and {server} have the same port, {port}")
             if server in host.declares.present and not first <= port <= last:
@@ -258,16 +261,18 @@ def test_each_port_is_in_the_range_and_nobody_elses(host: Host) -> None:
 
 def test_no_rcon_password_is_where_it_must_not_be(host: Host, server: str) -> None:
     if server not in host.found["leaks"]:
-        host.require([f"server {server} has no RCON password in {VAR}/secrets/{server}: remove what is there, deploy"])
+        host.require(
+            [f"server {server} has no RCON password in {VAR}/secrets/{server}: remove the files there and deploy"]
+        )
     places = host.found["leaks"][server]
-    host.require([f"the RCON password of server {server} is to be read in {place}" for place in places])
+    host.require([f"the RCON password of server {server} is readable in {place}" for place in places])
 
 
 def test_each_server_is_enabled_by_our_unit(host: Host, server: str) -> None:
     path = f"{OWN}/multi-user.target.wants/left4me-server@{server}.service"
     target = host.found["entries"].get(path, {}).get("target")
     wanted = f"{UNITS}/left4me-server@.service" if host.declares.servers[server].state == "running" else None
-    host.require([] if target == wanted else [f"{path} leads to {target}, must lead to {wanted}"])
+    host.require([] if target == wanted else [f"{path} points to {target}, must point to {wanted}"])
 
 
 LOOKS = {"left4dead2", *(f"left4dead2_dlc{number}" for number in (1, 2, 3)), "update", "hl2", "bin", "platform"}
@@ -283,43 +288,43 @@ def test_each_layer_has_its_declared_content(host: Host) -> None:
         about = host.found["entries"].get(f"{VAR}/overlays/{layer}/{name}", {})
         state = tuple(about.get(key) for key in ("type", "mode", "owner", "group"))
         if state != ("directory", "0775", "left4me", "left4me"):
-            wrong.append(f"{link} leads to {name}, which is {state}")
+            wrong.append(f"{link} points to {name}, which is {state}, must be a directory 0775 of left4me")
         source, found = host.declares.layers.get(layer, ADMINS), host.found["trees"].get(layer, {})
         if damaged := [f"layer {layer}: {line}" for line in _differences(source, name, found)]:
-            heal = f"stop the servers that have it, remove {VAR}/overlays/{layer}/{name}, deploy"
-            wrong += [*damaged, f"layer {layer}: where a deploy leaves it so: {heal}"]
+            repair = f"stop the servers that use it, remove {VAR}/overlays/{layer}/{name}, deploy"
+            wrong += [*damaged, f"layer {layer}: if a deploy does not repair it: {repair}"]
     host.require(wrong)
 
 
 def _differences(source: model.Layer, name: str, found: dict[str, list[Any]]) -> Iterator[str]:
-    """Yield what is wrong with the version of a layer that is called `name` and holds `found`."""
+    """Yield what is wrong with version `name` of a layer, whose files are `found`."""
     if isinstance(source, model.LayerOnControl):
         wanted = {str(Path(source.into or "") / each): about for each, about in _tree(Path(source.path)).items()}
         differ = sorted(each for each in {*wanted, *found} if wanted.get(each) != found.get(each))
-        yield from (f"{each} is not as it is in {source.path}" for each in differ[:10])
+        yield from (f"{each} differs from {source.path}" for each in differ[:10])
     elif isinstance(source, model.LayerWorkshop):
-        # Which items a collection holds Steam alone knows; the name follows from all that there are.
+        # Only Steam knows the items of a collection; the name of the version is a digest of its items.
         items = {each: re.fullmatch(r"left4dead2/addons/([0-9]+)\.vpk", each) for each in found}
-        yield from (f"{each} is no item of the workshop" for each, number in sorted(items.items()) if not number)
-        # Of what Steam gave: an item that it did not give is left out.
+        yield from (f"{each} is not a workshop item" for each, number in sorted(items.items()) if not number)
+        # Only of items that Steam delivered: others are skipped.
         if name != _digest({number[1]: found[each][1] for each, number in items.items() if number}):
-            yield "an item that was there is missing, or its file was changed"
+            yield "an item is missing or its file was changed"
     elif name != _version(source):
-        yield f"its version is {name}, declared is {_version(source)}"
+        yield f"its version is {name}, must be {_version(source)}"
     elif not found:
         yield f"version {name} is empty"
     elif not LOOKS.intersection(each.partition("/")[0] for each in found):
-        yield f"version {name} holds nothing where the game looks, which is left4dead2/: set into or strip in the data"
+        yield f"version {name} has no files in left4dead2/, where the game looks: set `into` or `strip`"
 
 
 def _version(source: model.Layer) -> str:
-    """Return what a version is called after: what determines its content."""
+    """Return the name of a version: a digest of all that determines its content."""
     named_by = ("source", *source.named_by, *(["into"] if source.into else []))
     return _digest({key: getattr(source, key) for key in named_by})
 
 
 def _digest(facts: dict[str, object]) -> str:
-    """Return facts as JSON, by SHA256 in base32, eight characters."""
+    """Return the first eight base32 characters of the SHA-256 of facts as JSON."""
     digest = hashlib.sha256(json.dumps([facts], sort_keys=True).encode()).digest()
     return base64.b32encode(digest).decode().lower()[:8]
 
@@ -342,19 +347,19 @@ def test_nothing_is_left_of_servers_that_nobody_declares(host: Host) -> None:
     for path in host.found["entries"]:
         found = re.fullmatch(rf"{VAR}/runtime/([^/]+)", path)
         if found and found[1] not in host.declares.instances and f"left4me-server@{found[1]}.service" not in active:
-            wrong.append(f"{path} is of no declared server, and none that runs")
+            wrong.append(f"{path} belongs to no declared or running server")
     host.require(wrong)
 
 
 def test_the_current_release_is_one_of_the_declared_source(host: Host) -> None:
     link = host.found["entries"].get(f"{VAR}/installation", {}).get("target", "")
     game, wrong = host.declares.game, []
-    # Of a host that has its builds from Steam, what was there before stays until the first update.
+    # With source steamcmd, an older release stays current until the first update.
     name = (
         re.escape(game.build) if game.build else r"[\w.-]+" if game.source == "steamcmd" else rf"{game.source}-[\w.-]+"
     )
     if not re.fullmatch(f"releases/{name}", link):
-        wrong.append(f"{VAR}/installation leads to {link!r}, must lead to a build of source {game.source} ({name})")
+        wrong.append(f"{VAR}/installation points to {link!r}, must point to a build of source {game.source} ({name})")
     release = host.found["entries"].get(f"{VAR}/{link}", {})
     found = tuple(release.get(key) for key in ("type", "mode", "owner", "group"))
     wanted = ("directory", "0775", "left4me", "left4me")

@@ -21,7 +21,7 @@ def test_the_accounts_are_as_declared(host: Host) -> None:
             wrong.append(f"user {name} is missing")
         elif (users[name]["group"], users[name]["shell"]) != ("left4me", SHELL):
             wrong.append(
-                f"user {name} is in {users[name]['group']} with {users[name]['shell']}, must be left4me, {SHELL}"
+                f"user {name} is in group {users[name]['group']} with {users[name]['shell']}, must be left4me, {SHELL}"
             )
     if "left4me" in users and users["left4me"]["uid"] != host.declares.uid:
         wrong.append(f"user left4me has uid {users['left4me']['uid']}, must have {host.declares.uid}")

@@ -1,4 +1,4 @@
-"""The servers of a deployed host: what systemd, the kernel and the game itself say."""
+"""The servers of a deployed host, as systemd, the kernel and the game report them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.deployed.hosts import Host
 from tests.deployed.pending_states import DOWN, RESTART, STARTING, VAR, is_up, lowers_of, unit_of
 
-# overlayfs names an option only where it differs from the kernel's default.
+# overlayfs shows an option only if it differs from the kernel's default.
 MUST_BE_OFF = {"index": {"on"}, "metacopy": {"on"}, "redirect_dir": {"on"}, "xino": {"on", "auto"}}
 
 
@@ -22,10 +22,10 @@ def running(host: Host) -> set[str]:
 
 
 def why_down(host: Host, server: str) -> str:
-    """Return why a server is down and has to be, such as `stopped by hand`; empty where it has to run."""
+    """Return why a server must be down, such as `stopped by hand`, or an empty string if it must run."""
     kept = [each.pending for kind, each in host.pending[server].items() if kind in DOWN]
     if is_up(host.found, server):
-        # A reset may be under way; what else keeps a server down that is up does not.
+        # A reset may be running. Other pending states do not apply to a server that is up.
         return "stopped by hand" if host.found["servers"][server]["held"] and not kept else ""
     if host.declares.servers[server].state == "stopped":
         return "declared stopped"
@@ -33,12 +33,12 @@ def why_down(host: Host, server: str) -> str:
 
 
 def is_activating(host: Host, server: str) -> bool:
-    """Tell whether a server's start is under way, before its process is there."""
+    """Return whether a server is starting and has no process yet."""
     return STARTING in host.pending[server] and host.found["units"][unit_of(server)]["ActiveState"] == "activating"
 
 
 def mounted(host: Host, server: str) -> list[dict[str, Any]]:
-    """Return the overlays that are mounted where a server has its own."""
+    """Return the overlays that are mounted at a server's mount point."""
     return [each for each in host.found["overlays"] if each["point"] == f"{VAR}/runtime/{server}/merged"]
 
 
@@ -47,7 +47,7 @@ def test_each_server_runs_or_is_down_for_a_reason(host: Host, server: str) -> No
     state, why = (unit["ActiveState"], unit["SubState"]), why_down(host, server)
     if why:
         return host.require(
-            [] if state[0] == "inactive" else [f"{unit_of(server)} must be inactive ({why}) and is {state[0]}"]
+            [] if state[0] == "inactive" else [f"{unit_of(server)} is {state[0]}, must be inactive ({why})"]
         )
     is_wrong = state != ("active", "running") and not is_activating(host, server)
     wrong = [f"{unit_of(server)} is {state[0]} ({state[1]}), must be active"] * is_wrong
@@ -58,9 +58,9 @@ def test_each_server_that_is_down_is_down_wholly(host: Host, server: str) -> Non
     why, merged = why_down(host, server), f"{VAR}/runtime/{server}/merged"
     if not why:
         return
-    wrong = [f"{merged} is mounted, and server {server} is down ({why})"] * bool(mounted(host, server))
+    wrong = [f"{merged} is mounted but server {server} is down ({why})"] * bool(mounted(host, server))
     if host.found["processes"].get(unit_of(server)):
-        wrong.append(f"server {server} has a process, and is down ({why})")
+        wrong.append(f"server {server} has a process but is down ({why})")
     wrong += [
         f"process {each['pid']} ({each['comm']}) holds {each['path']} ({each['kind']}) of server {server}, down ({why})"
         for each in host.found["holders"]
@@ -77,17 +77,17 @@ def test_each_server_answers_a2s(host: Host, server: str) -> None:
     wrong = []
     if answer is None:
         again = (
-            f"; systemd started it again after {restarts} failures: l4d2ctl logs {server}" if restarts != "0" else ""
+            f"; systemd restarted it after {restarts} failures: see l4d2ctl logs {server}" if restarts != "0" else ""
         )
         wrong.append(f"server {server} does not answer A2S_INFO on its port{again}")
     elif answer["folder"] != "left4dead2":
-        wrong.append(f"on the port of server {server} answers another game: {answer['folder']}")
+        wrong.append(f"another game answers on the port of server {server}: {answer['folder']}")
     host.require(wrong)
 
 
 def test_each_cfg_that_is_executed_is_there(host: Host, server: str) -> None:
     missing = host.found["missing_cfgs"][server]
-    where = "neither its layers, the build nor what it wrote itself have that"
+    where = "the file is in none of its layers, not in the build and not in its own files"
     host.require([f"server {server}: exec {name}: {where}" for name in missing])
 
 
@@ -102,7 +102,7 @@ def test_each_server_was_started_as_declared(host: Host, server: str) -> None:
     wrong = []
     if process["user"] != f"left4me-{server}":
         wrong.append(f"server {server} runs as {process['user']}, must run as left4me-{server}")
-    wanted = {
+    expected = {
         "-ip": host.declares.address,
         "-port": str(declared.port or given.get("-port")),
         "-maxplayers": str(declared.max_players),
@@ -112,13 +112,13 @@ def test_each_server_was_started_as_declared(host: Host, server: str) -> None:
     }
     arguments = list(declared.arguments)
     record = host.found["servers"][server]["record"]
-    if RESTART in host.pending[server] and record:  # then it runs with exactly what was recorded
-        wanted = {key: record.get(name, "") for key, name in RECORDED.items()}
+    if RESTART in host.pending[server] and record:  # until the restart, it must run as recorded
+        expected = {key: record.get(name, "") for key, name in RECORDED.items()}
         arguments = record.get("LEFT4ME_ARGUMENTS", "").split()
     if RESTART not in host.pending[server] or record:
         wrong += [
             f"server {server} runs with {key} {given.get(key)}, must be {value}"
-            for key, value in wanted.items()
+            for key, value in expected.items()
             if given.get(key) != value
         ]
         wrong += [f"server {server} runs without {key}" for key in arguments if key not in line]
@@ -140,23 +140,23 @@ RECORDED = {
 def test_each_overlay_has_the_declared_layers(host: Host, server: str) -> None:
     point, found = f"{VAR}/runtime/{server}/merged", mounted(host, server)
     if why_down(host, server) or is_activating(host, server):
-        return None  # that nothing is mounted, another test looks at
+        return None  # another test checks that nothing is mounted
     if len(found) != 1:
         return host.require([f"{point} is mounted {len(found)} times, must be once"])
     options, flags, wrong = found[0]["options"], found[0]["flags"], []
     lowers = ":".join(lowers_of(host.found, host.declares.servers[server]))
     if RESTART in host.pending[server]:
-        # Without a record it runs since before there were any: then nothing is known of its layers.
+        # Without a record, the layers that it was started with are unknown.
         lowers = host.found["servers"][server]["record"].get("LOWERS", options.get("lowerdir"))
-    wanted = {
+    expected = {
         "lowerdir": lowers,
         "upperdir": f"{VAR}/runtime/{server}/upper",
         "workdir": f"{VAR}/runtime/{server}/work",
     }
     wrong += [
-        f"{point}: {key} is {options.get(key)}, must be {wanted[key]}"
-        for key in wanted
-        if options.get(key) != wanted[key]
+        f"{point}: {key} is {options.get(key)}, must be {expected[key]}"
+        for key in expected
+        if options.get(key) != expected[key]
     ]
     wrong += [f"{point} is mounted without {flag}" for flag in ("nosuid", "nodev") if flag not in flags]
     wrong += [
@@ -174,7 +174,7 @@ def test_nothing_is_pending_where_that_is_asked_for(host: Host, pytestconfig: py
 def test_only_running_servers_have_an_overlay(host: Host) -> None:
     expected = {f"{VAR}/runtime/{server}/merged" for server in running(host)}
     points = [each["point"] for each in host.found["overlays"]]
-    wrong = [f"an overlay is mounted on {point} and no server runs there" for point in points if point not in expected]
+    wrong = [f"an overlay is mounted on {point} but no server runs there" for point in points if point not in expected]
     host.require(wrong)
 
 

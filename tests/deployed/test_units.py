@@ -1,4 +1,4 @@
-"""The units as systemd has understood them."""
+"""The units as systemd has loaded them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_each_instance_keeps_every_promise(host: Host, server: str) -> None:
 
 
 def bytes_of(size: str) -> str:
-    """Return a size as systemd reports it: K, M, G and T are powers of 1024."""
+    """Return a size in bytes, as systemd reports it; K, M, G and T are powers of 1024."""
     powers = {"K": 1, "M": 2, "G": 3, "T": 4}
     return size if size == "infinity" or size[-1] not in powers else str(int(size[:-1]) * 1024 ** powers[size[-1]])
 
 
 def seconds_of(percent: int | None) -> str:
-    """Return a share of one CPU as systemd reports it: seconds and milliseconds of each second."""
+    """Return a CPU quota in percent as systemd reports it: CPU time per second."""
     if percent is None:
         return "infinity"
     parts = {"min": percent // 6000, "s": percent // 100 % 60, "ms": percent % 100 * 10}
@@ -44,7 +44,7 @@ def seconds_of(percent: int | None) -> str:
 
 def test_the_slice_has_the_declared_limits(host: Host) -> None:
     unit = host.found["units"]["left4me.slice"]
-    wanted = {
+    expected = {
         "FragmentPath": "/usr/local/lib/systemd/system/left4me.slice",
         "DropInPaths": "",
         "NeedDaemonReload": "no",
@@ -55,9 +55,9 @@ def test_the_slice_has_the_declared_limits(host: Host) -> None:
     }
     host.require(
         [
-            f"left4me.slice: {key} is {unit[key]!r}, must be {wanted[key]!r}"
-            for key in wanted
-            if unit[key] != wanted[key]
+            f"left4me.slice: {key} is {unit[key]!r}, must be {expected[key]!r}"
+            for key in expected
+            if unit[key] != expected[key]
         ]
     )
 
@@ -67,14 +67,14 @@ def test_each_instance_has_the_declared_limits(host: Host, server: str) -> None:
     unit = host.found["units"][name]
     own = [path for path in unit["DropInPaths"].split() if "/left4me" in path]
     shown = {**{key: unit[key] for key in LIMITS}, "own drop-ins": own}
-    wanted = {
+    expected = {
         "CPUWeight": str(declared.cpu_weight),
         "MemoryMax": bytes_of(declared.memory_max),
         "Nice": str(declared.nice),
         "own drop-ins": [f"/etc/systemd/system/{name}.d/limits.conf"],
     }
     host.require(
-        [f"{name}: {key}: {shown[key]!r}, must be {wanted[key]!r}" for key in wanted if shown[key] != wanted[key]]
+        [f"{name}: {key}: {shown[key]!r}, must be {expected[key]!r}" for key in expected if shown[key] != expected[key]]
     )
 
 
@@ -84,11 +84,11 @@ def test_each_server_starts_with_the_host(host: Host, server: str) -> None:
     wrong = []
     if host.declares.servers[server].state == "stopped":
         if unit["UnitFileState"] == "enabled":
-            wrong.append(f"{name} is enabled, and declared as stopped")
+            wrong.append(f"{name} is enabled but declared stopped")
     elif unit["UnitFileState"] != "enabled":
         wrong.append(f"{name} is {unit['UnitFileState'] or 'not enabled'}, must be enabled")
     elif "multi-user.target" not in unit["WantedBy"].split():
-        wrong.append(f"{name} is enabled on disk and systemd does not know it: it needs a daemon-reload")
+        wrong.append(f"{name} is enabled on disk but not loaded: systemd needs a daemon-reload")
     host.require(wrong)
 
 
@@ -98,9 +98,9 @@ def test_the_timer_asks_steam_when_the_data_say_so(host: Host) -> None:
     text = host.found["entries"].get(f"/usr/local/lib/systemd/system/{name}", {}).get("text", "")
     wrong = []
     if (unit["ActiveState"] == "active") != bool(at):
-        wrong.append(f"{name} is {unit['ActiveState']}, and update_at is {at}")
+        wrong.append(f"{name} is {unit['ActiveState']} but update_at is {at}")
     if at and f"OnCalendar=*-*-* {at}:00" not in text.splitlines():
-        wrong.append(f"{name} is not at {at}")
+        wrong.append(f"{name} must run at {at}")
     host.require(wrong)
 
 
@@ -120,12 +120,12 @@ def test_no_unit_has_failed_or_waits_for_a_reload(host: Host) -> None:
         if unit["ActiveState"] == "failed":
             wrong.append(f"{name} has failed: {unit['Result']}")
         if unit["NeedDaemonReload"] != "no":
-            wrong.append(f"{name} was changed on disk after systemd read it: it needs a daemon-reload")
+            wrong.append(f"{name} was changed on disk after systemd loaded it: systemd needs a daemon-reload")
     host.require(wrong)
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(host: Host) -> None:
-    # Other units of the host may have their own faults.
+    # Other units of the host may have faults of their own.
     wrong = [line for line in host.found["verify"] if "left4me" in line]
     if host.found["verify_exit"] and not wrong:
         wrong = [f"exit {host.found['verify_exit']}", *host.found["verify"]]

@@ -1,4 +1,4 @@
-"""Boxes for the tests: one of each Debian for each module, up and deployed once, gone afterwards."""
+"""Boxes for the tests: one per module and Debian, deployed once and removed afterwards."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from tests.integration.harness import ROOT, deploy, write_inventory
 from tests.integration.rolling import FOLDER
 
 DEBIANS = {
-    # Where the host's systemd, Python or util-linux make no difference to what is tested, one Debian is enough.
+    # One Debian is enough if the result does not depend on systemd, Python or util-linux of the host.
     **dict.fromkeys(
         ("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "server_settings", "sources"), (12,)
     ),
     **dict.fromkeys(("fleet", "holders", "lock", "removal", "remove", "reset", "resets"), (13,)),
-    # Story 10 tells of the webhook on both, every story verifies on both.
+    # Story 10 covers the webhook on both Debians; every story runs verification on both.
     **dict.fromkeys(("update", "verification", "webhook"), (13,)),
 }
 SNAPSHOTS: dict[str, Kind] = {
-    # The box of these begins as one that is deployed. Others say themselves what is declared of theirs.
+    # The boxes of these modules start deployed. Other modules declare the data of their boxes.
     **dict.fromkeys(("faults", "helper", "holders", "lock", "sandbox", "start", "verification"), "plain"),
     **dict.fromkeys(("doctor", "rcon"), "layered"),
 }
 
 
 def alternated(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Leave out every second of the tests that are marked as alternating: their parameters take the Debians in turn."""
-    left: list[pytest.Item] = []
+    """Drop every second test marked as alternating, so that its parameters alternate between the Debians."""
+    kept: list[pytest.Item] = []
     seen: Counter[tuple[str, object]] = Counter()
     for item in items:
         if item.get_closest_marker("alternating") and isinstance(item, pytest.Function):
@@ -45,30 +45,30 @@ def alternated(items: list[pytest.Item]) -> list[pytest.Item]:
             seen[name] += 1
             if seen[name] % 2 != debian % 2:
                 continue
-        left.append(item)
-    return left
+        kept.append(item)
+    return kept
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the box tests where no box can be; on CI that is a failure."""
+    """Skip the box tests without root; on CI that is an error."""
     items[:] = alternated(items)
     if os.geteuid() == 0:
         return
     if os.environ.get("CI"):
-        raise pytest.UsageError("the box tests need root, and CI may not skip them")
+        raise pytest.UsageError("the box tests need root and must not be skipped on CI")
     for item in items:
         item.add_marker(pytest.mark.skip(reason="test boxes need root"))
 
 
 @pytest.fixture(scope="session")
 def game() -> Path:
-    """Build the stand-in game."""
+    """Build the stand-in game and return its directory."""
     return build()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a module on both Debians, or on the one that DEBIANS says."""
-    # A module with a `debian` of its own says so itself.
+    """Run the tests of a module on both Debians, or on the one in DEBIANS."""
+    # A module with its own `debian` fixture chooses by itself.
     if "debian" in metafunc.fixturenames and not hasattr(metafunc.module, "debian"):
         debians = DEBIANS.get(metafunc.definition.path.stem.removeprefix("test_"), (12, 13))
         ids = [f"debian{each}" for each in debians]
@@ -77,26 +77,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def debian(request: pytest.FixtureRequest) -> int:
-    """Return the Debian that a test runs on."""
+    """Return the Debian version that a test runs on."""
     number: int = request.param
     return number
 
 
 @pytest.fixture(scope="module")
 def packages() -> Sequence[str]:
-    """Return what a module's box has from the beginning: what a deploy would install, which only some modules test."""
+    """Return the packages in the image of a module's box; only some modules test their installation."""
     return PACKAGES
 
 
 @pytest.fixture(scope="module")
 def snapshot(request: pytest.FixtureRequest) -> Kind | None:
-    """Return what a module's box begins as, where it is not a new one."""
+    """Return the snapshot that a module's box starts from, or None for a new box."""
     return SNAPSHOTS.get(request.path.stem.removeprefix("test_"))
 
 
 @pytest.fixture(scope="module")
 def box(debian: int, snapshot: Kind | None, packages: Sequence[str], request: pytest.FixtureRequest) -> Iterator[Box]:
-    """Bring up a box of one Debian for a module's tests."""
+    """Start a box for the tests of a module."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
     name = f"test-{stem[:8]}-{debian}"
     machines.down([each.name for each in machines.boxes() if each.name == name])
@@ -113,7 +113,7 @@ def inventory(box: Box, snapshot: Kind | None, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module")
 def deployed(box: Box, inventory: Path, snapshot: Kind | None, game: Path) -> Box:
-    """Have the module's box deployed."""
+    """Deploy to the module's box and return it."""
     if not snapshot:
         deploy(inventory)
     return box
@@ -121,18 +121,18 @@ def deployed(box: Box, inventory: Path, snapshot: Kind | None, game: Path) -> Bo
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Take away the reports of this process's rollouts, which say where their inventory is; others are at work."""
+    """Remove the reports of this process's rollouts, found by the path of their inventory: others run in parallel."""
     yield
-    mine = json.dumps(str(tmp_path_factory.getbasetemp()))[1:-1]
+    own = json.dumps(str(tmp_path_factory.getbasetemp()))[1:-1]
     for report in FOLDER.glob("*"):
         with suppress(FileNotFoundError):
-            if mine in report.read_text(encoding="utf-8"):
+            if own in report.read_text(encoding="utf-8"):
                 report.unlink()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep the journal of a failed test's box, and say where."""
+    """Save the journal of a failed test's box and add its path to the report."""
     report = yield
     box = getattr(item, "funcargs", {}).get("box")
     if report.failed and isinstance(box, Box) and box.directory.exists():

@@ -1,4 +1,4 @@
-"""What the box tests share: an inventory of boxes, pyinfra as an operator starts it, looks at a box from outside."""
+"""What the box tests share: inventories of boxes, running pyinfra, and reading a box from outside."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ DEPLOYED = (
     "/etc/left4me /etc/needrestart /etc/sudoers.d /etc/systemd/system /usr/local/lib/left4me /usr/local/lib/systemd "
     "/usr/local/libexec /usr/local/sbin /usr/local/share/bash-completion /var/lib/left4me"
 )
-# What a deploy manages, and what it might touch on the way.
+# All that a deploy manages, and what it may change as a side effect.
 MANAGED = f"{DEPLOYED} /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"
-# What running servers themselves change.
+# Excluded from find: files that running servers change.
 _GAMES = "-path '/var/lib/left4me/runtime/*/merged' -prune -o -path '/var/lib/left4me/runtime/*/[uw]*/*' -prune -o"
 
 
 def write_inventory(
     path: Path, boxes: Iterable[Box], user: str = "root", hosts: Mapping[str, Any] | None = None, **data: Any
 ) -> Path:
-    """Write an inventory file of boxes; `data` is every host's, `hosts` what one host has of its own by its name."""
+    """Write an inventory of boxes; `data` is for every host, `hosts` has additional data by host name."""
     common = {"game": GAME, "servers": dict(SERVERS), "ssh_config_file": "/dev/null", **data}
     if user != "root":
         common |= {"_sudo": True}
@@ -61,8 +61,8 @@ def write_inventory(
 
 @contextmanager
 def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Start pyinfra in the repository's root, as an operator does; it is dead when the block ends."""
-    # No spinner, and no agent of whoever runs the tests.
+    """Start pyinfra in the repository's root; kill it when the block ends."""
+    # Without the SSH agent of the user who runs the tests, and without a progress spinner.
     environment = {key: value for key, value in os.environ.items() if key != "SSH_AUTH_SOCK"}
     environment["PYINFRA_PROGRESS"] = "off"
     with subprocess.Popen(
@@ -81,14 +81,14 @@ def started(*arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def pyinfra(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run pyinfra to its end; raises TimeoutExpired, and has then killed it."""
+    """Run pyinfra and wait for it. Kills it and raises TimeoutExpired after `timeout` seconds."""
     with started(*arguments) as process:
         out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def deploy(inventory: Path, *arguments: str) -> dict[str, Any]:
-    """Deploy, which must succeed, and return pyinfra's results."""
+    """Deploy, assert success, and return pyinfra's results."""
     done = pyinfra(inventory, "deploy.py", "-y", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     results: dict[str, Any] = json.loads(done.stdout)["results"]
@@ -96,7 +96,7 @@ def deploy(inventory: Path, *arguments: str) -> dict[str, Any]:
 
 
 def checkout(folder: Path) -> Path:
-    """Copy what git has of this checkout, as it is now; the state of the boxes is shared."""
+    """Copy the tracked files of this checkout, with local changes, to `folder`; .boxes is shared."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -106,11 +106,11 @@ def checkout(folder: Path) -> Path:
 
 
 SILENCE = 12
-"""Seconds for which an impatient_checkout() hears nothing before it gives up."""
+"""The silence limit of an impatient_checkout(), in seconds."""
 
 
 def impatient_checkout(folder: Path) -> Path:
-    """Copy this checkout with a shorter silence and heartbeat of the lock, in their proportion: 60 and 15 seconds."""
+    """Copy this checkout with shorter limits of the lock for silence and heartbeat, in the same ratio."""
     path = checkout(folder) / "left4me/lock/protocol.py"
     text = path.read_text(encoding="utf-8")
     for shipped, here in (("SILENCE = 60\n", f"SILENCE = {SILENCE}\n"), ("HEARTBEAT = 15\n", "HEARTBEAT = 3\n")):
@@ -121,7 +121,7 @@ def impatient_checkout(folder: Path) -> Path:
 
 
 def assert_idle(results: Mapping[str, Any], boxes: Iterable[Box]) -> None:
-    """Assert that every operation ran on every one of these boxes and changed nothing."""
+    """Assert that every operation ran on all these boxes and changed nothing."""
     totals = results["totals"]
     assert (totals["success"], totals["error"], results["failed_hosts"]) == (0, 0, []), changed(results)
     assert results["operations"]
@@ -130,36 +130,36 @@ def assert_idle(results: Mapping[str, Any], boxes: Iterable[Box]) -> None:
 
 
 def changed(results: Mapping[str, Any]) -> list[str]:
-    """Return the names of the operations that changed a host; everything has to have succeeded."""
+    """Assert that all operations succeeded, and return the names of those that changed a host."""
     assert results["totals"]["error"] == 0, results
     return [each["name"] for each in results["operations"] if each["success"]]
 
 
 def properties(box: Box, unit: str, *names: str) -> dict[str, str]:
-    """Return properties of a unit as systemd reports them."""
+    """Return properties of a unit, as systemctl shows them."""
     out = box.run(f"systemctl show {unit} -p {','.join(names)}").stdout
     return dict(line.split("=", 1) for line in out.splitlines())
 
 
 def overlays(box: Box) -> list[str]:
-    """Return the mount points of left4me's overlays in a box, as its PID 1 has them, read from outside."""
+    """Return the mount points of left4me's overlays in the mount namespace of a box's PID 1, read from outside."""
     lines = Path(f"/proc/{box.leader}/mountinfo").read_text(encoding="utf-8").splitlines()
     return [fields[4] for fields in map(str.split, lines) if "/left4me/" in fields[4] and "overlay" in fields]
 
 
 def inodes(box: Box, paths: str = MANAGED) -> str:
-    """Return inode, ctime and name of everything below `paths`: two equal answers mean that nothing was changed."""
-    # Twice: the overlay that is a box's root marks some directories when they are first looked into.
+    """Return inode, ctime and name of everything below `paths`: they are equal if nothing was changed."""
+    # Twice: the overlay of a box's root changes some directories when they are first read.
     find = f"find {paths} {_GAMES} -printf '%i %C@ %p\\n'"
     return box.run(f"{find} >/dev/null; {find} | sort -k3").stdout
 
 
 def standing(box: Box) -> dict[str, str]:
-    """Return what a deploy that has nothing to do leaves as it is.
+    """Return all that a deploy without changes must not change.
 
-    Inodes, PID 1's last reload and what its journal says of it and of left4me, and the servers' PIDs.
+    Inodes, PID 1's last daemon-reload, its journal about that and left4me, and the PIDs of the servers.
     """
-    # UnitsLoadFinishTimestamp is that of the boot; this one is that of the last daemon-reload, 0 before the first.
+    # UnitsLoadTimestamp is set by each daemon-reload, 0 before the first; UnitsLoadFinishTimestamp is set by the boot.
     about = "journalctl --quiet --output=short-monotonic --grep='left4me|Reloading' _PID=1"
     servers = box.run("systemctl list-units --plain --no-legend 'left4me-server@*' | cut -d' ' -f1 | sort").stdout
     return {
@@ -171,9 +171,9 @@ def standing(box: Box) -> dict[str, str]:
 
 
 def listing(box: Box) -> list[str]:
-    """Return type, mode, owner, name, target and content of everything deployed, the packages, and the accounts.
+    """Return type, mode, owner, name, target and content of everything deployed, packages, accounts and units.
 
-    Not the content of secrets, which each host makes for itself.
+    Without the content of secrets, which each host generates.
     """
     script = f"""
         find {DEPLOYED} {_GAMES} -printf '%M %u %g %p %l\\n'
@@ -187,7 +187,7 @@ def listing(box: Box) -> list[str]:
 
 
 def bare(box: Box) -> None:
-    """Take away all that a deploy brought but the packages."""
+    """Remove everything that a deploy created, except the packages."""
     box.run("""
         systemctl stop 'left4me-server@*' left4me.slice
         rm -rf /etc/left4me /usr/local/libexec/left4me /usr/local/lib/systemd/system/*left4me* /var/lib/left4me
@@ -200,20 +200,20 @@ def bare(box: Box) -> None:
 
 
 def name_over_a2s(box: Box, port: int) -> str:
-    """Ask a server for its name from outside the box; raises TimeoutError where nobody answers."""
+    """Return the name that a server reports over A2S, asked from outside the box. Raises TimeoutError."""
     return str(a2s.info((str(box.address), port), timeout=1.0).server_name)
 
 
 def wait_for(what: str, condition: Callable[[], bool], limit: float = 20) -> None:
-    """Return when `condition` holds; fail after `limit` seconds, saying `what` did not come."""
+    """Wait until `condition` holds; fail after `limit` seconds and name `what`."""
     end = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < end, f"not within {limit} s: {what}"
+        assert time.monotonic() < end, f"not reached within {limit} s: {what}"
         time.sleep(0.02)
 
 
 def wait_for_server(box: Box, port: int, limit: float = 20) -> None:
-    """Return when a server answers A2S."""
+    """Wait until a server answers A2S."""
 
     def answers() -> bool:
         try:
@@ -225,18 +225,18 @@ def wait_for_server(box: Box, port: int, limit: float = 20) -> None:
 
 
 def rounds(test: int, soak: int) -> int:
-    """Return how often a counted test does its thing: `soak` times with SOAK=1 in the environment."""
+    """Return the number of repetitions of a counted test: `soak` with SOAK=1 in the environment, else `test`."""
     return soak if os.environ.get("SOAK") else test
 
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A small filesystem at /var/lib/left4me of a box."""
+    """A small filesystem on /var/lib/left4me of a box."""
 
     box: Box
 
     def fill(self) -> None:
-        """Fill it to the last byte and inode."""
+        """Use all space and all inodes."""
         self.box.run("""
             cd /var/lib/left4me; mkdir .inodes
             head -c 1G /dev/zero >.fill 2>/dev/null
@@ -244,13 +244,13 @@ class SmallDisk:
         """)
 
     def empty(self) -> None:
-        """Remove what filled it."""
+        """Remove the files of fill()."""
         self.box.run("cd /var/lib/left4me && rm -rf .fill .inodes")
 
 
 @contextmanager
 def small_disk(box: Box) -> Iterator[SmallDisk]:
-    """Have /var/lib/left4me on a small disk with room to spare; all servers are stopped before and started after it."""
+    """Put /var/lib/left4me on a small disk with free space. Stops all servers before, and starts them afterwards."""
     var, small = "/var/lib/left4me", "/run/small"
     box.run(f"""
         l4d2ctl stop --all
@@ -264,37 +264,37 @@ def small_disk(box: Box) -> Iterator[SmallDisk]:
 
 
 def device(box: Box, server: str) -> str:
-    """Return major:minor of a server's overlay as the box's PID 1 has it, read from outside."""
+    """Return major:minor of a server's overlay in the mount namespace of the box's PID 1, read from outside."""
     lines = Path(f"/proc/{box.leader}/mountinfo").read_text(encoding="utf-8").splitlines()
     [found] = [line.split()[2] for line in lines if line.split()[4] == f"/var/lib/left4me/runtime/{server}/merged"]
     return found
 
 
 def devices(box: Box, server: str) -> set[str]:
-    """Return major:minor of every overlay over a server's upper in any mount namespace of a box: one, or damage."""
+    """Return major:minor of the overlays on a server's upper in all mount namespaces of a box; two are a bug."""
     found = set()
     upper = f",upperdir=/var/lib/left4me/runtime/{server}/upper,"
-    mine = os.readlink(f"/proc/{box.leader}/ns/pid")
+    box_pid_namespace = os.readlink(f"/proc/{box.leader}/ns/pid")
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.readlink(process / "ns/pid") == mine:
+            if os.readlink(process / "ns/pid") == box_pid_namespace:
                 lines = (process / "mountinfo").read_text(errors="replace").splitlines()
                 found |= {line.split()[2] for line in lines if upper in line}
     return found
 
 
 def having(box: Box, server: str, runs: bool = False) -> list[str]:
-    """Return which processes of a box have something of a server's runtime directory, found from outside by its path.
+    """Return the names of a box's processes that hold a path in a server's runtime directory, found from outside.
 
-    A working directory, a root, a program, an open file, a mapping, or a mount in their namespace. Where it `runs`, all
-    of a box have the mount, and what is of its unit does not count.
+    They hold it as working directory, root, program, open file, mapping, or mount in their namespace. If the server
+    `runs`, mounts and the processes of its unit do not count: every process of the box sees the mount.
     """
     found = []
     path = f"/var/lib/left4me/runtime/{server}/"
-    mine = os.readlink(f"/proc/{box.leader}/ns/pid")
+    box_pid_namespace = os.readlink(f"/proc/{box.leader}/ns/pid")
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.readlink(process / "ns/pid") != mine:
+            if os.readlink(process / "ns/pid") != box_pid_namespace:
                 continue
             links = [process / "cwd", process / "root", process / "exe", *(process / "fd").iterdir()]
             names = [os.readlink(link) for link in links]

@@ -409,7 +409,7 @@ assert one.run("systemctl is-system-running").stdout == "running\\n"
 """
     said = _api(checkout, program)
     assert "exit 4: why" in said
-    assert "did not end within" in said
+    assert "did not finish within" in said
 
 
 def test_twelve_boxes_are_up_in_seconds_and_small(empty: Checkout) -> None:
@@ -522,7 +522,7 @@ def test_on_a_bare_machine_where_systemd_is_pid_1(empty: Checkout) -> None:
     subprocess.run(command, input=packed, capture_output=True, check=True, timeout=60)
     box = "cd /var/lib/checkout; ./box"
     said = empty.ssh("bare", f"{box} up in 2>&1", timeout=600)
-    assert "installing what boxes need: " in said
+    assert "installing packages for boxes: " in said
     assert "image of Debian 13: building" in said
     assert empty.ssh("bare", f"{box} ssh in 'systemctl is-system-running; hostname'") == "running\nin"
     assert empty.ssh("bare", f"{box} ssh in 'apt-get update >/dev/null; apt-cache policy hello | grep -c http'") != "0"

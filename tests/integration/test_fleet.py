@@ -49,7 +49,7 @@ def test_eight_bare_hosts_are_deployed_and_proved_in_three_waves(eight: Fleet) -
 
 def test_nothing_to_change_changes_and_restarts_nothing(eight: Fleet) -> None:
     before = [standing(box) for box in eight.boxes]
-    assert "Done and proved: 8 hosts." in eight.rollout("-y")
+    assert "Done and verified: 8 hosts." in eight.rollout("-y")
     assert [standing(box) for box in eight.boxes] == before
 
 

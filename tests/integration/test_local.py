@@ -46,7 +46,7 @@ def test_a_host_rolls_itself_out(box: Box, game: object) -> None:
     rollout = ". /root/environment && cd /root/left4me && "
     rollout += "PYTHONPATH=/root/packages python3 rollout.py /root/inventory -y"
     said = box.run(rollout, timeout=300).stdout
-    assert "Done and proved: 1 host." in said
+    assert "Done and verified: 1 host." in said
     for server in SERVERS.values():
         wait_for_server(box, server["port"])
     assert "nothing to change" in box.run(rollout, timeout=300).stdout

@@ -118,7 +118,7 @@ def test_hosts_of_ones_own_beside_the_clone_are_deployed_and_proved(reader: Read
 def test_the_fleet_is_rolled_out(reader: Reader) -> None:
     assert "nothing to change" in reader.types("python rollout.py ../fleet/inventory --dry")
     command = "python rollout.py ../fleet/inventory --waves 1,10%,100% --drain 20m"
-    assert "Done and proved: 1 host." in reader.types(command, f"{command} -y")
+    assert "Done and verified: 1 host." in reader.types(command, f"{command} -y")
     assert "--exclude" in reader.types("python rollout.py ../fleet/inventory --help")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from left4me.rollout.report import ANSWER
+from left4me.rollout.report import FINISHING
 from tests.boxes import boxes as machines
 from tests.boxes import deployed, network
 from tests.boxes.boxes import Box
@@ -92,12 +92,12 @@ def test_what_cannot_begin_is_refused(rolled: Fleet, tmp_path: Path) -> None:
     assert "refused: --limit and --exclude select no host; the inventory has: test-roll-a" in nobody
     group = rolled.rollout("-y", "--limit", "canary", "--limit", "eu", code=2)
     assert "refused: --limit eu: the inventory has no such host or group" in group
-    assert "is no size of a wave" in rolled.rollout("--waves", "some", code=2)
-    assert "refused: nobody is there to ask; -y does not ask" in rolled.rollout(code=2)
+    assert "is not a wave size" in rolled.rollout("--waves", "some", code=2)
+    assert "refused: cannot ask for confirmation: standard input is closed; use -y" in rolled.rollout(code=2)
     namesake = Fleet(rolled.boxes, tmp_path / "namesake")
     with namesake.path.open("a", encoding="utf-8") as file:
         file.write(f"globals()[{rolled.canary.name!r}] = [{rolled.others[0].name!r}]\n")
-    assert f"refused: {rolled.canary.name}: a host and a group of one name" in namesake.rollout("-y", code=2)
+    assert f"refused: {rolled.canary.name}: a host and a group have the same name" in namesake.rollout("-y", code=2)
     # A host at whose port nobody listens, beside three that can be reached.
     gone = Fleet(rolled.boxes, tmp_path / "inventory")
     with gone.path.open("a", encoding="utf-8") as file:
@@ -169,7 +169,7 @@ def test_nothing_to_do_changes_and_restarts_nothing(rolled: Fleet) -> None:
     before = [standing(box) for box in rolled.boxes]
     said = rolled.rollout("-y")
     assert [standing(box) for box in rolled.boxes] == before
-    assert "Done and proved: 3 hosts." in said
+    assert "Done and verified: 3 hosts." in said
 
 
 # -- the canary breaks
@@ -228,7 +228,7 @@ def test_a_host_that_cannot_be_deployed_stops_it(up: Fleet) -> None:
         up.canary.run(f"rm -r {folder} && systemctl daemon-reload")
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
-    assert "begun last: Start the servers that are not running" in said
+    assert "last operation: Start the servers that are not running" in said
     assert "code=exited, status=1" in said
     assert report(said)["hosts"].keys() == {up.canary.name}
     assert closer(said) == ["pyinfra", str(up.path), "--limit", up.canary.name, "deploy.py"]
@@ -272,8 +272,8 @@ def test_a_host_that_vanishes_stops_it(up: Fleet) -> None:
         said = running.end(1, limit=120)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
-    assert "begun last: Write the servers' files" in said
-    assert "its connection was lost" in said
+    assert "last operation: Write the servers' files" in said
+    assert "the connection was lost" in said
     up.canary.start()
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {"back"}
@@ -305,7 +305,7 @@ def test_a_host_that_hangs_stops_it(up: Fleet, how: str, tmp_path: Path) -> None
         said = running.end(1, limit=120)
     assert [standing(box) for box in up.others] == before
     assert f"{up.canary.name} failed at deploy:" in said
-    assert "begun last: Write the servers' files" in said
+    assert "last operation: Write the servers' files" in said
     assert f"no answer for {SILENCE} s; closing the connection" in said
     up.rollout("-y")
     assert {hostname(box) for box in up.boxes} == {how}
@@ -376,7 +376,7 @@ def test_a_host_that_does_not_let_go_of_its_lock_holds_up_no_end(up: Fleet) -> N
         canary.run("pkill -STOP -f 'holder.py REQUEST'")
         try:
             rcon(canary, 27015, "standin_players 0")
-            assert "Done and proved: 1 host." in running.end(0, limit=120)
+            assert "Done and verified: 1 host." in running.end(0, limit=120)
         finally:
             canary.run("pkill -CONT -f 'holder.py REQUEST'")
     wait_for("the lock is free", lambda: is_free(canary), 10)
@@ -391,7 +391,7 @@ def test_a_short_loss_of_the_connection_is_waited_out(up: Fleet) -> None:
         finally:
             canary.run("systemctl start ssh")  # over the connection that was there before
         rcon(canary, 27015, "standin_players 0")
-        assert "restarted server 3 (empty)" in running.end(0)
+        assert "restarted server 3 (no players)" in running.end(0)
 
 
 # -- players
@@ -409,7 +409,7 @@ def test_nobody_is_thrown_out_and_the_restart_follows_when_they_left(up: Fleet) 
         rcon(canary, 27015, "standin_players 0")
         wait_for("server 3 is restarted", lambda: main_pid(canary, "3") not in (before, "0"), limit=60)
         said = running.end(0)
-    assert "restarted server 3 (empty)" in said
+    assert "restarted server 3 (no players)" in said
     assert main_pid(canary, "4") == other
 
 
@@ -421,7 +421,7 @@ def test_at_the_deadline_it_is_said_and_done(up: Fleet, drain: str) -> None:
     before = main_pid(canary, "3")
     up.declare({"tickrate": 66})
     said = up.rollout("-y", "--limit", canary.name, "--drain", drain)
-    assert "restarted server 3 (2 players, told)" in said
+    assert "restarted server 3 (2 players, warned)" in said
     assert main_pid(canary, "3") not in (before, "0")
     logs = "/var/lib/left4me/runtime/3/upper/left4dead2/logs"
     assert 'say "This server restarts now' in canary.run(f"cat {logs}/*").stdout
@@ -429,10 +429,10 @@ def test_at_the_deadline_it_is_said_and_done(up: Fleet, drain: str) -> None:
 
 def test_a_slow_start_is_waited_for_as_long_as_the_grace(up: Fleet) -> None:
     up.declare({"arguments": ["+standin_start_delay", "5"]})
-    assert "restarted server 3 (empty)" in up.rollout("-y", "--limit", up.canary.name, "--grace", "15s")
+    assert "restarted server 3 (no players)" in up.rollout("-y", "--limit", up.canary.name, "--grace", "15s")
     up.declare({"arguments": ["+standin_start_delay", "3600"]})
     said = up.rollout("-y", "--limit", up.canary.name, "--grace", "3s", code=1)
-    assert f"{up.canary.name} failed at restart:\n    server 3: active, no answer, for 3 s" in said
+    assert f"{up.canary.name} failed at restart:\n    server 3: active, no answer (for 3 s)" in said
 
 
 def test_a_port_goes_from_one_server_to_another(up: Fleet) -> None:
@@ -442,7 +442,7 @@ def test_a_port_goes_from_one_server_to_another(up: Fleet) -> None:
         said = up.rollout("-y", "--limit", up.canary.name)
     finally:
         up.servers = SERVERS
-    assert "restarted server 3 (empty); started server 5" in said
+    assert "restarted server 3 (no players); started server 5" in said
     assert name_over_a2s(up.canary, 27015) == "five"
     assert name_over_a2s(up.canary, 27019) == SERVERS["3"]["hostname"]
 
@@ -453,7 +453,7 @@ def test_without_restarts_all_is_proved_but_what_waits_for_one(up: Fleet) -> Non
     said = up.rollout("-y", "--no-restart", "--limit", up.canary.name)
     assert main_pid(up.canary, "3") == before
     assert f"{up.canary.name}\t3\trestart required (port, tickrate)\t" in said
-    assert "Done and proved: 1 host; 1 pending." in said
+    assert "Done and verified: 1 host; 1 pending." in said
 
 
 def test_without_restarts_a_port_stays_where_it_is_and_the_rest_is_proved(up: Fleet) -> None:
@@ -465,7 +465,7 @@ def test_without_restarts_a_port_stays_where_it_is_and_the_rest_is_proved(up: Fl
         up.servers = SERVERS
     assert f"{up.canary.name}\t3\trestart required (port)\t" in said
     assert f"{up.canary.name}\t5\tport 27015 is still held by server 3\t" in said
-    assert "Done and proved: 1 host; 2 pending." in said
+    assert "Done and verified: 1 host; 2 pending." in said
     assert name_over_a2s(up.canary, 27015) == SERVERS["3"]["hostname"]
 
 
@@ -494,14 +494,14 @@ def test_ctrl_c_ends_the_waiting_and_the_same_command_completes(up: Fleet) -> No
 def test_ctrl_c_lets_a_deploy_finish_and_twice_does_not(up: Fleet) -> None:
     up.declare({"hostname": "once"})
     with up.started("-y") as running:
-        running.wait_for_line("wave 1", "deploy: begun")
+        running.wait_for_line("wave 1", "deploy: started")
         running.process.send_signal(signal.SIGINT)
         said = running.end(130)
     assert f"wave 1  {up.canary.name}  deploy: done" in said
     assert hostname(up.canary) == "once"
     assert hostname(up.others[0]) != "once"
     with up.started("-y") as running:
-        running.wait_for_line("wave 1", "deploy: begun")
+        running.wait_for_line("wave 1", "deploy: started")
         running.process.send_signal(signal.SIGINT)
         running.wait_for_line("Interrupted")
         running.process.send_signal(signal.SIGINT)
@@ -524,7 +524,7 @@ def test_on_a_terminal_a_table_shows_what_goes_on_and_its_ctrl_c_is_the_rollouts
             command = trap.landing(SERVER_CFG, PLACE)
             screen.type("\x03")
             # It stays there while the table is drawn anew.
-            wait_for("the answer", lambda: [ANSWER in frame for frame in screen.frames()[-3:]] == [True] * 3)
+            wait_for("the answer", lambda: [FINISHING in frame for frame in screen.frames()[-3:]] == [True] * 3)
         wait_for("the command stands", lambda: is_stopped(command))
         os.kill(command, signal.SIGCONT)
         assert screen.process.wait(60) == 130
@@ -588,7 +588,7 @@ def test_a_killed_rollout_is_completed_by_the_same_command(undisturbed: list[lis
     up.rollout("-y", "--waves", "100%", "--drain", "0")
     up.declare(NEW)
     with up.started("-y", "--waves", "100%") as running:
-        running.wait_for_line("wave 1", f"{step}: begun")
+        running.wait_for_line("wave 1", f"{step}: started")
         running.process.kill()
     assert_completed(up, undisturbed)
 

@@ -70,4 +70,4 @@ def test_boxes_of_a_snapshot_have_what_it_had_and_are_boxes_of_their_own(checkou
     subprocess.run(["rm", "-r", snapshot], check=True)
     said = checkout.box("start", "a", check=False)
     assert (said.returncode, said.stderr.count("\n")) == (1, 1)
-    assert f"{snapshot}/upper is gone; ./box down a, then up again" in said.stderr
+    assert f"{snapshot}/upper is missing; run ./box down a, then ./box up a" in said.stderr

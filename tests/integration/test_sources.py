@@ -82,10 +82,10 @@ def test_all_four_at_once_and_a_second_deploy_downloads_nothing(
 
 
 DAMAGES = {
-    "campaigns": ("rm {}/left4dead2/addons/101.vpk", "an item that was there is missing, or its file was changed"),
-    "mine": ("echo >>{}/left4dead2/cfg/control.cfg", "left4dead2/cfg/control.cfg is not as it is in "),
+    "campaigns": ("rm {}/left4dead2/addons/101.vpk", "an item is missing or its file was changed"),
+    "mine": ("echo >>{}/left4dead2/cfg/control.cfg", "left4dead2/cfg/control.cfg differs from "),
     "mod": ("rm -r {}/*", "version [a-z2-7]{8} is empty"),
-    "sm": ("mv {0}/left4dead2 {0}/lost", "version [a-z2-7]{8} holds nothing where the game looks"),
+    "sm": ("mv {0}/left4dead2 {0}/lost", "version [a-z2-7]{8} has no files in left4dead2/"),
 }
 
 
@@ -99,7 +99,7 @@ def test_damaged_layers_are_found_and_healed_as_the_finding_says(host: Box, inve
         host.run(command.format(current(host, layer)))
     # On CI pytest's summary has all of it once more.
     said = must_fail(inventory, "layer mine").partition("short test summary")[0]
-    heal = re.findall(r": stop the servers that have it, remove (/var/lib/left4me/overlays/\S+), deploy", said)
+    heal = re.findall(r": stop the servers that use it, remove (/var/lib/left4me/overlays/\S+), deploy", said)
     for layer, (_, finding) in DAMAGES.items():
         assert re.search(f"{host.name}: layer {layer}: {finding}", said), said
     assert {*heal} == {current(host, layer) for layer in DAMAGES}

@@ -103,13 +103,13 @@ DAMAGES = {
     "a mode": ("chmod 0775 /etc/left4me/servers/3", "/etc/left4me/servers/3 is directory 0775 root root"),
     "an owner": ("chown root /var/lib/left4me/runtime/3/upper", "runtime/3/upper is directory 0755 root left4me"),
     "the helper": (f"echo '# altered' >> {HELPER}", f"{HELPER} has sha256"),
-    "a foreign file": ("touch /usr/local/libexec/left4me/more", "/usr/local/libexec/left4me/more is foreign"),
-    "a hidden leftover": ("touch /etc/left4me/servers/3/.layers.0123", r"/3/\.layers\.0123 is foreign"),
+    "a foreign file": ("touch /usr/local/libexec/left4me/more", "/usr/local/libexec/left4me/more is unexpected"),
+    "a hidden leftover": ("touch /etc/left4me/servers/3/.layers.0123", r"/3/\.layers\.0123 is unexpected"),
     "a line of the unit": (
         f"sed -i /^RestrictNamespaces=/d {TEMPLATE} && systemctl daemon-reload",
         "RestrictNamespaces is 'no', must be 'yes'",
     ),
-    "a line that systemd has not read": (f"sed -i /^ProtectClock=/d {TEMPLATE}", "it needs a daemon-reload"),
+    "a line that systemd has not read": (f"sed -i /^ProtectClock=/d {TEMPLATE}", "systemd needs a daemon-reload"),
     "a foreign drop-in": (
         f"mkdir {DROP_IN} && printf '[Service]\\nTimeoutStopSec=60\\n' > {DROP_IN}/x.conf && systemctl daemon-reload",
         "TimeoutStopUSec is '1min', must be '15s'",
@@ -131,19 +131,19 @@ DAMAGES = {
     ),
     "another release": (
         "ln -sfn releases/none /var/lib/left4me/installation",
-        "must lead to a build of source control",
+        "must point to a build of source control",
     ),
     "the mode of a secret": (f"chmod 0444 {SECRET}", f"{SECRET} is file 0444 left4me-3 root, must be file 0400"),
     "a password in a unit": (
         f"sed 's/rcon_password /[Service]\\nEnvironment=X=/' {SECRET} >{OWN}/x.conf && systemctl daemon-reload",
-        f"the RCON password of server 3 is to be read in systemctl show {SERVER}",
+        f"the RCON password of server 3 is readable in systemctl show {SERVER}",
     ),
     "what the game is told": (
         "sed -i /^sv_lan/d /etc/left4me/servers/3/server.cfg",
         "/etc/left4me/servers/3/server.cfg has .*, must have .*sv_lan",
     ),
-    "a leftover": (f"mkdir {RUNTIME}/x", f"{RUNTIME}/x is of no declared server, and none that runs"),
-    "a login": ("usermod --shell /bin/sh left4me-3", "user left4me-3 is in left4me with /bin/sh"),
+    "a leftover": (f"mkdir {RUNTIME}/x", f"{RUNTIME}/x belongs to no declared or running server"),
+    "a login": ("usermod --shell /bin/sh left4me-3", "user left4me-3 is in group left4me with /bin/sh"),
 }
 
 
@@ -179,7 +179,7 @@ def test_each_damage_is_in_a_case() -> None:
 def test_a_password_in_the_journal_is_found(up: Box, inventory: Path) -> None:
     up.run(f"systemd-cat cat {SECRET} && journalctl --sync")
     try:
-        said = must_fail(inventory, f"{up.name}: the RCON password of server 3 is to be read in the journal")
+        said = must_fail(inventory, f"{up.name}: the RCON password of server 3 is readable in the journal")
         assert up.run(f"cut -d'\"' -f2 {SECRET}").stdout.strip() not in said
     finally:
         up.run("journalctl --rotate && rm -f /var/log/journal/*/*@* /run/log/journal/*/*@*")
@@ -197,7 +197,7 @@ def test_a_server_without_a_password_is_found(up: Box, inventory: Path) -> None:
 def test_a_server_that_is_enabled_and_declared_stopped_is_found(up: Box, tmp_path: Path) -> None:
     servers = {**SERVERS, "3": {**SERVERS["3"], "state": "stopped"}}
     inventory = write_inventory(tmp_path / "inventory", [up], servers=servers)
-    must_fail(inventory, f"{SERVER}.service is enabled, and declared as stopped")
+    must_fail(inventory, f"{SERVER}.service is enabled but declared stopped")
 
 
 INSTALL = """import json, sys
@@ -257,7 +257,7 @@ def test_a_mount_that_was_only_detached_is_found(up: Box, inventory: Path) -> No
 
 def test_a_mount_without_a_server_is_found(up: Box, inventory: Path) -> None:
     up.run(f"systemctl stop {SERVER} && {HELPER} mount 3")
-    must_fail(inventory, f"an overlay is mounted on {MERGED} and no server runs there")
+    must_fail(inventory, f"an overlay is mounted on {MERGED} but no server runs there")
     deploy(inventory)
     wait_for_server(up, 27015)
     must_pass(inventory)
@@ -286,8 +286,8 @@ def test_without_sudo_it_says_so(up: Box, tmp_path: Path) -> None:
     [
         (["--limit", "nobody"], "select no host; the inventory has: "),
         (["--inventory", "nowhere"], "inventory nowhere: no such file"),
-        (["--inventory", ""], "which hosts? --inventory FILE"),
-        (["--cycle", "nobody/3"], "--cycle nobody/3: no such server is selected; there are: "),
+        (["--inventory", ""], "no hosts selected: use --inventory FILE"),
+        (["--cycle", "nobody/3"], "--cycle nobody/3: no such server is selected; selected are: "),
     ],
 )
 def test_a_selection_without_hosts_is_refused(inventory: Path, arguments: list[str], reason: str) -> None:
@@ -342,7 +342,7 @@ def test_cycle_stops_and_starts_an_empty_server(up: Box, inventory: Path) -> Non
 def test_cycle_refuses_while_somebody_plays(up: Box, inventory: Path) -> None:
     with at_each_start(up, "standin_bots 2; standin_players 1"):
         before = main_pid(up)
-        must_fail(inventory, f"{SERVER}.service was not stopped: 1 play on it", "--cycle", f"{up.name}/3")
+        must_fail(inventory, f"{SERVER}.service was not stopped: it has players \\(1\\)", "--cycle", f"{up.name}/3")
         assert main_pid(up) == before
 
 

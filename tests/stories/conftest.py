@@ -1,4 +1,4 @@
-"""One operator for each story, and a Debian for him: alternating, or both with --both."""
+"""An operator for each story, with Debian 12 or 13 in turn, or both with --both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tests.stories.operator import Operator
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each story a Debian."""
     if "debian" in metafunc.fixturenames:
         number = int((re.match(r"test_(\d+)", metafunc.definition.path.name) or ["", "0"])[1])
         debians = (12, 13) if metafunc.config.getoption("both") else (12 + number % 2,)
@@ -22,13 +21,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def game() -> Path:
-    """Build the stand-in game."""
+    """Build the stand-in game and return its directory."""
     return build()
 
 
 @pytest.fixture
 def operator(request: pytest.FixtureRequest, debian: int, game: Path, tmp_path: Path) -> Iterator[Operator]:
-    """Bring an operator in, and take his hosts away when the story is told."""
+    """Yield an operator, and remove the hosts after the story."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
     someone = Operator(f"test-s{stem[:2]}-{debian}", tmp_path, debian)
     someone.leaves()

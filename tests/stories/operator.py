@@ -1,4 +1,4 @@
-"""An operator at a shell: he types commands in the checkout and on his hosts, and reads what they print."""
+"""An operator who types commands in the checkout and on hosts, and reads the output."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Operator:
-    """One operator with a private repository `fleet` beside the checkout, and the boxes that are his hosts."""
+    """An operator with a private repository `fleet` beside the checkout, and boxes as hosts."""
 
     def __init__(self, name: str, folder: Path, debian: int) -> None:
-        """Take a short name, which his boxes begin with, a directory of his own, and the Debian of his hosts."""
+        """Take a short name, the prefix of the names of the boxes, a directory, and the Debian of the hosts."""
         self.name, self.debian = name, debian
         self.fleet = folder / "fleet"
         self.fleet.mkdir(parents=True)
@@ -36,20 +36,20 @@ class Operator:
         self.hosts: list[Box] = []
 
     def bare(self, name: str = "") -> Box:
-        """Bring up a machine with Debian and sshd alone, and count it among his hosts."""
+        """Start a box with only Debian and sshd, and add it to the hosts."""
         [box] = machines.up([self.name + name], self.debian)
         self.hosts.append(box)
         return box
 
     def host(self, name: str = "") -> Box:
-        """Bring up a host that is deployed: servers 3 and 4 run on ports 27015 and 27016, with a layer each."""
+        """Start a deployed box and add it to the hosts: servers 3 and 4 run on ports 27015 and 27016 with a layer."""
         [box] = deployed.up([self.name + name], self.debian)
         self.hosts.append(box)
         self.declare()
         return box
 
     def declare(self, servers: Mapping[str, Any] = SERVERS, **data: Any) -> None:
-        """Write the inventory of all his hosts: `servers` by id, SERVERS unless said, each with what all have."""
+        """Write the inventory: all hosts get `servers` (by id), each with a layer and an RCON password, and `data`."""
         write_inventory(self.inventory, self.hosts, **layered(servers, **data))
 
     def types(
@@ -63,9 +63,9 @@ class Operator:
         answers: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        """Type a command at a shell in the checkout, which has to exit with `code`; return all that it printed.
+        """Run a shell command in the checkout and return its output.
 
-        Fails where one of `says` is missing in it or one of `never` is there. `answers` is what he types into it.
+        Fails unless it exits with `code`, prints all of `says` and none of `never`. `answers` is its standard input.
         """
         done = subprocess.run(
             ["bash", "-c", command],
@@ -79,11 +79,11 @@ class Operator:
             timeout=seconds,
             check=False,
         )
-        return _judge(f"$ {command}", done.stdout, done.returncode, code, says=says, never=never)
+        return _check(f"$ {command}", done.stdout, done.returncode, code, says=says, never=never)
 
     @contextmanager
     def begins(self, command: str, at: Path = ROOT, environment: Mapping[str, str] | None = None) -> Iterator[Terminal]:
-        """Type a command at a terminal, to look on while it works; what is left of it is killed with the block."""
+        """Start a command on a terminal and yield that; kill the command when the block ends."""
         terminal = Terminal(command, at, {**_environment(), **(environment or {})})
         try:
             yield terminal
@@ -91,17 +91,17 @@ class Operator:
             terminal.close()
 
     def clones(self, name: str) -> Path:
-        """Clone this checkout as it is now into a directory of that name beside `fleet`; it has the same .venv."""
-        there = self.fleet.parent / name
+        """Clone this checkout with its local changes to `name` beside `fleet`; .venv and .boxes are shared."""
+        clone = self.fleet.parent / name
         changed = subprocess.run(["git", "diff", "--binary", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
-        self.types(f"git clone --quiet {ROOT} {there}")
+        self.types(f"git clone --quiet {ROOT} {clone}")
         if changed:
-            subprocess.run(["git", "apply"], cwd=there, input=changed, check=True)
-            self.types(f"{COMMIT} --all --message 'As it is here'", at=there)
+            subprocess.run(["git", "apply"], cwd=clone, input=changed, check=True)
+            self.types(f"{COMMIT} --all --message 'As it is here'", at=clone)
         for shared in (".venv", ".boxes"):
-            (there / shared).symlink_to(ROOT / shared)
-        shutil.copystat(ROOT / "requirements.lock", there / "requirements.lock")  # else make renews the .venv
-        return there
+            (clone / shared).symlink_to(ROOT / shared)
+        shutil.copystat(ROOT / "requirements.lock", clone / "requirements.lock")  # so that make keeps .venv
+        return clone
 
     def on(
         self,
@@ -113,75 +113,74 @@ class Operator:
         user: Literal["root", "admin"] = "root",
         seconds: float = 60,
     ) -> str:
-        """Type a command in a shell on a host, as `types` does it here."""
+        """Run a shell command on a host, as `types` does in the checkout."""
         done = box.run(command, user=user, check=False, timeout=seconds)
-        return _judge(
+        return _check(
             f"{box.name}# {command}", done.stdout + done.stderr, done.returncode, code, says=says, never=never
         )
 
     def plays(self, box: Box, players: int, port: int = 27015) -> None:
-        """Have that many people on the server of a port."""
+        """Set the number of players on the server at `port`."""
         rcon(box, port, f"standin_players {players}")
 
     def leaves(self) -> None:
-        """Take his hosts away."""
+        """Remove the hosts."""
         machines.down([each.name for each in machines.boxes() if each.name.startswith(self.name)])
 
 
 class Terminal:
-    """A command that an operator began at a terminal, and what it has printed so far."""
+    """A command on a terminal, and its output so far."""
 
     def __init__(self, command: str, at: Path, environment: Mapping[str, str]) -> None:
-        """Begin it, with the terminal in front of it as a shell would put it there."""
+        """Start the command with the terminal as its controlling terminal."""
         self.command = command
-        self._mine, its = os.openpty()
-        termios.tcsetwinsize(its, (40, 200))
+        self._master, slave = os.openpty()
+        termios.tcsetwinsize(slave, (40, 200))
         shell = ["setsid", "--ctty", "bash", "-c", command]
-        self._process = subprocess.Popen(shell, cwd=at, env=environment, stdin=its, stdout=its, stderr=its)
-        os.close(its)
-        self._said = ""
+        self._process = subprocess.Popen(shell, cwd=at, env=environment, stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        self._output = ""
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
 
     def _read(self) -> None:
-        with suppress(OSError):  # nobody has the other end any more
-            while data := os.read(self._mine, 4096):
-                self._said += data.decode(errors="replace").replace("\r\n", "\n")
+        with suppress(OSError):  # the other end is closed
+            while data := os.read(self._master, 4096):
+                self._output += data.decode(errors="replace").replace("\r\n", "\n")
 
     def sees(self, text: str, limit: float = 60) -> None:
-        """Wait until it has printed that."""
-        wait_for(f"{self.command} says {text!r}", lambda: text in ESCAPE.sub("", self._said), limit)
+        """Wait until it has printed `text`."""
+        wait_for(f"{self.command} prints {text!r}", lambda: text in ESCAPE.sub("", self._output), limit)
 
     def types(self, text: str) -> None:
-        """Type that at it; \x03 is Ctrl-C."""
-        os.write(self._mine, text.encode())
+        """Type `text`; chr(3) is Ctrl-C."""
+        os.write(self._master, text.encode())
 
     def ends(self, *says: str, code: int = 0, never: Sequence[str] = (), seconds: float = 60) -> str:
-        """Wait for its end, and judge it as Operator.types does."""
+        """Wait until it ends, and check it as Operator.types does."""
         self._process.wait(seconds)
         self._reading.join()
-        return _judge(f"$ {self.command}", self._said, self._process.returncode, code, says=says, never=never)
+        return _check(f"$ {self.command}", self._output, self._process.returncode, code, says=says, never=never)
 
     def close(self) -> None:
-        """Kill it if it is there still."""
         self._process.kill()
         self._process.wait()
         self._reading.join()
-        os.close(self._mine)
+        os.close(self._master)
 
 
 def _environment() -> dict[str, str]:
-    """As a shell has it in which `. .venv/bin/activate` was typed, without whoever runs the tests."""
+    """Return the environment of a shell with .venv activated, without settings of the user who runs the tests."""
     path = f"{ROOT / '.venv/bin'}:{os.environ['PATH']}"
     kept = {key: value for key, value in os.environ.items() if key not in ("SSH_AUTH_SOCK", "CI", "COLUMNS")}
     return {**kept, "PATH": path, "PYINFRA_PROGRESS": "off"}
 
 
-def _judge(typed: str, said: str, was: int, code: int, *, says: Sequence[str], never: Sequence[str]) -> str:
-    text = ESCAPE.sub("", said)
-    missing, there = [each for each in says if each not in text], [each for each in never if each in text]
-    assert was == code, f"{typed}\nexit {was}, must be {code}\n{text}"
-    assert not missing, f"{typed}\ndoes not say {missing}:\n{text}"
-    assert not there, f"{typed}\nsays {there}:\n{text}"
+def _check(typed: str, output: str, exit_code: int, code: int, *, says: Sequence[str], never: Sequence[str]) -> str:
+    text = ESCAPE.sub("", output)
+    missing, unwanted = [each for each in says if each not in text], [each for each in never if each in text]
+    assert exit_code == code, f"{typed}\nexit {exit_code}, must be {code}\n{text}"
+    assert not missing, f"{typed}\ndoes not print {missing}:\n{text}"
+    assert not unwanted, f"{typed}\nprints {unwanted}:\n{text}"
     assert "Traceback (most recent call last)" not in text, f"{typed}\n{text}"
     return text

@@ -21,7 +21,7 @@ def test_a_server_stopped_by_hand_stays_down_and_all_is_green(operator: Operator
     operator.types(f"make verify INVENTORY={operator.inventory}", *listed, never=["failed"])
     operator.types(f"pyinfra {operator.inventory} deploy.py -y", "stopped by hand: 3: l4d2ctl start 3")
     stays_down()
-    operator.types(f"python rollout.py {operator.inventory} -y", *listed, "Done and proved: 1 host; 1 pending.")
+    operator.types(f"python rollout.py {operator.inventory} -y", *listed, "Done and verified: 1 host; 1 pending.")
     stays_down()
     host.reboot()
     wait_for_server(host, 27016)

@@ -17,5 +17,5 @@ def test_a_host_that_is_renamed_in_the_inventory_stays_as_it_is(operator: Operat
     operator.types(f"{deploy} -y", "[game1.example.org]", "No changes")
     operator.types(f"make verify INVENTORY={operator.inventory}", never=["pending:", "failed"])
     operator.types(f"make status INVENTORY={operator.inventory}", "game1.example.org", "2/8", never=[host.name])
-    operator.types(f"python rollout.py {operator.inventory} -y", "Done and proved: 1 host.")
+    operator.types(f"python rollout.py {operator.inventory} -y", "Done and verified: 1 host.")
     assert standing(host) == before

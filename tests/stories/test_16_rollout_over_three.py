@@ -23,11 +23,11 @@ def test_a_rollout_over_three_hosts_of_which_each_has_something(operator: Operat
     # Nobody is thrown out while --drain lasts; the server that was stopped by hand stays down, and is listed.
     said = operator.types(f"{rollout} --exclude {gone.name} --drain 5s", "stopped by hand", "l4d2ctl start 4")
     assert "server 3 has 2 players" in said
-    assert "Done and proved: 2 hosts; 1 pending." in said
+    assert "Done and verified: 2 hosts; 1 pending." in said
     assert main_pid(busy, "3") != playing  # the drain was over
     assert (state(calm, "4"), name_over_a2s(calm, 27015), name_over_a2s(busy, 27015)) == ("inactive", "new", "new")
     rcon(busy, 27016, "say that server was left alone")
 
     gone.start()
-    operator.types(f"{rollout} --limit {gone.name}", "Done and proved: 1 host.")
+    operator.types(f"{rollout} --limit {gone.name}", "Done and verified: 1 host.")
     assert name_over_a2s(gone, 27015) == "new"

@@ -28,7 +28,7 @@ def test_a_bad_commit_stops_at_the_canary_and_goes_back_by_checkout(operator: Op
 
     # Back, by the same command. Server 4 and the other host have seen nothing of it.
     operator.types("git checkout --quiet HEAD~1", at=checkout)
-    operator.types(rollout, "Done and proved: 2 hosts.", never=["pending:"], at=checkout)
+    operator.types(rollout, "Done and verified: 2 hosts.", never=["pending:"], at=checkout)
     assert name_over_a2s(canary, 27015) == "three"
     back = operator.types("git rev-parse --short HEAD", at=checkout)
     for box in (canary, other):

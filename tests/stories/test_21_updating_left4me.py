@@ -42,7 +42,7 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
     operator.types(f"{deploy} -y", "stopped by hand: 4", never=["restart required"], at=here)
     nothing_is_lost()
     operator.types(verify, "stopped by hand", never=["failed", "restart required"], at=here)
-    operator.types(f"python rollout.py {operator.inventory} -y", "Done and proved: 1 host; 2 pending.", at=here)
+    operator.types(f"python rollout.py {operator.inventory} -y", "Done and verified: 1 host; 2 pending.", at=here)
     nothing_is_lost()
 
     # He does not like it, and goes back. People come and go, and the server is started anew there, with something else.

@@ -42,7 +42,7 @@ def test_sourcemod_works_from_its_own_archive(operator: Operator) -> None:
 
         operator.declare({**SERVERS, "3": three}, layers={**LAYERS, "sourcemod": {**sourcemod, "into": "left4dead2"}})
         operator.types(deploy, "restart required: 3")
-        operator.types(verify, "server 3: exec sourcemod/evenng.cfg: neither its layers, the build nor", code=2)
+        operator.types(verify, "server 3: exec sourcemod/evenng.cfg: the file is in none of its layers", code=2)
 
         three["exec"] = ["sourcemod/evening.cfg"]
         operator.declare({**SERVERS, "3": three}, layers={**LAYERS, "sourcemod": {**sourcemod, "into": "left4dead2"}})

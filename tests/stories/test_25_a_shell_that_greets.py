@@ -17,5 +17,5 @@ def test_a_shell_that_greets_is_in_no_ones_way(operator: Operator) -> None:
     operator.types(verify, "passed", never=["failed"])
     operator.types(f"make status INVENTORY={operator.inventory}", "27015", "27016")
     operator.declare({**SERVERS, "3": {**SERVERS["3"], "hostname": "another evening"}})
-    operator.types(f"python rollout.py {operator.inventory} -y", "Done and proved: 1 host")
+    operator.types(f"python rollout.py {operator.inventory} -y", "Done and verified: 1 host")
     assert "another evening" in host.run("cat /etc/left4me/servers/3/server.cfg").stdout

@@ -62,7 +62,7 @@ def test_one_description_of_the_connection_is_read_by_everything(operator: Opera
     operator.types(verify, "passed", never=["failed", PASSWORD])
     operator.types(status, "27015", "27016", never=[PASSWORD])
     declare(by_password, {**SERVERS, "3": {**SERVERS["3"], "hostname": "another evening!"}})
-    operator.types(rollout, "Done and proved: 1 host", never=[PASSWORD])
+    operator.types(rollout, "Done and verified: 1 host", never=[PASSWORD])
     assert "another evening!" in host.run("cat /etc/left4me/servers/3/server.cfg").stdout
 
     # By a key with a passphrase; his login shell ends words at newlines and expands exclamation marks.

@@ -63,7 +63,7 @@ def test_the_canaries_come_first_and_the_rest_in_the_inventorys_order() -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "10%,", "-1", "1.5", "0%", "half", "1,,2"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no size of a wave"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a wave size"):
         waves.sizes(text)
 
 
@@ -76,7 +76,7 @@ def test_times(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "20", "m", "5 m", "1m1h", "-1s", "1.5h", "20min"])
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no time"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a duration"):
         waves.duration(text)
 
 
