@@ -1,5 +1,6 @@
-"""The version: one number in pyproject.toml and in the library, and what `l4d2ctl --version` prints."""
+"""The documents' links, and the version: one number everywhere, and what `l4d2ctl --version` prints."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,12 @@ import pytest
 from left4me_host import VERSION, commands, layout
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize("document", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda path: path.name)
+def test_every_link_leads_to_a_file(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / link).exists(), link
 
 
 def test_pyproject_and_the_library_have_one_version() -> None:
