@@ -2,7 +2,7 @@
 _l4d2ctl() {
     local current=${COMP_WORDS[COMP_CWORD]} words
     if ((COMP_CWORD == 1)); then
-        words="status start stop restart reset attic holders rcon logs game doctor --help"
+        words="status start stop restart reset attic holders rcon logs game doctor --help --version"
     elif [[ $current == -* ]]; then
         case ${COMP_WORDS[1]} in
             status|attic) words="--all --json --help" ;;

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from left4me_host import instance, layout
+from left4me_host import instance, layout, version
 
 # What a command waits for first is the import of what it uses: json and typing are for few of them, or for none.
 TYPE_CHECKING = False
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=_Help,
     )
+    parser.add_argument("--version", action="version", version=f"{parser.prog} {version()}")
     # With prog argparse needs no formatter, which costs more imports than all of the rest.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
