@@ -1,4 +1,4 @@
-"""What runs on a host: the parts of l4d2ctl and of the programs in /usr/local/libexec/left4me, by concern.
+"""The host's library: l4d2ctl and the programs in /usr/local/libexec/left4me.
 
-Each part is imported only by the commands that use it: the start is most of what a command takes.
+Commands import only the modules they use, because imports are most of their run time.
 """
