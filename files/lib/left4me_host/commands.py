@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    _Commands = argparse._SubParsersAction["_Parser"]
+
 _EPILOG = """\
 examples:
   l4d2ctl status                 show all servers
@@ -65,10 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     # Without prog argparse makes a formatter, whose imports cost more than everything else here.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
-    def add(name: str, run: Run, text: str, ids: bool = True, examples: str = "") -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Run, text: str, *, ids: bool = True, examples: str = "", group: _Commands = commands
+    ) -> _Parser:
         about = text[0].upper() + text[1:] + "."
         shown = f"examples:\n{examples}" if examples else None
-        command = commands.add_parser(name, help=text, description=about, epilog=shown, formatter_class=_Help)
+        command = group.add_parser(name, help=text, description=about, epilog=shown, formatter_class=_Help)
         command.set_defaults(run=run)
         if ids:
             command.add_argument("ids", metavar="ID", nargs="*", help="a server id, such as 3")
@@ -122,15 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default 50)")
     game = add("game", _game, "show the game's builds, install a new one from Steam, return to an older one", ids=False)
     acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True, prog=f"{parser.prog} game")
-    builds = acts.add_parser("status", help="list the builds on this host and their servers", formatter_class=_Help)
+    builds = add("status", _game, "list the builds on this host and their servers", ids=False, group=acts)
     builds.add_argument("--json", action="store_true", help="print JSON")
-    update = acts.add_parser(
-        "update", help="download Steam's build; make it current if its smoke test passes", formatter_class=_Help
-    )
+    text = "download Steam's build; make it current if its smoke test passes"
+    update = add("update", _game, text, ids=False, group=acts)
     update.add_argument("--check", action="store_true", help="only show the current build and Steam's")
-    back = acts.add_parser(
-        "rollback", help="make another build current: the latest good one, or BUILD", formatter_class=_Help
-    )
+    text = "make another build current: the latest good one, or BUILD"
+    back = add("rollback", _game, text, ids=False, group=acts)
     back.add_argument("build", metavar="BUILD", nargs="?", help="a build that `l4d2ctl game status` lists")
     doctor = add("doctor", _doctor, "find problems on this host: mounts, layers, leftovers, units, owners", ids=False)
     doctor.add_argument("--fix", action="store_true", help="fix what can be fixed without touching a running server")
