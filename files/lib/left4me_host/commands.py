@@ -340,7 +340,6 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Run a command and return its exit code."""
     try:
         arguments = _parser().parse_args(words)
         if os.geteuid() != 0:

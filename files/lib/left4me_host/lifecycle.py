@@ -26,7 +26,7 @@ def _port_holder(server: str, free: Iterable[str] = ()) -> str:
     same_port = [each for each in others if instance.started_with(each).get(_PORT) == port]
     states = instance.properties(same_port, "ActiveState")
     # A server that could not be unmounted still has its record, but its game has ended.
-    return "".join([each for each in same_port if states[each]["ActiveState"] not in ("inactive", "failed")][:1])
+    return next((each for each in same_port if states[each]["ActiveState"] not in ("inactive", "failed")), "")
 
 
 def require_ports(servers: list[str], command: str) -> None:

@@ -121,7 +121,6 @@ def _differences(started: dict[str, str], env: dict[str, str], lowers: list[str]
 
 
 def status(servers: list[str]) -> list[Status]:
-    """Return the status of servers, querying all at once."""
     units = instance.properties(servers, *_PROPERTIES)
     declared = {server: instance.environment(server) for server in servers}
     # A running server uses the port that it was started with, even if another is declared now.
@@ -178,7 +177,6 @@ def _players(row: Status) -> str:
 
 
 def table(rows: list[Status]) -> list[list[str]]:
-    """Return rows of text, the heading first."""
     lines = [["ID", "STATE", "SINCE", "STOPPED", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
     for row in rows:
         memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"

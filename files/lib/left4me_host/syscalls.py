@@ -32,7 +32,6 @@ def mount_overlay(point: str, options: str, flags: int = 0) -> None:
 
 
 def umount(point: str) -> None:
-    """Unmount, not lazily."""
     _call("umount2", point, os.fsencode(point), 0)
 
 
