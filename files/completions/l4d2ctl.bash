@@ -1,4 +1,4 @@
-# bash completion for l4d2ctl: commands, options, and the ids of the servers that are declared here.
+# bash completion for l4d2ctl: commands, options and the ids of the declared servers.
 _l4d2ctl() {
     local current=${COMP_WORDS[COMP_CWORD]} words
     if ((COMP_CWORD == 1)); then

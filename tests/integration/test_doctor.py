@@ -81,13 +81,13 @@ sys.path.insert(0, "/usr/local/lib/left4me")
 from left4me_host import doctor, lifecycle
 [finding] = doctor.examine()
 lifecycle.start(["3"])
-assert doctor.mended(finding) is None
+assert doctor.apply_fix(finding) is None
 """
 
 
 def test_a_mount_whose_server_was_started_while_doctor_looked(host: Box) -> None:
     host.run(f"{HELPER} mount 3")
-    assert "server 3 runs by now" in host.run("python3 -", input=STARTED_MEANWHILE.encode()).stderr
+    assert "server 3 was started meanwhile" in host.run("python3 -", input=STARTED_MEANWHILE.encode()).stderr
     assert f"{RUNTIME}/3/merged" in overlays(host)
     wait_for_server(host, 27015)
 
@@ -97,10 +97,8 @@ def test_a_current_build_that_was_deleted(host: Box) -> None:
     build = host.run(f"readlink -f {installation}").stdout.strip()
     host.run(f"ln -sfn releases/gone {installation}")
     try:
-        rows = [row for row in found(host) if "build gone, which is to be current, is not on this host" in row["what"]]
-        assert [row["do"] for row in rows] == [
-            "l4d2ctl game update, or where the game is not from Steam, deploy this host"
-        ]
+        rows = [row for row in found(host) if "the current build gone is not on this host" in row["what"]]
+        assert [row["do"] for row in rows] == ["l4d2ctl game update; if the game is not from Steam, deploy this host"]
         assert "\tcurrent\t" not in ctl(host, "game status").stdout
     finally:
         host.run(f"ln -sfn releases/{Path(build).name} {installation}")
@@ -108,14 +106,14 @@ def test_a_current_build_that_was_deleted(host: Box) -> None:
 
 def test_a_foreign_mount_in_a_servers_directory(host: Box) -> None:
     host.run(f"mount -t tmpfs none {RUNTIME}/3/work")
-    assert any("nothing of left4me does that" in row["what"] for row in found(host, fix=True))
+    assert any("but not by left4me" in row["what"] for row in found(host, fix=True))
     host.run(f"umount {RUNTIME}/3/work")
 
 
 def test_a_server_of_which_nothing_is_recorded(host: Box) -> None:
     record = "/run/left4me/4.started"
     host.run(f"mv {record} {record}.away")
-    left(host, "4", "runs, and what it was started with is not recorded", "l4d2ctl restart 4, when it suits")
+    left(host, "4", "runs, but what it was started with is not recorded", "l4d2ctl restart 4 when convenient")
     host.run(f"mv {record}.away {record}")
 
 
@@ -124,7 +122,7 @@ def test_an_older_version_of_a_layer(host: Box) -> None:
     old = add_version(host, "newer")
     what = f"{LAYER}: {old} is mounted, newer is current"
     assert {(row["server"], row["what"], row["do"], row["done"]) for row in found(host, fix=True)} == {
-        (server, what, f"l4d2ctl restart {server} applies it, when it suits", None) for server in "34"
+        (server, what, f"l4d2ctl restart {server} when convenient", None) for server in "34"
     }
     ctl(host, "restart 3")
     host.run(f"ln -sfn {old} {OVERLAYS}/{LAYER}/current")
@@ -197,10 +195,10 @@ def test_a_runtime_directory_of_nobody(host: Box, name: str) -> None:
 def test_a_unit_that_is_newer_on_disk(host: Box) -> None:
     before = host.run("systemctl show -P CPUWeight left4me-server@4").stdout.strip()
     host.run(f"cp {LIMITS} /run/limits.conf; echo CPUWeight=77 >>{LIMITS}")
-    mended(host, "", "systemd has not read what is on disk", "systemd has read its files again")
+    mended(host, "", "systemd has not read the unit files on disk", "reloaded")
     assert host.run("systemctl show -P CPUWeight left4me-server@4").stdout.strip() == "77" != before
     host.run(f"cat /run/limits.conf >{LIMITS}")
-    mended(host, "", "systemd has not read what is on disk", "systemd has read its files again")
+    mended(host, "", "systemd has not read the unit files on disk", "reloaded")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +207,7 @@ def test_a_unit_that_is_newer_on_disk(host: Box) -> None:
 def test_a_wrong_owner(host: Box, damage: str) -> None:
     before = host.run(OWNERS).stdout
     host.run(f"cd {RUNTIME}/3 && {damage}")
-    mended(host, "3", "is not ", "given back")
+    mended(host, "3", "is not ", "restored owner and mode")
     assert host.run(OWNERS).stdout == before
 
 
@@ -219,7 +217,7 @@ def test_a_wrong_owner_while_the_server_runs(host: Box) -> None:
     host.run(f"chmod 755 {RUNTIME}/3/work")
     left(host, "3", "/work is not root:root 0700", "l4d2ctl stop 3")
     ctl(host, "stop 3")
-    mended(host, "3", "/work is not root:root 0700", "given back")
+    mended(host, "3", "/work is not root:root 0700", "restored owner and mode")
     assert host.run(OWNERS).stdout == before
 
 

@@ -212,7 +212,7 @@ def test_what_overlayfs_leaves_in_work_is_removed(box3: Box) -> None:
 def test_what_is_no_id_is_refused(box3: Box, server: str) -> None:
     before = mountinfo(box3)
     for action in ("mount", "umount"):
-        assert "is no server's id" in helper(box3, action, server, status=2)
+        assert "is not a server id" in helper(box3, action, server, status=2)
     assert mountinfo(box3) == before
 
 
@@ -238,7 +238,7 @@ DAMAGES = {
     "layers-are-the-games": (f"chown left4me {LAYERS}", LAYERS),
     "layers-are-group-writable": (f"chmod g+w {LAYERS}", LAYERS),
     "layers-are-everybodys": (f"chmod o+w {LAYERS}", LAYERS),
-    "layer-is-named-twice": (f"echo high >>{LAYERS}", "'high' is there twice"),
+    "layer-is-named-twice": (f"echo high >>{LAYERS}", "'high' is listed twice"),
     "layer-leads-up": (f"echo ../x >>{LAYERS}", "'../x'"),
     "layer-has-a-slash": (f"mkdir {OVERLAYS}/a/b && echo a/b >>{LAYERS}", "'a/b'"),
     "layer-has-a-comma": (f"cp -a {OVERLAYS}/high {OVERLAYS}/a,b && echo a,b >>{LAYERS}", "'a,b'"),
@@ -339,7 +339,7 @@ def test_a_symlink_of_the_game_where_systemd_binds_its_cfg_is_refused(box3: Box)
     box3.run(f"rm -rf {cfg} && mkdir -p {RUNTIME}/upper/left4dead2 && ln -s /etc {cfg}")
     try:
         for _ in range(2):  # also where it is mounted already
-            assert "a symlink that the game made" in helper(box3, "mount", "3", status=2)
+            assert "behind a symlink of the game" in helper(box3, "mount", "3", status=2)
     finally:
         helper(box3, "umount", "3")
         box3.run(f"rm {cfg}")

@@ -118,7 +118,7 @@ def assert_held(box: Box, pid: int, command: str, by: str, unmounted: bool) -> N
         # A second overlay over the same upper would corrupt it, and the kernel lets it happen.
         start = box.run("l4d2ctl start 3", check=False)
         assert start.returncode == 1
-        assert f"is in use still by pid {pid}" in start.stderr
+        assert f"is still in use by pid {pid}" in start.stderr
         assert MERGED not in overlays(box)
 
 
@@ -160,7 +160,7 @@ def test_those_that_nobody_holds_are_restarted_and_the_one_that_is_held_told(run
         done = running.run("l4d2ctl restart --all", check=False)
         assert done.returncode == 1
         [line] = done.stderr.splitlines()
-        assert f"server 3 is stopped and its overlay is held by pid {pid}" in line
+        assert f"server 3 is stopped but its overlay is held by pid {pid}" in line
         assert properties(running, UNIT, "MainPID") == {"MainPID": "0"}
         wait_for_server(running, 27016)
         assert properties(running, "left4me-server@4", "MainPID") != before
@@ -175,7 +175,7 @@ def test_those_whose_reset_is_finished_are_started_and_the_one_that_waits_for_it
     finally:
         running.run("rm /var/lib/left4me/runtime/3/reset")
     assert done.returncode == 1
-    assert done.stderr == "l4d2ctl: server 3: a reset of it did not finish; l4d2ctl reset 3 does that\n"
+    assert done.stderr == "l4d2ctl: server 3: its reset did not finish; run l4d2ctl reset 3\n"
     assert_stops(running)
 
 
@@ -187,7 +187,7 @@ def test_one_that_somebody_detached_by_hand_is_told_while_it_lives(running: Box)
         assert f"pid {pid} (python3) by its fd 9" in done.stderr
         start = running.run("l4d2ctl start 3", check=False)
         assert start.returncode == 1
-        assert f"is in use still by pid {pid}" in start.stderr
+        assert f"is still in use by pid {pid}" in start.stderr
         assert MERGED not in overlays(running)
     assert_stops(running)
 
@@ -198,7 +198,7 @@ def test_a_file_on_its_way_to_another_process_is_told_by_the_kernel_alone(runnin
             target = "" if command.startswith("doctor") else "3"
             done = running.run(f"l4d2ctl {command} {target}", check=False)
             assert done.returncode == 1, command
-            assert f"{MERGED} is in use still by somebody whom /proc does not show" in done.stderr, command
+            assert f"{MERGED} is still in use by a process that /proc does not show" in done.stderr, command
             assert MERGED not in overlays(running)
     assert_stops(running)
 
@@ -244,7 +244,7 @@ def assert_cannot_start(box: Box) -> None:
     """Assert that no second overlay is mounted over the same upper: that is damage, and the kernel lets it happen."""
     start = box.run("l4d2ctl start 3", check=False)
     assert start.returncode == 1
-    assert "is in use still by pid 1" in start.stderr
+    assert "is still in use by pid 1" in start.stderr
     assert overlays(box) == ["/var/lib/left4me/runtime/4/merged"]
 
 

@@ -51,13 +51,13 @@ def test_help_teaches(deployed: Box) -> None:
         ("", "COMMAND"),
         ("frobnicate 3", "frobnicate"),
         ("stop", "3, 4"),
-        ("stop 3 --all", "either ids or --all"),
+        ("stop 3 --all", "use --all, not both"),
         ("start 9", "server 9 is not declared on this host; declared: 3, 4"),
-        ("stop 3/../4", "is no server's id"),
+        ("stop 3/../4", "is not a server id"),
         ("stop 33", "server 33 is not declared on this host; declared: 3, 4"),
-        ("stop 'left4me*'", "is no server's id"),
-        ("logs 3 -n many", "is no number of lines"),
-        ("logs -n -5 3", "is no number of lines"),
+        ("stop 'left4me*'", "is not a server id"),
+        ("logs 3 -n many", "is not a number of lines"),
+        ("logs -n -5 3", "is not a number of lines"),
         ("status --xml", "--xml"),
     ],
 )
@@ -231,7 +231,7 @@ def test_a_restart_unless_stopped_undoes_no_stop_that_comes_in_between(deployed:
         assert restarting.wait(30) == 0
     assert (state(deployed, "3"), deployed.run("ls /var/lib/left4me/held").stdout) == ("inactive", "3\n")
     said = ctl(deployed, "restart --unless-stopped 3")
-    assert said.stderr == "server 3 does not run: left alone\n"
+    assert said.stderr == "server 3 does not run; skipped\n"
     assert state(deployed, "3") == "inactive"
     ctl(deployed, "restart 3")  # which is meant
     wait_for_server(deployed, 27015)

@@ -240,7 +240,7 @@ def test_an_overlay_that_lives_on_in_a_servers_own_namespace_is_told_and_never_m
     for action in ("umount", "mount"):
         done = running.run(f"{HELPER} {action} 3", check=False)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-        assert f"{MERGED} is in use still by pid {pid}" in done.stderr
+        assert f"{MERGED} is still in use by pid {pid}" in done.stderr
         assert MERGED not in overlays(running)
     running.run(f"systemctl stop {UNIT}")
     assert properties(running, UNIT, "ActiveState") == {"ActiveState": "inactive"}

@@ -140,8 +140,8 @@ def test_the_password_is_for_nobody_else_who_has_the_port(host: Box) -> None:
     ("words", "said"),
     [
         ("rcon", "ID"),
-        ("rcon 3", "what shall server 3 execute"),
-        ("rcon 3 --", "what shall server 3 execute"),
+        ("rcon 3", "rcon needs a command"),
+        ("rcon 3 --", "rcon needs a command"),
         ("rcon 9 status", "server 9 is not declared"),
         ("rcon --all status", "--all"),
     ],

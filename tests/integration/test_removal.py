@@ -183,7 +183,7 @@ def test_what_is_mounted_in_a_servers_directory_goes_nowhere(host: Box) -> None:
 
 def test_a_reset_that_is_at_work_is_not_disturbed(host: Box) -> None:
     [line] = host.run(f"flock /run/left4me/3.reset {REMOVE} 3 2>&1", check=False).stdout.splitlines()
-    assert "another reset of it is at work" in line
+    assert "another reset of it is running" in line
     assert state(host, "3") == "active"
 
 

@@ -180,7 +180,7 @@ def test_undos_take_resets_off_like_a_stack(running: Box) -> None:
     assert [(row["by"], row["next"]) for row in listed(running)] == [("undo", False), ("undo", False)]
     done = ctl(running, "reset --undo 3", code=1)
     assert "there is no reset to undo" in done.stderr
-    assert "l4d2ctl attic 3 lists what undos put aside" in done.stderr
+    assert "l4d2ctl attic 3 lists the files that undos put aside" in done.stderr
     assert read(running, "mine.txt") == "first"
     resets_with(running, "first and more")
     assert undone(running) == "first and more"
@@ -198,7 +198,7 @@ def test_an_undo_of_a_time(running: Box, words: str) -> None:
     # What the undo put aside, by the beginning of its time.
     ambiguous = aside["when"][:9]
     assert (
-        f"{ambiguous} is any of {left['when']}, {aside['when']};"
+        f"{ambiguous} matches several times: {left['when']}, {aside['when']};"
         in ctl(running, f"reset --undo {ambiguous} 3", code=1).stderr
     )
     assert undone(running, f"reset --undo {aside['when'][:-1]} 3") == "now"
@@ -209,7 +209,7 @@ def test_an_undo_of_a_time_that_there_is_not(running: Box) -> None:
     resets_with(running, "first")
     pid = main_pid(running, "3")
     for words in ("--undo 20200101T00 3", "--undo=4@2T 3"):
-        assert "l4d2ctl attic 3 lists them" in ctl(running, f"reset {words}", code=1).stderr
+        assert "see l4d2ctl attic 3" in ctl(running, f"reset {words}", code=1).stderr
     assert "server 20200101 is not declared" in ctl(running, "reset --undo 20200101", code=2).stderr
     assert main_pid(running, "3") == pid
 
@@ -221,7 +221,7 @@ def test_the_attic_is_listed_also_of_a_server_that_is_not_declared(running: Box)
     assert heading == ["ID", "WHEN", "PUT ASIDE BY", "UNDO"]
     assert [line[0] for line in lines] == ["3", "7"]
     assert ctl(running, "attic 7").stdout.splitlines()[1:] == ["7\t20200101T000000.000000000\treset\tnext"]
-    assert "nothing of it is in the attic" in ctl(running, "attic 8", code=2).stderr
+    assert "has nothing in the attic" in ctl(running, "attic 8", code=2).stderr
     running.run(f"rm -r {ATTIC}/foreign")
 
 
@@ -267,10 +267,10 @@ def test_an_undo_interrupted_in_its_start_is_finished_by_the_same_command(runnin
     words = f"--undo {listed(running)[-1]['when']} 3" if which else "--undo 3"
     with slow_start(running):
         said = running.run(f"python3 - {words}", input=INTERRUPTED.encode()).stdout
-        assert said == "l4d2ctl: interrupted; the same command again finishes it\n 130\n"
+        assert said == "l4d2ctl: interrupted; run the same command again to finish it\n 130\n"
         done = ctl(running, f"reset {words}")
     wait_for_server(running, 27015)
-    assert "an undo that was interrupted is finished" in done.stderr
+    assert "finished an interrupted undo" in done.stderr
     assert read(running, "mine.txt") == ("first" if which else "second")
     if not which:
         assert undone(running) == "first"
@@ -360,7 +360,7 @@ def test_an_undo_that_fails_anywhere_keeps_what_it_brings_back(running: Box) -> 
         reset_with(running, f"evening {number}")
         done = failing(running, f"rename:error=EIO:when={number}", "reset --undo 3", code=1 if number < 9 else 0)
         keep_one(running)
-        if "as it was" in done.stderr:  # the plan was not written
+        if "nothing changed" in done.stderr:  # the plan was not written
             assert state(running, "3") == "active"
             ctl(running, "reset --undo 3")
         elif done.returncode:
@@ -405,7 +405,9 @@ def test_an_undo_waits_for_a_reset_that_did_not_finish(running: Box) -> None:
     failing(running, "rename:error=EIO:when=3", "reset 3")
     before = running.run(f"ls {ATTIC} {RUNTIME}/3; cat {RUNTIME}/3/reset").stdout
     done = ctl(running, "reset --undo 3", code=1)
-    assert done.stderr == ("l4d2ctl: server 3: an earlier reset did not finish; l4d2ctl reset 3 first, then --undo\n")
+    assert done.stderr == (
+        "l4d2ctl: server 3: an earlier reset did not finish; run l4d2ctl reset 3 first, then --undo\n"
+    )
     assert running.run(f"ls {ATTIC} {RUNTIME}/3; cat {RUNTIME}/3/reset").stdout == before
     ctl(running, "reset 3")
     ctl(running, "reset --undo 3")
@@ -424,7 +426,7 @@ def test_of_two_resets_at_once_one_is_refused(running: Box, words: str) -> None:
     """)
     assert done.stdout.splitlines()[-1] == "1"
     assert done.stdout.count("in all") == 1
-    assert done.stderr == "l4d2ctl: server 3: another reset of it is at work\n"
+    assert done.stderr == "l4d2ctl: server 3: another reset of it is running\n"
     wait_for_server(running, 27015)
     assert len(set(attic(running)) - set(before)) == 1
     assert ctl(running, "doctor").stdout == "nothing found\n"

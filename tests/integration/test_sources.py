@@ -261,7 +261,7 @@ def test_doctor_removes_nothing_while_a_deploy_builds(host: Box, sources: Source
         sources.held.clear()
         sources.go_on.set()
         out, err = deploying.communicate(timeout=120)
-    assert f"{unused}: a deploy is at work" in said
+    assert f"{unused}: a deploy is running" in said
     assert deploying.returncode == 0, out + err
     assert host.run(f"cat {current(host, 'sm')}/left4dead2/cfg/archive.cfg").stdout.encode() in files.values()
     host.run(f"mkdir {unused}")

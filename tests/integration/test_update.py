@@ -174,7 +174,7 @@ def test_a_fresh_install(deployed: Box, inventory: Path, steam: Steam) -> None:
 
 def test_what_is_new_at_steam_is_told_and_not_taken(host: Box, steam: Steam, newer: Callable[..., str]) -> None:
     before, number = current(host), newer()
-    assert ctl(host, "game update --check").stdout == f"current here: {before}; Steam's: {number}\n"
+    assert ctl(host, "game update --check").stdout == f"current build: {before}; Steam's newest: {number}\n"
     assert (current(host), downloads(steam), builds(host)) == (before, [], [before])
 
 
@@ -229,7 +229,7 @@ def test_a_rollback_takes_seconds_and_no_download(
     ctl(host, "game update", timeout=60)
     assert (current(host), downloads(steam)) == (number, [])
     assert ctl(host, "game rollback 1", code=1).stderr.startswith("l4d2ctl: build 1 is not on this host, which has: ")
-    assert "no name of a build" in ctl(host, "game rollback ../x", code=2).stderr
+    assert "is not a build name" in ctl(host, "game rollback ../x", code=2).stderr
 
 
 def test_where_no_build_is_current_a_rollback_makes_one_so(host: Box) -> None:
@@ -751,7 +751,7 @@ def test_the_trial_is_not_for_players(host: Box, inventory: Path) -> None:
     assert 'sv_lan "1"' in config
     assert 'sv_lan "0"' in host.run("cat /etc/left4me/servers/3/server.cfg").stdout
     assert "_bare" not in ctl(host, "status").stdout + ctl(host, "doctor").stdout
-    assert ctl(host, "start _bare", code=2).stderr.startswith("l4d2ctl: '_bare' is no server's id")
+    assert ctl(host, "start _bare", code=2).stderr.startswith("l4d2ctl: '_bare' is not a server id")
 
 
 def test_a_game_by_archive(host: Box, inventory: Path, steam: Steam, game: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_build_that_fails_its_smoke_test_and_one_that_does_not(operator: Opera
 
         # A build whose program does not start: it is named, and nothing else has changed.
         steam.publish("15000001", game, {"srcds_linux": LOST})
-        operator.on(host, "l4d2ctl game update --check", f"current here: {old}; Steam's: 15000001")
+        operator.on(host, "l4d2ctl game update --check", f"current build: {old}; Steam's newest: 15000001")
         operator.on(
             host, "l4d2ctl game update", "build 15000001 failed its smoke test", "status=3", f"still {old}", code=1
         )

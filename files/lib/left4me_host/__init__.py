@@ -1,6 +1,6 @@
-"""What runs on a host: the parts of l4d2ctl and of the programs in /usr/local/libexec/left4me.
+"""The host's library: l4d2ctl and the programs in /usr/local/libexec/left4me.
 
-Each command imports only the parts that it uses, because imports take most of a command's time.
+Commands import only the modules they use, because imports are most of their run time.
 """
 
 VERSION = "0.1.0"

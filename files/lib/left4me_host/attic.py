@@ -1,7 +1,7 @@
-"""The attic: what resets, undos and removals put aside of each server, by names that sort by time.
+"""The attic keeps the files of reset, undone and removed servers, in directories whose names sort by time.
 
-ID@TIME is what a reset or a removal put aside, ID@TIME-undo what an undo did. How much stays is `attic_keep` of the
-data, in left4me-attic.service, whose program /usr/local/libexec/left4me/left4me-attic removes the rest.
+Resets and removals make ID@TIME, undos make ID@TIME-undo. left4me-attic.service removes all but the latest
+`attic_keep` of each.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ BY_UNDO = "-undo"
 
 
 def time_of(name: str) -> str:
-    """Return the time in a name in the attic, such as 20261128T150312.123456789; empty where it is none of ours."""
+    """Return the time in an attic entry's name, such as 20261128T150312.123456789; empty if the name is not ours."""
     text = name.partition("@")[2].removesuffix(BY_UNDO)
     digits = text[:8] + text[9:15] + text[16:]
     return text if digits.isdecimal() and len(digits) > 14 and text[8] + text[15] == "T." else ""
 
 
 def entries(server: str) -> list[str]:
-    """Return the names of what the attic holds of a server, in order."""
+    """Return the names of a server's entries, oldest first."""
     return sorted(name for name in os.listdir(layout.ATTIC) if name.partition("@")[0] == server and time_of(name))
 
 
 def new_name(server: str) -> str:
-    """Return a new name for something of a server in the attic: after all that are there, whatever the clock says."""
+    """Return a name for a new entry that sorts after the server's others, even if the clock went back."""
     now = time.time_ns()
     text = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}"
     latest = max(map(time_of, entries(server)), default="")
     if text <= latest:
-        # One more than the latest, read as a number: it need not be a time, it has to come after.
-        after = f"{int(latest[:8] + latest[9:15] + latest[16:25].ljust(9, '0')) + 1:023d}"
-        text = f"{after[:8]}T{after[8:14]}.{after[14:]}"
+        # The latest plus one, as a number: it must sort after, it need not be a valid time.
+        digits = f"{int(latest[:8] + latest[9:15] + latest[16:25].ljust(9, '0')) + 1:023d}"
+        text = f"{digits[:8]}T{digits[8:14]}.{digits[14:]}"
     return f"{server}@{text}"
 
 
@@ -45,9 +45,9 @@ def _by(name: str) -> str:
 
 
 def rows() -> list[dict[str, object]]:
-    """Return what the attic holds of each server, by id, the latest first, as `attic --json` has it.
+    """Return all entries as `attic --json` prints them, by server id, latest first.
 
-    `when` is a WHEN of reset --undo, `by` what put it there, `next` what the next undo brings back.
+    `when` is a WHEN for reset --undo; `by` is reset, undo or removal; the next undo brings back the entry with `next`.
     """
     found: list[dict[str, object]] = []
     for server in sorted({name.partition("@")[0] for name in os.listdir(layout.ATTIC)}):
@@ -60,8 +60,8 @@ def rows() -> list[dict[str, object]]:
 
 
 def table(listed: list[dict[str, object]]) -> list[list[str]]:
-    """Return rows of text with their headings first."""
-    lines = [["ID", "WHEN", "PUT ASIDE BY", "UNDO"]]
-    return lines + [
-        [str(row["id"]), str(row["when"]), str(row["by"]), "next" if row["next"] else "-"] for row in listed
+    heading = ["ID", "WHEN", "PUT ASIDE BY", "UNDO"]
+    return [
+        heading,
+        *([*(str(row[key]) for key in ("id", "when", "by")), "next" if row["next"] else "-"] for row in listed),
     ]

@@ -9,150 +9,167 @@ from collections.abc import Callable
 
 from left4me_host import instance, layout, version
 
-# What a command waits for first is the import of what it uses: json and typing are for few of them, or for none.
+# Imports are most of a command's run time, so json and typing are not imported here.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    _Commands = argparse._SubParsersAction["_Parser"]
+
 _EPILOG = """\
 examples:
-  l4d2ctl status                 every server: state, players, what a change of its data waits for
-  l4d2ctl stop 3                 stop server 3; no deploy and no reboot brings it back
-  l4d2ctl start 3                start it again
-  l4d2ctl reset 3                server 3 as new; its files are put aside
-  l4d2ctl reset --undo 3         bring back what the latest reset put aside; once more: the one before
-  l4d2ctl attic 3                what was put aside of server 3; reset --undo WHEN 3 brings one of these back
+  l4d2ctl status                 show all servers
+  l4d2ctl stop 3                 stop server 3; it stays down over deploys and reboots
+  l4d2ctl start 3                start server 3 again
+  l4d2ctl restart --all          restart all servers
+  l4d2ctl reset 3                return server 3 to a clean state; its files move to the attic
+  l4d2ctl reset --undo 3         undo the latest reset; again: undo the one before
+  l4d2ctl attic 3                list the files of server 3 that the attic keeps
   l4d2ctl rcon 3 changelevel c2m1_highway
-  l4d2ctl holders --watch 3      who keeps its overlay busy, while it stops
-  l4d2ctl game update            bring and try Steam's newest build; running servers keep theirs
-  l4d2ctl game rollback          back to the build before, without a download
-  l4d2ctl doctor --fix           find what is wrong on this host, mend what is safe
+  l4d2ctl holders --watch 3      watch which processes keep the overlay busy while server 3 stops
+  l4d2ctl logs -f 3              follow the log of server 3
+  l4d2ctl game update            install Steam's newest build; running servers keep theirs
+  l4d2ctl game rollback          make the previous good build current, without a download
+  l4d2ctl doctor --fix           find problems on this host and fix those that are safe to fix
 
+l4d2ctl COMMAND --help explains a command.
 exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted
 """
-
 
 Run = Callable[[argparse.Namespace], None]
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        # argparse makes one for each argument, and to learn the width it would import shutil.
+        # argparse makes a formatter for each argument; without a width it imports shutil.
         columns = os.environ.get("COLUMNS", "")
         super().__init__(prog, width=int(columns) if columns.isdecimal() else 100)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise instance.Usage(f"{message}; {self.prog} --help tells more")
+        raise instance.Usage(f"{message}; see {self.prog} --help")
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
     return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="l4d2ctl",
-        description="Left 4 Dead 2 servers on this host: what runs, and to run it.",
+        description="Show and operate the Left 4 Dead 2 servers on this host.",
         epilog=_EPILOG,
         formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"{parser.prog} {version()}")
-    # With prog argparse needs no formatter, which costs more imports than all of the rest.
+    # Without prog argparse makes a formatter, whose imports cost more than everything else here.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
-    def add(name: str, run: Run, text: str, ids: bool = True) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Run, text: str, *, ids: bool = True, examples: str = "", group: _Commands = commands
+    ) -> _Parser:
         about = text[0].upper() + text[1:] + "."
-        command = commands.add_parser(name, help=text, description=about, formatter_class=_Help)
+        shown = f"examples:\n{examples}" if examples else None
+        command = group.add_parser(name, help=text, description=about, epilog=shown, formatter_class=_Help)
         command.set_defaults(run=run)
         if ids:
-            command.add_argument("ids", metavar="ID", nargs="*", help="a server's id: what follows the @ of its unit")
-            command.add_argument("--all", action="store_true", help="every declared server")
+            command.add_argument("ids", metavar="ID", nargs="*", help="a server id, such as 3")
+            command.add_argument("--all", action="store_true", help="all declared servers")
         return command
 
-    status = add("status", _status, "show each server: state, players, memory, what a change waits for")
-    status.add_argument("--json", action="store_true", help="for programs")
-    add("start", _run, "start servers, also those that were stopped by hand")
-    add("stop", _run, "stop servers for good: neither a deploy nor a reboot starts them, only `l4d2ctl start` does")
+    status = add(
+        "status", _status, "show each server: state, players, build, layers, and whether it requires a restart"
+    )
+    status.add_argument("--json", action="store_true", help="print JSON")
+    add("start", _run, "start servers, including those stopped by hand")
+    add("stop", _run, "stop servers; they stay down over deploys and reboots until `l4d2ctl start`")
     restart = add("restart", _restart, "stop servers and start them again")
     restart.add_argument(
-        "--unless-stopped", action="store_true", help="leave alone what does not run, or is stopped by hand meanwhile"
+        "--unless-stopped", action="store_true", help="skip servers that do not run or are stopped by hand"
     )
-    reset = add("reset", _reset, "make servers as new: put what they wrote into the attic; start again those that ran")
+    reset = add(
+        "reset",
+        _reset,
+        "return servers to a clean state: move their files to the attic; restart those that ran",
+        examples="""\
+  l4d2ctl reset 3                         reset server 3
+  l4d2ctl reset --undo 3                  undo its latest reset
+  l4d2ctl reset --undo 20261128T1503 3    bring back the files of that time (see l4d2ctl attic 3)
+""",
+    )
     reset.add_argument(
         "--undo",
         metavar="WHEN",
         nargs="?",
         const="",
-        help="bring back what the latest reset put aside that is not back yet, or that of a time as `attic` lists it",
+        help="bring back the files of the latest reset that is not undone yet, or those of a time that `attic` lists",
     )
-    attic = add("attic", _attic, "list what resets, undos and removals put aside, the latest first")
-    attic.add_argument("--json", action="store_true", help="for programs")
-    holders = add("holders", _holders, "show every process that holds a server's overlay, and how")
-    holders.add_argument("--json", action="store_true", help="for programs")
-    holders.add_argument("--watch", action="store_true", help="follow it until the overlay is gone (Ctrl-C ends it)")
-    rcon = add("rcon", _rcon, "execute a command on a server's console and show what it says", ids=False)
-    rcon.add_argument("ids", metavar="ID", nargs=1, help="a server's id")
-    rcon.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="the command, whatever it begins with")
+    attic = add("attic", _attic, "list the files that resets, undos and removals moved to the attic, latest first")
+    attic.add_argument("--json", action="store_true", help="print JSON")
+    holders = add("holders", _holders, "list the processes that keep a server's overlay busy, and how")
+    holders.add_argument("--json", action="store_true", help="print JSON")
+    holders.add_argument("--watch", action="store_true", help="repeat until the overlay is released (Ctrl-C to stop)")
+    rcon = add(
+        "rcon",
+        _rcon,
+        "execute a command on a server's console and show its output",
+        ids=False,
+        examples="  l4d2ctl rcon 3 status\n  l4d2ctl rcon 3 changelevel c2m1_highway\n",
+    )
+    rcon.add_argument("ids", metavar="ID", nargs=1, help="a server id, such as 3")
+    rcon.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER, help="the console command")
     rcon.set_defaults(all=False)
     logs = add("logs", _logs, "show a server's journal, without a pager")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on as it is written")
+    logs.add_argument("-f", "--follow", action="store_true", help="show new lines as they arrive")
     logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default 50)")
-    game = add("game", _game, "show the builds of the game, bring a new one from Steam, go back to another", ids=False)
+    game = add("game", _game, "show the game's builds, install a new one from Steam, return to an older one", ids=False)
     acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True, prog=f"{parser.prog} game")
-    builds = acts.add_parser("status", help="the builds on this host, and who runs on which", formatter_class=_Help)
-    builds.add_argument("--json", action="store_true", help="for programs")
-    update = acts.add_parser(
-        "update", help="bring Steam's build and make it current if its trial is good", formatter_class=_Help
-    )
-    update.add_argument("--check", action="store_true", help="only tell whether there is a new one")
-    back = acts.add_parser(
-        "rollback", help="make another build current: the latest good one, or BUILD", formatter_class=_Help
-    )
-    back.add_argument("build", metavar="BUILD", nargs="?", help="as game status names it")
-    doctor = add("doctor", _doctor, "find what is wrong here: mounts, layers, leftovers, units, owners", ids=False)
-    doctor.add_argument("--fix", action="store_true", help="mend what is safe to mend with no running server touched")
-    doctor.add_argument("--json", action="store_true", help="for programs")
+    builds = add("status", _game, "list the builds on this host and their servers", ids=False, group=acts)
+    builds.add_argument("--json", action="store_true", help="print JSON")
+    text = "download Steam's build; make it current if its smoke test passes"
+    update = add("update", _game, text, ids=False, group=acts)
+    update.add_argument("--check", action="store_true", help="only show the current build and Steam's")
+    text = "make another build current: the latest good one, or BUILD"
+    back = add("rollback", _game, text, ids=False, group=acts)
+    back.add_argument("build", metavar="BUILD", nargs="?", help="a build that `l4d2ctl game status` lists")
+    doctor = add("doctor", _doctor, "find problems on this host: mounts, layers, leftovers, units, owners", ids=False)
+    doctor.add_argument("--fix", action="store_true", help="fix what can be fixed without touching a running server")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _selected(arguments: argparse.Namespace) -> list[str]:
-    """Return the ids that a command is for; `status` alone is for all without saying so."""
-    every = instance.declared()
+    """Return the ids of the servers that a command is for; `status` without ids is for all. Raises Usage."""
+    declared = instance.declared()
+    shown = f"declared: {', '.join(declared) or 'none'}"
     if arguments.all or (not arguments.ids and arguments.command == "status"):
         if arguments.ids:
-            raise instance.Usage("either ids or --all")
-        return every
+            raise instance.Usage("name server ids or use --all, not both")
+        return declared
     if not arguments.ids:
-        raise instance.Usage(
-            f"{arguments.command} which server? name ids, or --all. Declared: {', '.join(every) or 'none'}"
-        )
-    # One that is no longer declared can still be read, and where it is there still be stopped and looked at: like a
-    # trial of the game.
-    looks = arguments.command in ("stop", "logs", "holders")
+        raise instance.Usage(f"{arguments.command} needs server ids or --all; {shown}")
+    # These commands also take servers that are no longer declared, and the instances of smoke tests.
+    lenient = arguments.command in ("stop", "logs", "holders")
     for server in arguments.ids:
-        if not instance.ID.fullmatch(server) and not (looks and server in instance.instances()):
-            raise instance.Usage(f"{server!r} is no server's id: {instance.ID.pattern}")
-        there = arguments.command == "logs" or os.path.isdir(layout.runtime(server))
-        if server not in every and not (there and looks):
-            raise instance.Usage(
-                f"server {server} is not declared on this host; declared: {', '.join(every) or 'none'}"
-            )
+        if not instance.ID.fullmatch(server) and not (lenient and server in instance.instances()):
+            raise instance.Usage(f"{server!r} is not a server id: {instance.ID.pattern}")
+        exists = arguments.command == "logs" or os.path.isdir(layout.runtime(server))
+        if server not in declared and not (exists and lenient):
+            raise instance.Usage(f"server {server} is not declared on this host; {shown}")
     return list(dict.fromkeys(arguments.ids))
 
 
 def print_json(value: object) -> None:
-    """Print what --json asks for, dataclasses too."""
     import json
 
     print(json.dumps(value, indent=2, default=vars))
 
 
 def print_table(lines: list[list[str]]) -> None:
-    """Print aligned columns on a terminal, and columns with tabs between in a pipe."""
+    """Print aligned columns on a terminal, tab-separated ones into a pipe."""
     lines = [list(map(instance.plain, line)) for line in lines]
     if not sys.stdout.isatty():
         for line in lines:
@@ -191,7 +208,7 @@ def _reset(arguments: argparse.Namespace) -> None:
     from left4me_host import reset
 
     if arguments.undo and "T" not in arguments.undo:
-        # argparse takes the word after --undo for its WHEN. No id of a server has a capital letter, each time has one.
+        # argparse took an ID for WHEN. A time contains a "T"; a server id has no capital letters.
         arguments.ids.insert(0, arguments.undo)
         arguments.undo = ""
     failures = []
@@ -210,12 +227,11 @@ def _reset(arguments: argparse.Namespace) -> None:
 def _attic(arguments: argparse.Namespace) -> None:
     from left4me_host import attic
 
-    # What a removed server wrote is there for when it is declared again: that one can be named too.
     rows = attic.rows()
     if not arguments.all and arguments.ids:
-        known = {*instance.declared(), *(row["id"] for row in rows)}
+        known = {*instance.declared(), *(row["id"] for row in rows)}  # removed servers too
         if unknown := [server for server in arguments.ids if server not in known]:
-            raise instance.Usage(f"server {unknown[0]} is not declared on this host, and nothing of it is in the attic")
+            raise instance.Usage(f"server {unknown[0]} is not declared on this host and has nothing in the attic")
         rows = [row for row in rows if row["id"] in arguments.ids]
     if arguments.json:
         print_json(rows)
@@ -229,7 +245,7 @@ def _holders(arguments: argparse.Namespace) -> None:
     servers = _selected(arguments)
     if arguments.watch:
         if len(servers) != 1 or arguments.json:
-            raise instance.Usage("holders --watch follows one server, as text")
+            raise instance.Usage("holders --watch takes exactly one server and no --json")
         _watch(servers[0])
         return
     found = {server: holders.holders(server) for server in servers}
@@ -258,7 +274,7 @@ def _watch(server: str) -> None:
                 at = f"[t={time.monotonic() - begin:6.2f}]"
                 print(f"{at} mounted={'Y' if mounted else 'N'} holders=[{names}]", flush=True)
                 before = now
-            time.sleep(0.02)  # /proc has nothing to wait on
+            time.sleep(0.02)  # /proc cannot be waited on
     except KeyboardInterrupt:
         print()
     print(f"seen in total: {len({each.pid for each in seen})} processes")
@@ -271,7 +287,7 @@ def _rcon(arguments: argparse.Namespace) -> None:
     [server] = _selected(arguments)
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     if not words:
-        raise instance.Usage(f"rcon: what shall server {server} execute?")
+        raise instance.Usage(f"rcon needs a command, such as: l4d2ctl rcon {server} status")
     for line in rcon.rcon(server, " ".join(words)).splitlines():
         print(instance.plain(line))
 
@@ -297,14 +313,13 @@ def _game(arguments: argparse.Namespace) -> None:
             print(line, file=sys.stderr if arguments.json else sys.stdout)
     elif arguments.act == "rollback":
         if arguments.build is not None and not game.is_name(arguments.build):
-            raise instance.Usage(f"{arguments.build!r} is no name of a build: see l4d2ctl game status")
+            raise instance.Usage(f"{arguments.build!r} is not a build name; see l4d2ctl game status")
         build = game.rollback(arguments.build)
         print(f"build {build} is current; running servers keep theirs until they are restarted")
     elif arguments.check:
-        here, there = game.check()
-        print(
-            f"build {here} is current here, and Steam's" if here == there else f"current here: {here}; Steam's: {there}"
-        )
+        current, newest = game.check()
+        both = f"current build: {current}; Steam's newest: {newest}"
+        print(f"build {current} is current and Steam's newest" if current == newest else both)
     else:
         game.update()
 
@@ -312,30 +327,28 @@ def _game(arguments: argparse.Namespace) -> None:
 def _doctor(arguments: argparse.Namespace) -> None:
     from left4me_host import doctor
 
-    left = [(finding, doctor.mended(finding) if arguments.fix else None) for finding in doctor.examine()]
+    results = [(finding, doctor.apply_fix(finding) if arguments.fix else None) for finding in doctor.examine()]
     if arguments.json:
-        rows = [{"server": f.server, "what": f.what, "do": f.do, "done": done} for f, done in left]
-        print_json(rows)
+        print_json([{"server": f.server, "what": f.what, "do": f.do, "done": done} for f, done in results])
     else:
-        for finding, done in left:
+        for finding, done in results:
             where = f"server {finding.server}: " if finding.server else ""
             print(f"{where}{finding.what}: {done or finding.do}")
-        if not left:
+        if not results:
             print("nothing found")
-    if any(done is None for _finding, done in left):
+    if any(done is None for _finding, done in results):
         raise instance.Failed("")
 
 
 def main(words: list[str]) -> int:
-    """Do what the command line says and return the exit code."""
     try:
         arguments = _parser().parse_args(words)
         if os.geteuid() != 0:
-            raise instance.Failed("needs root: sudo l4d2ctl, as a member of the operators' group")
+            raise instance.Failed("needs root: sudo l4d2ctl, for members of the operators' group")
         try:
             arguments.run(arguments)
         finally:
-            sys.stdout.flush()  # here, where a pipe that nobody reads any more is an error like another
+            sys.stdout.flush()  # inside this try, which reports a closed pipe
     except instance.Usage as error:
         print(f"l4d2ctl: {error}", file=sys.stderr)
         return 2
@@ -344,6 +357,6 @@ def main(words: list[str]) -> int:
             print(f"l4d2ctl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("l4d2ctl: interrupted; the same command again finishes it", file=sys.stderr)
+        print("l4d2ctl: interrupted; run the same command again to finish it", file=sys.stderr)
         return 130
     return 0

@@ -1,4 +1,4 @@
-"""What is not as it should be on this host, and the mending of what can be mended with no running server touched."""
+"""Find problems on this host, and fix those that can be fixed without touching a running server."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from left4me_host import builds, daemon_reload, game, gc, holders, instance, lay
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong; `mend` does what is safe for a server and says what it did; None where nothing is."""
+    """A problem. `fix` takes the server's id, fixes the problem and returns what it did; None if no fix is safe."""
 
     server: str
     what: str
     do: str
-    mend: Callable[[str], str] | None = None
+    fix: Callable[[str], str] | None = None
 
 
 def _umount(server: str) -> str:
-    # It was looked at a while ago: the helper would take the mount from beneath a server that has started since.
+    # The server may have started since it was examined; the helper would unmount its overlay.
     if instance.properties([server], "ActiveState")[server]["ActiveState"] not in ("inactive", "failed"):
-        raise instance.Failed(f"server {server} runs by now")
+        raise instance.Failed(f"server {server} was started meanwhile")
     done = subprocess.run([*layout.OVERLAY_HELPER, "umount", server], capture_output=True, text=True, check=False)
     if done.returncode:
         raise instance.Failed(done.stderr.strip())
@@ -34,14 +34,14 @@ def _umount(server: str) -> str:
 
 
 def _difference(mounted: list[str], current: list[str]) -> str:
-    """Return in which versions a running server's layers differ from what a restart would give it."""
+    """Return how a running server's mounted layers differ from those that a restart would mount."""
     pairs = [(old, new) for old, new in zip(mounted, current, strict=False) if old != new]
     if len(mounted) != len(current) or any(os.path.dirname(old) != os.path.dirname(new) for old, new in pairs):
         return "runs with other layers than declared"
     names = {layout.RELEASES: "the game"}
     return "; ".join(
         f"{names.get(folder := os.path.dirname(old), folder.rpartition('/')[2])}: {os.path.basename(old)} is mounted"
-        f"{'' if os.path.isdir(old) else ', though removed'}, {os.path.basename(new)} is current"
+        f"{'' if os.path.isdir(old) else ' but deleted'}, {os.path.basename(new)} is current"
         for old, new in pairs
     )
 
@@ -50,55 +50,56 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
     for mount, several in instance.overlays().items():
         server = mount.removeprefix(f"{layout.RUNTIME}/").partition("/")[0]
         if mount != layout.merged(server):
-            yield Finding(server, f"{mount} is mounted, and nothing of left4me does that", f"umount {mount}")
+            yield Finding(server, f"{mount} is mounted, but not by left4me", f"umount {mount}")
         elif server not in running:
             yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount)
         elif server in servers and several[0] != (now := instance.lowers(server)):
-            yield Finding(server, _difference(several[0], now), f"l4d2ctl restart {server} applies it, when it suits")
+            yield Finding(server, _difference(several[0], now), f"l4d2ctl restart {server} when convenient")
         if len(several) > 1 and server in running:
-            yield Finding(server, f"{mount} is mounted {len(several)} times", f"l4d2ctl stop {server}, then start")
+            do = f"l4d2ctl stop {server} && l4d2ctl start {server}"
+            yield Finding(server, f"{mount} is mounted {len(several)} times", do)
 
 
 def _records(running: set[str]) -> Iterator[Finding]:
-    mounted = instance.overlays()  # without its mount a server waits for another start
+    mounted = instance.overlays()  # a server without its mount is between two starts
     for server in sorted(running):
         if layout.merged(server) in mounted and not instance.started_with(server):
-            do = f"l4d2ctl restart {server}, when it suits"
-            yield Finding(server, "runs, and what it was started with is not recorded", do)
+            do = f"l4d2ctl restart {server} when convenient"
+            yield Finding(server, "runs, but what it was started with is not recorded", do)
 
 
 def _unused() -> Iterator[Finding]:
-    """Find the versions that are left of layers and releases after nobody has them mounted."""
+    """Find versions of layers and builds of the game that nothing uses."""
     try:
         paths = sorted(gc.unused())
     except FileNotFoundError as error:
-        yield Finding("", f"{error.filename} is missing: what is unused cannot be told", "deploy this host")
+        yield Finding("", f"{error.filename} is missing: cannot find unused versions", "deploy this host")
         return
     if paths:
-        yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _prune)
+        yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _collect_garbage)
 
 
 def _game() -> Iterator[Finding]:
-    """Find that there is no current build, so that nothing can be started, and an update that failed."""
-    do = "l4d2ctl game update, or where the game is not from Steam, deploy this host"
+    """Find a missing current build, without which no server starts, and a failed update."""
+    do = "l4d2ctl game update; if the game is not from Steam, deploy this host"
     if not os.path.islink(layout.INSTALLATION):
         yield Finding("", "there is no build of the game yet", do)
     elif not os.path.isdir(layout.INSTALLATION):
         name = os.path.basename(os.readlink(layout.INSTALLATION))
-        yield Finding("", f"build {name}, which is to be current, is not on this host", do)
+        yield Finding("", f"the current build {name} is not on this host", do)
     if (why := builds.failure()) and not game.is_updating():
         yield Finding("", why, "l4d2ctl game update")
 
 
-def _prune(_server: str) -> str:
+def _collect_garbage(_server: str) -> str:
     from left4me_host import versions  # here: it imports every kind of source
 
     with instance.between_deploys() as free:
         if not free:
-            raise instance.Failed("a deploy is at work, which removes them itself")
+            raise instance.Failed("a deploy is running; it removes them itself")
         versions.set_aside()
     try:
-        versions.remove_stale()  # without deploys waiting for it
+        versions.remove_stale()  # outside the lock: this may take long
     except ValueError as error:
         raise instance.Failed(str(error)) from None
     return "removed"
@@ -108,7 +109,7 @@ def _shared_uppers(servers: list[str]) -> Iterator[Finding]:
     spaces = [holders.mounts_of(tasks) for tasks in holders.spaces().values()]
     for server in servers:
         if (several := len({copy.device for mounts in spaces for copy in holders.copies(server, mounts)})) > 1:
-            do = f"l4d2ctl stop {server}; l4d2ctl holders {server} names who has the other"
+            do = f"l4d2ctl stop {server}; then end the processes that l4d2ctl holders {server} lists"
             yield Finding(server, f"{several} overlays are mounted over its upper", do)
 
 
@@ -118,19 +119,15 @@ def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
         if server in running or instance.mounted(server):
             continue
         if instance.noted(server):
-            yield Finding(server, "its overlay may live on", f"l4d2ctl holders {server} names who has it", _umount)
+            yield Finding(server, "its overlay may still be in use", f"see l4d2ctl holders {server}", _umount)
         if os.path.lexists(f"{path}/work/work"):
             yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount)
-        if server not in declared and _is_empty(f"{path}/upper"):
-            yield Finding(server, f"{path} is of a deploy that did not come to its end", "deploy this host")
+        if server not in declared and os.path.isdir(f"{path}/upper") and not os.listdir(f"{path}/upper"):
+            yield Finding(server, f"{path} is from an interrupted deploy", "deploy this host")
         elif server not in declared:
             yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic)
         elif os.path.lexists(f"{path}/reset"):
             yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset)
-
-
-def _is_empty(path: str) -> bool:
-    return os.path.isdir(path) and not os.listdir(path)
 
 
 def _to_attic(server: str) -> str:
@@ -146,24 +143,24 @@ def _reload(_server: str) -> str:
     failed, why = instance.Systemctl("daemon-reload").wait()
     if failed:
         raise instance.Failed(why)
-    return "systemd has read its files again"
+    return "reloaded"
 
 
 def _systemd(declared: list[str]) -> Iterator[Finding]:
     try:
-        due = daemon_reload.look([layout.unit(server) for server in declared])["reload"]
+        needs_reload = daemon_reload.look([layout.unit(server) for server in declared])["reload"]
     except subprocess.CalledProcessError as error:
         raise instance.Failed(f"{error}: {error.stderr.strip()}") from None
-    if due:
-        yield Finding("", "systemd has not read what is on disk", "systemctl daemon-reload", _reload)
+    if needs_reload:
+        yield Finding("", "systemd has not read the unit files on disk", "systemctl daemon-reload", _reload)
 
 
 def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
     for server in declared:
         in_use = server in running or instance.mounted(server)
         user = f"left4me-{server}"
-        wanted = {"": ("root", "root", 0o700), "/upper": (user, "left4me", 0o755), "/work": ("root", "root", 0o700)}
-        for below, (owner, group, mode) in wanted.items():
+        expected = {"": ("root", "root", 0o700), "/upper": (user, "left4me", 0o755), "/work": ("root", "root", 0o700)}
+        for below, (owner, group, mode) in expected.items():
             path = layout.runtime(server) + below
             try:
                 about = os.lstat(path)
@@ -173,36 +170,36 @@ def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
                 continue
             if (about.st_uid, about.st_gid, about.st_mode & 0o7777) != (uid, gid, mode):
                 what = f"{path} is not {owner}:{group} {mode:04o}"
-                if in_use:  # below a mounted overlay nothing may change
+                if in_use:  # the directories of a mounted overlay must not change
                     yield Finding(server, what, f"l4d2ctl stop {server}, then l4d2ctl doctor --fix")
                 else:
-                    yield Finding(server, what, "give it back", _give_back(path, uid, gid, mode))
+                    yield Finding(server, what, "restore owner and mode", _restore_owner(path, uid, gid, mode))
 
 
-def _give_back(path: str, uid: int, gid: int, mode: int) -> Callable[[str], str]:
-    def mend(_server: str) -> str:
+def _restore_owner(path: str, uid: int, gid: int, mode: int) -> Callable[[str], str]:
+    def fix(_server: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         os.fchown(fd, uid, gid)
         os.fchmod(fd, mode)
         os.close(fd)
-        return "given back"
+        return "restored owner and mode"
 
-    return mend
+    return fix
 
 
-def mended(finding: Finding) -> str | None:
-    """Mend what was found and return what was done; None, and the reason on standard error, where it is left."""
-    if finding.mend is None:
+def apply_fix(finding: Finding) -> str | None:
+    """Fix a problem and return what was done; None if there is no fix or it failed (the reason goes to stderr)."""
+    if finding.fix is None:
         return None
     try:
-        return finding.mend(finding.server)
+        return finding.fix(finding.server)
     except (instance.Failed, OSError) as error:
         print(f"l4d2ctl: {finding.what}: {error}", file=sys.stderr)
         return None
 
 
 def examine() -> list[Finding]:
-    """Return everything that is wrong on this host; changes nothing."""
+    """Return all problems on this host. Changes nothing. Raises Failed."""
     declared = instance.instances()
     known = sorted({*declared, *os.listdir(layout.RUNTIME)})
     states = instance.properties(
@@ -211,6 +208,6 @@ def examine() -> list[Finding]:
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
     findings += [*_records(running.intersection(declared)), *_game(), *_unused()]
-    # What an unfinished reset has not made yet is part of that finding.
-    whole = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
-    return [*findings, *_systemd(declared), *_owners(whole, running)]
+    # An unfinished reset, which is a finding of its own, may not have made the directories yet.
+    complete = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
+    return [*findings, *_systemd(declared), *_owners(complete, running)]

@@ -1,17 +1,17 @@
-"""When a server is idle: for a rollout that waits to restart it, and for a restart that an update waits for."""
+"""When a server is idle, for rollouts and for restarts after an update."""
 
 from __future__ import annotations
 
 
 class IdleTimer:
-    """Since when a server has said, each time that it was asked, that nobody plays there."""
+    """Measures how long a server has reported no players without interruption."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: float | None = None
 
     def seen(self, players: int | None, now: float) -> bool:
-        """Take an answer, or None for a missing one, and tell whether the quiet time is over."""
+        """Record a player count (None: no answer) and return whether the server is idle; `now` is in seconds."""
         if players != 0:
             self._since = None
             return False

@@ -1,4 +1,4 @@
-"""A server as systemd, the kernel and its files have it."""
+"""The state of a server in systemd, in the kernel and on disk."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ ID = re.compile(layout.SERVER_ID)
 
 
 class Failed(Exception):
-    """Something could not be done; the message names the server, the reason, and what to do next. Exit 1."""
+    """An operation failed; the message names the server, the reason and what to do next. Exit code 1."""
 
 
 class Usage(Exception):
-    """The command line is wrong. Exit 2."""
+    """The command line is wrong. Exit code 2."""
 
 
 def declared() -> list[str]:
-    """Return the ids of the servers that the deploy declared, in order."""
+    """Return the ids of the declared servers, sorted."""
     return [name for name in instances() if ID.fullmatch(name)]
 
 
 def instances() -> list[str]:
-    """Return all that has files of a server's, in order: the servers, and what a build of the game is tried with."""
+    """Return the ids of the declared servers and of the instances for smoke tests, sorted."""
     try:
         return sorted(name for name in os.listdir(layout.SERVERS) if ID.fullmatch(name.removeprefix("_")))
     except FileNotFoundError:
@@ -36,48 +36,51 @@ def instances() -> list[str]:
 
 
 class Systemctl:
-    """systemctl, at work from here on. subprocess could do it as well, and is what a reset would first import."""
+    """A systemctl process, started on creation. Without subprocess, whose import would delay a reset."""
 
     def __init__(self, *arguments: str) -> None:
-        self._words, end = os.pipe()
+        self._output, end = os.pipe()
         output = [(os.POSIX_SPAWN_DUP2, end, 1), (os.POSIX_SPAWN_DUP2, end, 2)]
         files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *output]
         self._pid = os.posix_spawnp("systemctl", ["systemctl", *arguments], os.environ, file_actions=files)
         os.close(end)
 
     def wait(self) -> tuple[int, str]:
-        """Return its exit code and its words, which are the caller's to judge."""
-        with open(self._words, encoding="utf-8", errors="replace") as file:
-            words = file.read().strip()
-        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]), words
+        """Return its exit code and its output, stdout and stderr together."""
+        with open(self._output, encoding="utf-8", errors="replace") as file:
+            text = file.read().strip()
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]), text
 
 
 def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
-    """Ask systemd for properties of servers' units; what is returned waits for the answer, and has it by id."""
+    """Start asking systemd for properties of servers' units; the returned function waits and returns them by id.
+
+    It raises Failed if systemd does not know a unit.
+    """
     if not servers:
         return dict
     show = Systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(layout.unit, servers))
 
     def answer() -> dict[str, dict[str, str]]:
-        words = show.wait()[1]
-        blocks = [dict(line.split("=", 1) for line in text.splitlines() if "=" in line) for text in words.split("\n\n")]
+        text = show.wait()[1]
+        blocks = [
+            dict(line.split("=", 1) for line in lines.splitlines() if "=" in line) for lines in text.split("\n\n")
+        ]
         found = {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
-        if not found.keys() >= set(servers):
-            raise Failed(
-                f"systemctl show tells nothing of {layout.unit(next(iter(set(servers) - found.keys())))}: {words}"
-            )
+        if missing := set(servers) - found.keys():
+            raise Failed(f"systemctl show returned nothing for {layout.unit(missing.pop())}: {text}")
         return found
 
     return answer
 
 
 def properties(servers: list[str], *names: str) -> dict[str, dict[str, str]]:
-    """Return properties of several servers' units, as systemd reports them, by id: one call for all."""
+    """Return systemd's properties of servers' units, by id, from one systemctl call. Raises Failed."""
     return asking(servers, *names)()
 
 
 def environment(server: str) -> dict[str, str]:
-    """Return what the deploy declared of a server in its server.env; empty where there is none."""
+    """Return the variables of a server's server.env; empty if there is no such file."""
     try:
         with open(f"{layout.SERVERS}/{server}/server.env", encoding="utf-8") as file:
             pairs = [line.strip().partition("=") for line in file if "=" in line and not line.startswith("#")]
@@ -87,9 +90,9 @@ def environment(server: str) -> dict[str, str]:
 
 
 def started_with(server: str) -> dict[str, str]:
-    """Return what a running server was started with: its server.env then, and LOWERS, its layers with `:` between.
+    """Return the server.env with which a running server was started, and its lower layers (LOWERS, separated by `:`).
 
-    As left4me-overlay recorded it at the mount; empty where there is no record.
+    left4me-overlay records them at the mount. Empty if there is no record.
     """
     try:
         with open(layout.started_record(server), encoding="utf-8", errors="replace") as file:
@@ -99,7 +102,7 @@ def started_with(server: str) -> dict[str, str]:
 
 
 def address_of(env: dict[str, str]) -> tuple[str, int] | None:
-    """Return where a server is asked from this host; None where its environment names no port."""
+    """Return the address and port for queries from this host; None if `env` (a server.env) has no port."""
     address, port = env.get("LEFT4ME_ADDRESS", "0.0.0.0"), env.get("LEFT4ME_PORT", "")
     if not port.isdigit():
         return None
@@ -107,9 +110,9 @@ def address_of(env: dict[str, str]) -> tuple[str, int] | None:
 
 
 def overlays() -> dict[str, list[list[str]]]:
-    """Return the lower layers of every overlay below runtime/, the topmost first and the build last, by mount point.
+    """Return the lower layers of each mount below runtime/ in PID 1's namespace, by mount point.
 
-    As PID 1 has them; one point may have several.
+    The topmost layer comes first, the build last. A mount point may have several mounts.
     """
     found: dict[str, list[list[str]]] = {}
     for mount in mountinfo.mounts():
@@ -119,7 +122,7 @@ def overlays() -> dict[str, list[list[str]]]:
 
 
 def declared_lines(server: str, name: str) -> list[str]:
-    """Return the lines of a server's declared file: layers, keep, build or restart; none where it is missing."""
+    """Return the lines of a server's declared file (layers, keep, build or restart); none if it is missing."""
     try:
         with open(f"{layout.SERVERS}/{server}/{name}", encoding="utf-8") as file:
             return file.read().splitlines()
@@ -128,12 +131,12 @@ def declared_lines(server: str, name: str) -> list[str]:
 
 
 def declared_build(server: str) -> str:
-    """Return the build that the data name for a server; empty where it has the current one."""
+    """Return the build declared for a server; empty if it uses the current one."""
     return "".join(declared_lines(server, "build"))
 
 
 def lowers(server: str) -> list[str]:
-    """Return the lower layers that a start would give a server, as the helper has them; "?" for one that is missing."""
+    """Return the lower layers that left4me-overlay would mount at a start, topmost first; "?" for a missing one."""
     found = []
     game = layout.INSTALLATION if ID.fullmatch(server) else layout.CANDIDATE
     for link in [*(f"{layout.OVERLAYS}/{name}/current" for name in declared_lines(server, "layers")), game]:
@@ -147,12 +150,11 @@ def lowers(server: str) -> list[str]:
 
 
 def mounted(server: str) -> bool:
-    """Tell whether something is mounted on a server's merged directory."""
     return layout.merged(server) in overlays()
 
 
 def noted(server: str) -> str:
-    """Return major:minor of a server's overlay while it may be in use, mounted or not, as left4me-overlay notes it."""
+    """Return major:minor of a server's overlay while it may be in use, mounted or not; otherwise empty."""
     try:
         numbers = os.readlink(layout.overlay_note(server))
     except FileNotFoundError:
@@ -162,14 +164,14 @@ def noted(server: str) -> str:
 
 @contextmanager
 def locked(path: str, waits: bool = True, flags: int = os.O_DIRECTORY) -> Iterator[bool]:
-    """Hold the lock of a path that only root can open; without `waits`, tell whether it was free.
+    """Lock a path (flock(2)) that only root can open; yield False if `waits` is false and another process has the lock.
 
     `flags` are open(2)'s.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        # Whoever held it may have removed it: others would hold another file of that name.
+        # The previous owner of the lock may have removed the file, and others may lock a new one.
         free = os.path.samestat(os.fstat(fd), os.stat(path))
     except (BlockingIOError, FileNotFoundError):
         free = False
@@ -181,7 +183,7 @@ def locked(path: str, waits: bool = True, flags: int = os.O_DIRECTORY) -> Iterat
 
 @contextmanager
 def unmounted(server: str) -> Iterator[None]:
-    """Keep left4me-overlay out of a server's directories. Raises Failed where something is mounted in them."""
+    """Keep left4me-overlay out of a server's directories. Raises Failed if something is mounted in them."""
     with locked(layout.runtime(server)):
         for path in overlays():
             if path.startswith(f"{layout.runtime(server)}/"):
@@ -192,9 +194,9 @@ def unmounted(server: str) -> Iterator[None]:
 
 @contextmanager
 def between_deploys() -> Iterator[bool]:
-    """Have the commands of deploys wait; tell whether no deploy is at work, which may be between two of its commands.
+    """Block the commands of deploys; yield False if a deploy is running, even between two of its commands.
 
-    What is current then and what the servers' files name need not be the same yet.
+    During a deploy the current versions and the servers' files may not match yet.
     """
     os.makedirs(layout.RUN, 0o755, exist_ok=True)
     with open(os.open(layout.DEPLOY_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
@@ -203,47 +205,45 @@ def between_deploys() -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            # Looked at, not taken: a deploy that begins at this moment would be refused by it.
+            # Only inspect the deploy's lock: taking it would make a starting deploy fail.
             yield posix_lock.holder(file.fileno()) == 0
 
 
 def plain(text: str) -> str:
-    """Return text that a game may have chosen, fit for a terminal: no escape, no newline, nothing that is no text."""
+    """Return text from a game in a form that is safe to print: "?" for every unprintable character."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def sync_journal() -> None:
-    """Return when the journal has all that was said, after ten seconds at the latest."""
-    import subprocess  # here: hardly any command needs it
+    """Wait until the journal has everything logged so far, at most ten seconds."""
+    import subprocess  # here: few commands need it
 
     subprocess.run(["timeout", "10", "journalctl", "--sync"], capture_output=True, check=False)
 
 
 def journal(name: str, lines: int) -> list[str]:
-    """Return the last lines of a unit's journal, fit for a terminal."""
-    import subprocess  # here: hardly any command needs it
+    """Return the last lines of a unit's journal in a form that is safe to print."""
+    import subprocess  # here: few commands need it
 
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={name}"]
-    sync_journal()  # what PID 1 has just said may be on its way still
-    # A game writes what it likes.
-    said = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
-    return list(map(plain, said.splitlines()))
+    sync_journal()  # PID 1's latest messages may not have arrived yet
+    text = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    return list(map(plain, text.splitlines()))
 
 
 def sync_directory(path: str) -> None:
-    """Put the names that a directory holds on disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(fd)
     os.close(fd)
 
 
 def reset_unfinished(server: str) -> bool:
-    """Tell whether a reset of a server has begun and not ended; its unit does not start meanwhile."""
+    """Return whether a reset of a server has begun and not finished; until then its unit does not start."""
     return os.path.exists(f"{layout.runtime(server)}/reset")
 
 
 def undone(server: str) -> str:
-    """Return the path of an undo's plan, there while the undo is done but for the start."""
+    """Return the path of an undo's plan, which exists while only the start is missing."""
     return f"{layout.runtime(server)}/undone"
 
 
@@ -255,9 +255,9 @@ FINISHED = {
 
 
 def finished(server: str) -> str:
-    """Return what the boot found of an unfinished reset: a key of FINISHED; empty where there was none.
+    """Return what the boot did about an unfinished reset: a key of FINISHED; empty if there was none.
 
-    Until somebody starts or resets the server.
+    The note stays until the server is started or reset.
     """
     try:
         with open(f"{layout.RUN}/{server}.finished", encoding="ascii") as file:
@@ -267,33 +267,31 @@ def finished(server: str) -> str:
 
 
 def note_finished(server: str, did: str) -> None:
-    """Note what finished() shall return."""
     with open(f"{layout.RUN}/{server}.finished", "w", encoding="ascii") as file:
         file.write(did)
 
 
 def forget_finished(server: str) -> None:
-    """Forget what was finished without anybody being told: whoever starts or resets the server has gone on."""
+    """Remove the note of finished() and an undo's plan."""
     for path in (f"{layout.RUN}/{server}.finished", undone(server)):
         with suppress(FileNotFoundError):
             os.unlink(path)
 
 
 def is_held(server: str) -> bool:
-    """Tell whether an operator stopped a server by hand, for good until he starts it."""
     return os.path.exists(f"{layout.HELD}/{server}")
 
 
 def hold(server: str) -> None:
-    """Keep a server down over deploys and reboots: its unit's condition looks at this file, which says by whom."""
+    """Keep a server down over deploys and reboots: write who stopped it to a file that its unit's condition checks."""
     try:
         fd = os.open(f"{layout.HELD}/{server}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     except FileExistsError:
-        return  # since when, and by whom, stays
+        return  # keep the time and the name
     try:
         os.write(fd, f"{os.environ.get('SUDO_USER', 'root')}\n".encode())
     except OSError as error:
-        if error.errno != errno.ENOSPC:  # a full disk has room for the file itself, and that is what holds
+        if error.errno != errno.ENOSPC:  # on a full disk the empty file is enough
             raise
     finally:
         os.close(fd)
@@ -301,7 +299,7 @@ def hold(server: str) -> None:
 
 
 def held_by(server: str) -> str:
-    """Return who stopped a server by hand; empty where nobody did, or before left4me wrote that down."""
+    """Return who stopped a server by hand; empty if nobody did or an older left4me did not record it."""
     try:
         with open(f"{layout.HELD}/{server}", encoding="utf-8", errors="replace") as file:
             return file.read(64).strip()
@@ -310,7 +308,7 @@ def held_by(server: str) -> str:
 
 
 def release(server: str) -> None:
-    """Let a held server start again."""
+    """Let a server that was stopped by hand start again."""
     try:
         os.unlink(f"{layout.HELD}/{server}")
     except FileNotFoundError:

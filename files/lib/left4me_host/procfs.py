@@ -1,10 +1,10 @@
-"""Files below /proc, whose contents others choose in part, and which go with their process."""
+"""Read files below /proc. Their contents are partly untrusted, and they disappear with their process."""
 
 
 def read(path: str) -> str:
-    """Return the text of a file; nothing where it is gone, as of a process that has ended."""
+    """Return the text of a file; empty if it cannot be read, for example because the process has ended."""
     try:
-        # In a name the kernel leaves all ends of lines but its own.
+        # The kernel escapes no line end in names except "\n".
         with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             return file.read()
     except OSError:

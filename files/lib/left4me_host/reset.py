@@ -1,11 +1,11 @@
-"""reset: a server as new, by the renaming of two directories; and the way back.
+"""Reset a server by renaming two directories, and undo resets.
 
-What a reset is doing stands in runtime/ID/reset, on disk before the first rename, so that a second reset, or the next
-boot, finishes one that died. Nothing here walks a tree that the game can write: what is put aside goes to the attic
-whole, and left4me-attic.service removes the oldest when nobody waits.
+A reset writes its plan to runtime/ID/reset before the first rename, so that a second reset or the next boot finishes an
+interrupted one. Nothing here walks a tree that the game can write: the directories move to the attic as a whole, and
+left4me-attic.service removes the oldest later.
 
-Undos take what the attic holds off like a stack, the latest first: what an undo puts aside is not the next one's, and
-comes back only where it is asked for by its time.
+Undos take the attic's entries like a stack, latest first. The files that an undo itself moves to the attic are not on
+the stack; they come back only if asked for by their time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from left4me_host import attic, instance, layout, lifecycle
 
-PASSWORD = "rcon.cfg"  # the one that the host made, in secrets/ID and in what a removal put aside
+PASSWORD = "rcon.cfg"  # the RCON password made by the host, in secrets/ID and in the attic's entry of a removal
 AT_BOOT = "left4me-finish-resets.service"
 _RUNNING = ("active", "activating", "reloading")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -30,9 +30,9 @@ def _plan_path(server: str) -> str:
 
 
 def _read_plan(path: str) -> dict[str, str] | None:
-    """Return the plan in a file: into, back, asked, start; None where there is none, or an empty one.
+    """Return a plan (keys: into, back, asked, start); None if there is no file or it is incomplete.
 
-    A power cut may leave it empty, and then nothing has been renamed yet.
+    A power cut may leave an empty file; then nothing has been renamed yet.
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -56,7 +56,7 @@ def _sync_plan(server: str) -> None:
 
 
 def _drop_plan(server: str, plan: dict[str, str] | None) -> None:
-    """Take away a plan that is done but for the start; that of an undo stays until then, for the same command again."""
+    """Remove a plan when only the start is missing; keep an undo's as instance.undone(), so it can be repeated."""
     if plan and plan["back"]:
         os.rename(_plan_path(server), instance.undone(server))
     else:
@@ -64,28 +64,26 @@ def _drop_plan(server: str, plan: dict[str, str] | None) -> None:
 
 
 def _chosen(server: str, asked: str) -> str:
-    """Return the name in the attic of what an undo brings back: that of the time asked for, or the top of the stack.
+    """Return the attic's entry that an undo brings back: the one of the time `asked`, or the latest on the stack.
 
     Raises Failed.
     """
-    there = attic.entries(server)
+    entries = attic.entries(server)
     if not asked:
-        stack = [name for name in there if not name.endswith(attic.BY_UNDO)]
+        stack = [name for name in entries if not name.endswith(attic.BY_UNDO)]
         if not stack:
-            more = f"; l4d2ctl attic {server} lists what undos put aside" * bool(there)
-            raise instance.Failed(
-                f"server {server}: there is no reset to undo, nothing of it is in {layout.ATTIC}{more}"
-            )
+            more = f"; l4d2ctl attic {server} lists the files that undos put aside" * bool(entries)
+            raise instance.Failed(f"server {server}: there is no reset to undo in {layout.ATTIC}{more}")
         return stack[-1]
-    found = [name for name in there if name.partition("@")[2].startswith(asked.removeprefix(f"{server}@"))]
+    found = [name for name in entries if name.partition("@")[2].startswith(asked.removeprefix(f"{server}@"))]
     if len(found) != 1:
-        which = f"is any of {', '.join(map(attic.time_of, found))}" if found else "is none of the times in the attic"
-        raise instance.Failed(f"server {server}: {asked} {which}; l4d2ctl attic {server} lists them")
+        which = f"matches several times: {', '.join(map(attic.time_of, found))}" if found else "matches no time"
+        raise instance.Failed(f"server {server}: {asked} {which}; see l4d2ctl attic {server}")
     return found[0]
 
 
 def _aside(server: str, into: str) -> None:
-    """Rename upper and work into the attic; each may be there already from a reset that died."""
+    """Rename upper and work into the attic, unless an interrupted reset already did."""
     os.makedirs(into, mode=0o700, exist_ok=True)
     for name in ("upper", "work"):
         source = f"{layout.runtime(server)}/{name}"
@@ -94,12 +92,12 @@ def _aside(server: str, into: str) -> None:
 
 
 def _sync(server: str, into: str) -> None:
-    for directory in (layout.ATTIC, into, layout.runtime(server)):  # of which the first takes the others along
+    for directory in (layout.ATTIC, into, layout.runtime(server)):  # the first fsync writes the other changes too
         instance.sync_directory(directory)
 
 
 def _fresh(server: str, user: pwd.struct_passwd) -> None:
-    """Make upper and work, as the deploy makes them."""
+    """Make upper and work as the deploy does."""
     for name, uid, gid, mode in (("upper", user.pw_uid, user.pw_gid, 0o755), ("work", 0, 0, 0o700)):
         path = f"{layout.runtime(server)}/{name}"
         if not os.path.isdir(path):
@@ -109,7 +107,7 @@ def _fresh(server: str, user: pwd.struct_passwd) -> None:
 
 
 def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
-    """Move what the data keeps from the old upper to the present one, following no symlink on the way."""
+    """Move the paths declared in `keep` from the old upper to the new one. Follows no symlink."""
     for path in instance.declared_lines(server, "keep"):
         *parents, name = path.split("/")
         source = target = -1
@@ -125,13 +123,13 @@ def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
                 target = _step(target, part)
             os.stat(name, dir_fd=source, follow_symlinks=False)
             if name in os.listdir(target):
-                # An undo brought back an older one. It stays in the attic, under a name that no game can have guessed.
+                # The undo brought back an older one. Move it to the attic, under a name that a game cannot guess.
                 os.rename(name, f"{name}.{time.time_ns()}", src_dir_fd=target, dst_dir_fd=source)
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
             os.fsync(source)
             os.fsync(target)
         except (FileNotFoundError, NotADirectoryError):
-            continue  # the game has never made it, or a second reset finds it moved
+            continue  # the game never made it, or an interrupted reset already moved it
         finally:
             for fd in (source, target):
                 if fd >= 0:
@@ -139,7 +137,7 @@ def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
 
 
 def _step(fd: int, name: str) -> int:
-    """Go from the directory `fd` to `name` in it; on a symlink NotADirectoryError is raised and `fd` stays open."""
+    """Open `name` in the directory `fd` and close `fd`. Raises NotADirectoryError for a symlink; `fd` stays open."""
     inner = os.open(name, _DIRECTORY, dir_fd=fd)
     os.close(fd)
     return inner
@@ -153,7 +151,7 @@ def _timed(times: dict[str, float], step: str) -> Iterator[None]:
 
 
 def _check(server: str) -> pwd.struct_passwd:
-    """Return the user of a server; raise Failed where what a deploy makes of it is not there."""
+    """Return a server's user. Raises Failed if the user or the runtime directory is missing."""
     if os.path.islink(layout.runtime(server)) or not os.path.isdir(layout.runtime(server)):
         raise instance.Failed(f"server {server}: {layout.runtime(server)} is not a directory: deploy this host")
     try:
@@ -164,87 +162,86 @@ def _check(server: str) -> pwd.struct_passwd:
 
 @contextmanager
 def alone(server: str) -> Iterator[None]:
-    """Keep other resets of a server out. Raises Failed where one is at work."""
+    """Block other resets of a server. Raises Failed if one is running."""
     os.makedirs(layout.RUN, exist_ok=True)
     with instance.locked(f"{layout.RUN}/{server}.reset", waits=False, flags=os.O_CREAT) as free:
         if not free:
-            raise instance.Failed(f"server {server}: another reset of it is at work")
+            raise instance.Failed(f"server {server}: another reset of it is running")
         yield
 
 
 def reset(server: str, undo: str | None = None) -> dict[str, float]:
-    """Reset a server and return seconds by step.
+    """Reset a server, or undo a reset, and return the seconds that each step took.
 
-    With `undo` bring back what the latest reset put aside that no undo has brought back yet, or what was put aside at
-    the time that begins with `undo`. Raises Failed; the server is then stopped, and a second reset finishes this one.
+    `undo` is empty for the latest reset that is not undone yet, or the beginning of a time in the attic. Raises Failed;
+    the server may then be stopped, and another reset finishes this one.
     """
     with alone(server):
         return _reset(server, undo)
 
 
 def _reset(server: str, undo: str | None) -> dict[str, float]:
-    asked = instance.asking([server], "ActiveState")  # before its answer is wanted
+    answer = instance.asking([server], "ActiveState")  # systemctl runs while the next lines do
     user = _check(server)
     times: dict[str, float] = {}
-    forgotten = None
+    resetting = None
     plan = begun = _read_plan(_plan_path(server))
     if plan:
         _require_same(server, plan, undo)
     elif undo is not None and (plan := _read_plan(instance.undone(server))) and plan.get("asked") == undo:
-        print(f"server {server}: an undo that was interrupted is finished; the next one is another", file=sys.stderr)
+        print(f"server {server}: finished an interrupted undo; repeat the command for the next one", file=sys.stderr)
         _start(server, plan, times)
         return times
     else:
         back = "" if undo is None else _chosen(server, undo)
         into = attic.new_name(server) + attic.BY_UNDO * bool(back)
-        runs = asked()[server]["ActiveState"] in _RUNNING
-        if runs:  # beside the stop; not of one that has failed, since the stop tells how
+        runs = answer()[server]["ActiveState"] in _RUNNING
+        if runs:  # runs during the stop; not for a failed server, whose result the stop reports
             lifecycle.require_ports([server], "reset")
-            forgotten = lifecycle.forgetting([server])
+            resetting = lifecycle.reset_failed([server])
         plan = {"into": into, "back": back, "asked": undo or "", "start": "yes" if runs else ""}
         try:
             _write_plan(server, plan)
         except OSError as error:
-            raise instance.Failed(f"server {server} is not reset, and as it was: {error}") from None
+            raise instance.Failed(f"server {server} is not reset, nothing changed: {error}") from None
     try:
         with _timed(times, "stop"):
-            lifecycle.stop([server], held=False, beside=lambda: _sync_plan(server), again="reset")
+            lifecycle.stop([server], held=False, meanwhile=lambda: _sync_plan(server), again="reset")
         with _timed(times, "reset"), instance.unmounted(server):
             _rename(server, plan, user)
         _drop_plan(server, plan)
     except OSError as error:
         raise instance.Failed(
-            f"server {server} is stopped, its reset is not finished: {error}. Mend that, then: l4d2ctl reset {server}"
+            f"server {server} is stopped, its reset is not finished: {error}. Fix that, then: l4d2ctl reset {server}"
         ) from None
-    _start(server, plan, times, forgotten)
+    _start(server, plan, times, resetting)
     if begun:
-        instance.Systemctl("reset-failed", AT_BOOT).wait()  # where that could not finish it
-    # Nobody waits for it, not even for systemd's word that it has begun.
-    instance.Systemctl("start", "--no-block", "left4me-attic.service")
+        instance.Systemctl("reset-failed", AT_BOOT).wait()  # in case that unit could not finish the reset
+    instance.Systemctl("start", "--no-block", "left4me-attic.service")  # no wait(): that would make the reset slower
     return times
 
 
 def _require_same(server: str, plan: dict[str, str], undo: str | None) -> None:
-    """Raise Failed where what is asked for is not what an earlier command has begun."""
+    """Raise Failed unless the command can finish the plan that an earlier command began."""
     if undo is None or (plan["back"] and undo in ("", plan.get("asked"))):
         return
     what = "undo" if plan["back"] else "reset"
     raise instance.Failed(
-        f"server {server}: an earlier {what} did not finish; l4d2ctl reset {server} first, then --undo"
+        f"server {server}: an earlier {what} did not finish; run l4d2ctl reset {server} first, then --undo"
     )
 
 
 def _start(
-    server: str, plan: dict[str, str], times: dict[str, float], forgotten: instance.Systemctl | None = None
+    server: str, plan: dict[str, str], times: dict[str, float], resetting: instance.Systemctl | None = None
 ) -> None:
-    """Start a server that ran before its reset and that no stop holds; raise Failed where it does not start."""
-    # Were the plan there again after a power cut, another reset would find nothing left to do.
+    """Start a server that ran before its reset, unless it is stopped by hand. Raises Failed if it does not start."""
+    # sync_directory: if a power cut brought the plan back, another reset would find nothing left to do.
     if plan["start"] and not instance.is_held(server):
         try:
             with _timed(times, "start"):
-                lifecycle.start_again([server], forgotten, lambda: instance.sync_directory(layout.runtime(server)))
+                lifecycle.start_again([server], resetting, lambda: instance.sync_directory(layout.runtime(server)))
         except instance.Failed:
-            instance.forget_finished(server)  # it was told
+            instance.forget_finished(server)  # the error reports it
             raise
     else:
         instance.sync_directory(layout.runtime(server))
@@ -252,7 +249,7 @@ def _start(
 
 
 def _rename(server: str, plan: dict[str, str], user: pwd.struct_passwd) -> None:
-    """Do the renames of a plan, or what is left of them. Raises OSError; Failed where nothing can be brought back."""
+    """Do the remaining renames of a plan. Raises OSError, or Failed if the attic's entry no longer exists."""
     into, back = f"{layout.ATTIC}/{plan['into']}", plan["back"]
     if back:
         _take_out(server, back, into)
@@ -266,16 +263,16 @@ def _rename(server: str, plan: dict[str, str], user: pwd.struct_passwd) -> None:
 
 
 def _take_out(server: str, back: str, into: str) -> None:
-    """Take what is to be brought back out of the attic, where it is about to be no longer the latest."""
+    """Move the entry that comes back out of the attic, where it would no longer be the latest."""
     taken = f"{layout.runtime(server)}/undo"
     if os.path.lexists(f"{layout.ATTIC}/{back}"):
         os.rename(f"{layout.ATTIC}/{back}", taken)
     elif not os.path.lexists(taken) and not os.path.lexists(into):
-        # Nothing was renamed yet. What there were too many of in the attic is removed when nobody waits.
+        # Nothing was renamed yet; left4me-attic.service was faster.
         os.unlink(_plan_path(server))
         raise instance.Failed(
-            f"server {server} is stopped, and has what it had: {back} has just been removed from the attic, "
-            f"which holds no more than attic_keep. l4d2ctl start {server}"
+            f"server {server} is stopped and not reset: {back} was just removed from the attic, "
+            f"which keeps `attic_keep` entries. Start it with: l4d2ctl start {server}"
         )
     instance.sync_directory(layout.runtime(server))
 
@@ -284,16 +281,16 @@ def _bring_back(server: str, back: str, into: str, user: pwd.struct_passwd) -> N
     taken = f"{layout.runtime(server)}/undo"
     for name in ("upper", "work"):
         if os.path.lexists(f"{taken}/{name}"):
-            # A deploy in between may have made an empty one: that gives way.
+            # This replaces an empty directory that a deploy may have made meanwhile.
             os.rename(f"{taken}/{name}", f"{layout.runtime(server)}/{name}")
     _bring_back_password(server, f"{taken}/{PASSWORD}", f"{into}/{PASSWORD}", user)
     if os.path.isdir(taken):
-        os.rename(taken, f"{layout.ATTIC}/.gone-{back}")  # with what else may be in it
+        os.rename(taken, f"{layout.ATTIC}/.gone-{back}")  # left4me-attic.service removes it
     instance.sync_directory(layout.ATTIC)
 
 
 def _bring_back_password(server: str, kept: str, aside: str, user: pwd.struct_passwd) -> None:
-    """Bring back the RCON password of a server that was removed, and keep the present one, where the host makes it."""
+    """Bring back a removed server's RCON password and keep the present one, if the host made both."""
     folder = f"{layout.SECRETS}/{server}"
     if is_plain(kept) and is_plain(f"{folder}/{PASSWORD}"):
         if not os.path.lexists(aside):
@@ -304,17 +301,16 @@ def _bring_back_password(server: str, kept: str, aside: str, user: pwd.struct_pa
 
 
 def is_plain(path: str) -> bool:
-    """Tell whether there is a file, and no symlink: the directory of its password is the server's user's."""
+    """Return whether the path is a file and not a symlink, which the server's user could make beside its password."""
     return os.path.isfile(path) and not os.path.islink(path)
 
 
 def unfinished() -> list[str]:
-    """Return the ids of the servers whose reset has begun and not ended."""
     return sorted(filter(instance.reset_unfinished, os.listdir(layout.RUNTIME)))
 
 
 def finish_undo(server: str) -> None:
-    """Finish an undo of a stopped server that is about to be removed, with which what was to come back would go."""
+    """Finish an interrupted undo before a server is removed, or the files that it brings back would be lost."""
     plan = _read_plan(_plan_path(server))
     if plan and plan["back"]:
         with instance.unmounted(server):
@@ -323,9 +319,9 @@ def finish_undo(server: str) -> None:
 
 
 def finish(server: str) -> str:
-    """Finish at the boot what the host's end interrupted, but for the start, which is the boot's own.
+    """Finish an interrupted reset at boot, but do not start the server: the boot does.
 
-    Return what was done, and note it for `status`: instance.FINISHED has the words. Raises Failed, or OSError.
+    Return a key of instance.FINISHED, which is also noted for `status`. Raises Failed or OSError.
     """
     with alone(server):
         user, plan = _check(server), _read_plan(_plan_path(server))
@@ -333,7 +329,7 @@ def finish(server: str) -> str:
             with instance.unmounted(server):
                 if instance.noted(server):
                     raise instance.Failed(
-                        f"server {server}: its overlay may be in use; l4d2ctl reset {server} tells by whom"
+                        f"server {server}: its overlay may still be in use; run l4d2ctl reset {server}"
                     )
                 _rename(server, plan, user)
         did = "not begun" if not plan else "undo" if plan["back"] else "reset"

@@ -1,6 +1,6 @@
-"""Removal of a server that is not declared any more. What it wrote goes to the attic, where a reset's undo finds it.
+"""Remove servers that are no longer declared. Their files move to the attic, for `l4d2ctl reset --undo`.
 
-So do its RCON password, where the host made it, and its port, which a deploy gives it again.
+So do the RCON password, if the host made it, and the port, which a later deploy assigns again.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from left4me_host import attic, filetree, instance, layout, lifecycle, reset
 
 
 def to_attic(server: str) -> str:
-    """Move a runtime directory that nobody uses to the attic, and return where it is. Raises Failed."""
+    """Move the runtime directory of a stopped server to the attic and return its new path. Raises Failed."""
     path, into = layout.runtime(server), f"{layout.ATTIC}/{attic.new_name(server)}"
     with instance.unmounted(server):
         if instance.noted(server):
             raise instance.Failed(
-                f"server {server}: its overlay may be in use still; l4d2ctl stop {server} tells by whom"
+                f"server {server}: its overlay may still be in use; l4d2ctl stop {server} names the holders"
             )
         os.rename(path, into)
     instance.sync_directory(layout.ATTIC)
@@ -26,11 +26,11 @@ def to_attic(server: str) -> str:
 
 
 def _keep(server: str) -> None:
-    """Lay the RCON password that the host made and the port beside what a server wrote, where only root can read."""
+    """Put the RCON password, if the host made it, and the port into the runtime directory, which only root can read."""
     made = f"{layout.SECRETS}/{server}/{reset.PASSWORD}"
     kept = f"{layout.runtime(server)}/{reset.PASSWORD}"
     if reset.is_plain(made):
-        if os.path.lexists(kept):  # from a removal that was killed
+        if os.path.lexists(kept):  # from an interrupted removal
             os.unlink(kept)
         os.link(made, kept, follow_symlinks=False)
     if port := instance.environment(server).get("LEFT4ME_PORT"):
@@ -42,9 +42,9 @@ def _keep(server: str) -> None:
 
 
 def remove(server: str) -> None:
-    """Stop a server and take away all of it but its user. Raises Failed, or OSError.
+    """Stop a server and remove everything except its user. Raises Failed or OSError.
 
-    Any of it may be gone already. What declares it to l4d2ctl goes last: until then there is something to find again.
+    Parts may be missing already. The directory in SERVERS goes last, so that an interrupted removal is repeated.
     """
     with reset.alone(server):
         lifecycle.stop([server], held=False)

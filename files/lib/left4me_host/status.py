@@ -1,4 +1,4 @@
-"""What runs, and whether it is what was declared."""
+"""The status of servers, and whether they run as declared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GENERATION = "LEFT4ME_GENERATION"
 
 @dataclass(frozen=True)
 class Status:
-    """A server as `status --json` has it. Times are systemd's text, memory is bytes, `players` is without bots."""
+    """A server as `status --json` prints it. Times are systemd's text, memory is in bytes, `players` excludes bots."""
 
     id: str
     state: str
@@ -34,54 +34,54 @@ class Status:
     memory: int | None
     restart_due: bool
     next_map: bool
-    revision: str = ""  # that the host was deployed at
-    build: str = ""  # of the game: what it runs on, or would be started with
-    build_due: bool = False  # a restart gives it another one
-    reset_unfinished: bool = False  # and it does not start before that
-    held_by: str = ""  # who stopped it by hand, where that is known
-    reset_finished: str = ""  # what the boot found of an unfinished one: a key of instance.FINISHED
+    revision: str = ""  # of the last deploy
+    build: str = ""  # that the server runs on, or would be started with
+    build_due: bool = False  # a restart changes the build
+    reset_unfinished: bool = False  # the server does not start until its reset is finished
+    held_by: str = ""  # who stopped it by hand, if known
+    reset_finished: str = ""  # what the boot did about an unfinished reset: a key of instance.FINISHED
     restart_for: list[str] = field(default_factory=list)  # what a restart changes: port, layers, build, unit …
 
 
-def _at_the_next_map(seen: dict[str, dict[str, str]]) -> set[str]:
-    """Return which running games have not read their configuration since it was changed."""
-    asked = {}
-    for server, unit in seen.items():
+def _at_the_next_map(units: dict[str, dict[str, str]]) -> set[str]:
+    """Return the running servers that have not read their configuration since it changed."""
+    searches = {}
+    for server, unit in units.items():
         changed = _changed(server)
         if unit["MainPID"] == "0" or changed <= _began(unit):
             continue
-        # With --lines=1 it reads from the journal's end, and ends at what it finds.
+        # With --lines=1 journalctl searches backwards and stops at the first match.
         was_read = re.escape(_last_echo(f"{layout.SERVERS}/{server}/server.cfg"))
         command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--lines=1", f"--grep=^{was_read}$"]
         since = f"--since=@{changed // 10**9}.{changed % 10**9 // 1000:06d}"
         command += [since, f"_SYSTEMD_UNIT={layout.unit(server)}"]
-        asked[server] = subprocess.Popen(command, stdout=subprocess.PIPE)
-    return {server for server, journal in asked.items() if not journal.communicate()[0]}
+        searches[server] = subprocess.Popen(command, stdout=subprocess.PIPE)
+    return {server for server, search in searches.items() if not search.communicate()[0]}
 
 
 def _last_echo(path: str) -> str:
-    """Return what the last line of a server.cfg has the game print at each map load."""
+    """Return the text that the last line of a server.cfg prints at each map load."""
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read().splitlines()[-1].removeprefix("echo ")
 
 
 def _changed(server: str) -> int:
-    """Return when the newest file that a game reads at each map load got into its place, in ns since the epoch."""
+    """Return when the newest file that the game reads at each map load was put in place, in ns since the epoch."""
     folder, secrets = f"{layout.SERVERS}/{server}", f"{layout.SECRETS}/{server}"
     paths = [f"{folder}/server.cfg", f"{folder}/admins_simple.ini"]
     if os.path.isdir(secrets):
         paths += [f"{secrets}/{name}" for name in os.listdir(secrets)]
-    # Not mtime: between that and the rename the disk is waited for, and a map may be loaded.
+    # Not mtime: a map may load between the write and the rename, while fsync(2) takes its time.
     return max((os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)), default=0)
 
 
 def _began(unit: dict[str, str]) -> int:
-    """Return when a game was started, in ns since the epoch."""
+    """Return when a unit's game was started, in ns since the epoch."""
     return time.time_ns() - time.monotonic_ns() + int(unit["ExecMainStartTimestampMonotonic"]) * 1000
 
 
 def _unanswered_since(server: str, answered: bool, unit: dict[str, str]) -> str | None:
-    """Remember when a server last answered, and return that where it does not now; when it started, if never since."""
+    """Return when a server last answered, or started if it has not since; None, and note the time, if it `answered`."""
     path = f"{layout.RUN}/{server}.answered"
     if answered:
         os.makedirs(layout.RUN, exist_ok=True)
@@ -91,7 +91,7 @@ def _unanswered_since(server: str, answered: bool, unit: dict[str, str]) -> str 
 
 
 def _written(path: str, after: int = 0) -> str:
-    """Return when a file was written, as systemd writes times; empty where there is none `after` that, in ns."""
+    """Return a file's mtime as systemd writes times; empty if it is missing or not newer than `after` (in ns)."""
     try:
         when = os.stat(path).st_mtime_ns
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def _written(path: str, after: int = 0) -> str:
 
 
 def revision() -> tuple[str, str]:
-    """Return the revision that this host was last deployed at, and when that was first done."""
+    """Return the revision of the last deploy and when it was first deployed; empty if there is none."""
     path = f"{os.path.dirname(layout.SERVERS)}/revision"
     try:
         with open(path, encoding="ascii") as file:
@@ -109,41 +109,40 @@ def revision() -> tuple[str, str]:
         return "", ""
 
 
-def _differences(started: dict[str, str], env: dict[str, str], lowers: list[str], wanted: list[str]) -> list[str]:
-    """Return in what a running server differs from what a restart would give it, in the words of the data."""
+def _differences(started: dict[str, str], env: dict[str, str], lowers: list[str], declared: list[str]) -> list[str]:
+    """Return the settings that a restart would change, by their keys in the data."""
     if not started:
         return ["what it was started with is not recorded"]
     found = [key for key in env if key != _GENERATION and started.get(key) != env[key]]
     names = [key.removeprefix("LEFT4ME_").lower() for key in found]
     if not names and started.get(_GENERATION) != env.get(_GENERATION):
         names = ["unit"]
-    return [*names, *["layers"] * (lowers[:-1] != wanted[:-1]), *["build"] * (lowers[-1] != wanted[-1])]
+    return [*names, *["layers"] * (lowers[:-1] != declared[:-1]), *["build"] * (lowers[-1] != declared[-1])]
 
 
 def status(servers: list[str]) -> list[Status]:
-    """Return the status of servers, all asked at once."""
-    seen = instance.properties(servers, *_PROPERTIES)
+    units = instance.properties(servers, *_PROPERTIES)
     declared = {server: instance.environment(server) for server in servers}
-    # What runs has the port that it was started with, whatever has been declared since.
-    started = {server: instance.started_with(server) for server, unit in seen.items() if unit["MainPID"] != "0"}
+    # A running server uses the port that it was started with, even if another is declared now.
+    started = {server: instance.started_with(server) for server, unit in units.items() if unit["MainPID"] != "0"}
     addresses = {
         server: address
         for server, env in started.items()
-        if (address := instance.address_of(env or declared[server])) and seen[server]["ActiveState"] == "active"
+        if (address := instance.address_of(env or declared[server])) and units[server]["ActiveState"] == "active"
     }
     answers = a2s.ask(addresses)
     mounted = instance.overlays()
-    pending = _at_the_next_map(seen)
+    next_map = _at_the_next_map(units)
     deployed, _when = revision()
     rows = []
     for server in servers:
-        unit, env, info = seen[server], declared[server], answers.get(server)
+        unit, env, info = units[server], declared[server], answers.get(server)
         memory = unit["MemoryCurrent"]
-        # systemd forgets a unit that does not run; when it was stopped by hand is on disk.
+        # systemd forgets a unit that does not run; the time of a stop by hand is on disk.
         since = unit["StateChangeTimestamp"] or _written(f"{layout.HELD}/{server}")
-        runs, wanted = unit["MainPID"] != "0", instance.lowers(server)
-        lowers = mounted.get(layout.merged(server), [wanted])[0] if runs else wanted
-        restart_for = _differences(started[server], env, lowers, wanted) if runs else []
+        runs, next_lowers = unit["MainPID"] != "0", instance.lowers(server)
+        lowers = mounted.get(layout.merged(server), [next_lowers])[0] if runs else next_lowers
+        restart_for = _differences(started[server], env, lowers, next_lowers) if runs else []
         rows.append(
             Status(
                 id=server,
@@ -158,10 +157,10 @@ def status(servers: list[str]) -> list[Status]:
                 layers=instance.declared_lines(server, "layers"),
                 memory=int(memory) if memory.isdigit() else None,
                 restart_due=bool(restart_for),
-                next_map=server in pending,
+                next_map=server in next_map,
                 revision=deployed,
                 build=os.path.basename(lowers[-1]),
-                build_due=runs and lowers[-1] != wanted[-1],
+                build_due=runs and lowers[-1] != next_lowers[-1],
                 reset_unfinished=instance.reset_unfinished(server),
                 reset_finished=instance.finished(server),
                 held_by=instance.held_by(server),
@@ -178,11 +177,12 @@ def _players(row: Status) -> str:
 
 
 def table(rows: list[Status]) -> list[list[str]]:
-    """Return rows of text with their headings first."""
-    lines = [["ID", "STATE", "SINCE", "HELD", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
+    lines = [["ID", "STATE", "SINCE", "STOPPED", "PORT", "MAP", "PLAYERS", "BUILD", "LAYERS", "MEMORY", "CHANGE"]]
     for row in rows:
         memory = f"{row.memory / 2**20:.0f}M" if row.memory is not None else "-"
         change = "restart required" if row.restart_due else "at the next map" if row.next_map else ""
+        if row.reset_unfinished:
+            change = "reset is unfinished"
         lines.append(
             [
                 row.id,
@@ -195,9 +195,7 @@ def table(rows: list[Status]) -> list[list[str]]:
                 row.build or "-",
                 ",".join(row.layers) or "-",
                 memory,
-                "reset is unfinished"
-                if row.reset_unfinished
-                else change or instance.FINISHED.get(row.reset_finished, "-"),
+                change or instance.FINISHED.get(row.reset_finished, "-"),
             ]
         )
     return lines

@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 has no function for. Each raises OSError with the kernel's reason."""
+"""System calls that Python 3.11 does not provide. Each raises OSError with the kernel's reason."""
 
 import ctypes
 import os
@@ -16,28 +16,27 @@ _LIBC.setns.argtypes = (ctypes.c_int, ctypes.c_int)
 
 
 def _call(name: str, target: str, *arguments: object) -> int:
-    """Call a function of libc on `target`, which the error names; return what it returns."""
-    found: int = getattr(_LIBC, name)(*arguments)
-    if found < 0:
+    """Call a libc function and return its result. Raises OSError, whose message names `target`."""
+    result: int = getattr(_LIBC, name)(*arguments)
+    if result < 0:
         error = OSError(f"{name} {target}: {os.strerror(ctypes.get_errno())}")
         error.errno = ctypes.get_errno()
         raise error
-    return found
+    return result
 
 
 def mount_overlay(point: str, options: str, flags: int = 0) -> None:
-    """Mount an overlay; its options have to fit in one page, past which the reason is misleading (mount(2))."""
+    """Mount an overlay. If the options exceed one page (mount(2)), the error's reason is misleading."""
     target = os.fsencode(point)
     _call("mount", point, b"overlay", target, b"overlay", flags, os.fsencode(options))
 
 
 def umount(point: str) -> None:
-    """Unmount, never lazily."""
     _call("umount2", point, os.fsencode(point), 0)
 
 
 def watch_unmount(path: str) -> int:
-    """Return an inotify, which does not block, that hears once when the filesystem at `path` is gone for everybody."""
+    """Return a non-blocking inotify that reports once the filesystem at `path` is released everywhere."""
     inotify = _call("inotify_init1", path, os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _call("inotify_add_watch", path, inotify, os.fsencode(path), IN_UNMOUNT)
@@ -48,5 +47,5 @@ def watch_unmount(path: str) -> int:
 
 
 def enter_mount_namespace(fd: int) -> None:
-    """Move this thread into the mount namespace that is open as `fd`."""
+    """Move this thread into the mount namespace that `fd` refers to."""
     _call("setns", "a mount namespace", fd, CLONE_NEWNS)

@@ -1,4 +1,4 @@
-"""Restarts that an update waits for: never, when a server is empty, or at a time of the day."""
+"""Restart servers after an update of the game, as their `restart` says: never, when idle, or at a time of day."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 
 from left4me_host import idle, instance, lifecycle, rcon, status
 
-POLL = 5.0  # seconds between two looks
-QUIET = 60.0  # seconds for which every answer has to say that nobody plays
+POLL = 5.0  # seconds between two queries
+QUIET = 60.0  # seconds without players after which a server is idle
 WORD = "This server restarts now for an update. It is back in a moment."
 
 
 def policy(server: str) -> str:
-    """Return what the data say: never, when-empty, or at HH:MM."""
+    """Return a server's declared `restart`: never, when-empty, or at HH:MM."""
     return "".join(instance.declared_lines(server, "restart")) or "never"
 
 
 def seconds_until(clock: str, now: float) -> float:
-    """Return how long it is from `now` until it is HH:MM here the next time."""
+    """Return the seconds from `now` until the next HH:MM in local time."""
     hours, minutes = map(int, clock.split(":"))
     today = time.localtime(now)
     at = time.mktime((*today[:3], hours, minutes, 0, 0, 0, -1))
@@ -28,7 +28,7 @@ def seconds_until(clock: str, now: float) -> float:
 
 
 def waiting() -> dict[str, status.Status]:
-    """Return the running servers whose build is not the one that a restart would give them, and may be restarted."""
+    """Return the servers that require a restart for a new build and whose `restart` allows it, by id."""
     rows = status.status([server for server in instance.declared() if policy(server) != "never"])
     return {row.id: row for row in rows if row.build_due}
 
@@ -40,36 +40,39 @@ def _restart(row: status.Status) -> None:
         try:
             rcon.rcon(row.id, f"say {WORD}")
         except (instance.Failed, OSError) as failed:
-            print(f"could not be told: {failed}", file=sys.stderr)
+            print(f"server {row.id}: cannot announce the restart: {failed}", file=sys.stderr)
     lifecycle.restart([row.id], unless_stopped=True)
 
 
 def main(words: list[str]) -> int:
-    """Restart what waits, each at its time, and return the exit code; `words` are the quiet time, if not QUIET."""
-    silence = float(words[0]) if words else QUIET
-    quiet: dict[str, idle.IdleTimer] = {}
-    seen: dict[tuple[str, str], tuple[float, float]] = {}
+    """Restart servers, each when its `restart` says, until none is left; return the exit code.
+
+    `words` may hold the quiet period in seconds, for QUIET.
+    """
+    quiet_period = float(words[0]) if words else QUIET
+    timers: dict[str, idle.IdleTimer] = {}
+    waits: dict[tuple[str, str], tuple[float, float]] = {}
     failed: set[str] = set()
     while rows := {server: row for server, row in waiting().items() if server not in failed}:
         now = time.monotonic()
-        # What waits anew has a time of its own.
-        quiet = {server: since for server, since in quiet.items() if server in rows}
-        seen = {key: begun for key, begun in seen.items() if key[0] in rows}
+        # A server that no longer waits starts from zero if it waits again.
+        timers = {server: timer for server, timer in timers.items() if server in rows}
+        waits = {key: start for key, start in waits.items() if key[0] in rows}
         for server, row in rows.items():
             _at, _, clock = policy(server).partition(" ")
             if clock:
-                # An update that comes while this waits for another has a time of its own.
-                begun, begun_at = seen.setdefault((server, instance.lowers(server)[-1]), (now, time.time()))
-                due = now - begun >= seconds_until(clock, begun_at)
+                # By build, because each update waits for its own next HH:MM.
+                start, start_at = waits.setdefault((server, instance.lowers(server)[-1]), (now, time.time()))
+                restart_now = now - start >= seconds_until(clock, start_at)
             else:
-                due = quiet.setdefault(server, idle.IdleTimer(silence)).seen(row.players, now)
-            if due:
+                restart_now = timers.setdefault(server, idle.IdleTimer(quiet_period)).seen(row.players, now)
+            if restart_now:
                 try:
                     _restart(row)
                 except (instance.Failed, OSError) as error:
                     print(error, file=sys.stderr)
                     failed.add(server)
-                quiet.pop(server, None)
-                break  # that took its time: who plays on the others now?
-        time.sleep(min(POLL, silence))  # players come and go, and nobody tells
+                timers.pop(server, None)
+                break  # the restart took time: query the other servers again
+        time.sleep(min(POLL, quiet_period))
     return 1 if failed else 0
