@@ -606,7 +606,7 @@ def overlay_bytes(server_id: str, layers: Iterable[str], release: str, helper: A
             link.replace("current", "v" * 8) if not below else f"{layout.VAR}/releases/{release}"
         ),
     )
-    return len(helper["wanted"](server_id) + helper["OFF"])
+    return len(helper["directory_options"](server_id) + helper["OFF"])
 
 
 @pytest.mark.parametrize("admins", [[], ["STEAM_1:0:1"]])
