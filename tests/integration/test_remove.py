@@ -115,12 +115,12 @@ def test_players_are_not_thrown_out(host: Box, inventory: Path) -> None:
 
 def test_another_who_has_the_lock_is_named(host: Box, inventory: Path) -> None:
     pids = [main_pid(host, server) for server in ("3", "4")]
-    record = '{"who": "olga@desk", "from": "here", "since": "now", "revision": "1", "token": "t"}'
+    record = {"who": "olga@desk", "from": "here", "since": "now", "revision": "1", "token": "t"}
     hold = f"""
-import fcntl, time
+import fcntl, json, os, time
 file = open("/run/left4me/deploy.lock", "w")
 fcntl.lockf(file, fcntl.LOCK_EX)
-file.write('{record}')
+file.write(json.dumps({record} | {{"pid": os.getpid()}}))
 file.flush()
 time.sleep(999)
 """

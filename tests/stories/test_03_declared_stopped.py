@@ -24,7 +24,7 @@ def test_a_server_that_is_declared_stopped_ends_when_it_has_no_players(operator:
     operator.plays(host, 0)
     operator.declare({"3": {**SERVERS["3"], "state": "stopped", "max_players": 4}, "4": SERVERS["4"]})
     operator.types(f"{deploy} --dry", never=["will require a restart"])
-    operator.types(f"{deploy} -y", never=["declared stopped"])
+    operator.types(f"{deploy} -y", never=["declared stopped, still running"])
     assert state(host, "3") == "inactive"
     operator.types(verify, never=["pending:", "failed"])
     host.reboot()
