@@ -243,5 +243,5 @@ def test_a_reset_that_did_not_finish(host: Box, was: str) -> None:
 def test_as_text_it_says_where_what_and_what_to_do(host: Box) -> None:
     host.run(f"mkdir {RUNTIME}/9")
     done = ctl(host, "doctor", code=1)
-    assert done.stdout == f"server 9: {RUNTIME}/9 belongs to no declared server: move it to the attic\n"
+    assert done.stdout == f"server 9: {RUNTIME}/9 belongs to no declared server: l4d2ctl doctor --fix\n"
     assert f"{RUNTIME}/9 belongs to no declared server: moved to {ATTIC}/9@" in ctl(host, "doctor --fix").stdout

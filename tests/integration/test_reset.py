@@ -218,7 +218,7 @@ def test_the_attic_is_listed_also_of_a_server_that_is_not_declared(running: Box)
     resets_with(running, "first")
     running.run(f"mkdir -p {ATTIC}/7@20200101T000000.000000000/upper; mkdir {ATTIC}/foreign")
     heading, *lines = [line.split("\t") for line in ctl(running, "attic").stdout.splitlines()]
-    assert heading == ["ID", "WHEN", "PUT ASIDE BY", "UNDO"]
+    assert heading == ["ID", "WHEN", "MOVED BY", "UNDO"]
     assert [line[0] for line in lines] == ["3", "7"]
     assert ctl(running, "attic 7").stdout.splitlines()[1:] == ["7\t20200101T000000.000000000\treset\tnext"]
     assert "has nothing in the attic" in ctl(running, "attic 8", code=2).stderr

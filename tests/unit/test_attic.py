@@ -85,7 +85,7 @@ def test_the_attic_is_listed_by_server_the_latest_first(put: Put) -> None:
     folder = put("3@20260101T100000.0", "3@20260101T110000.0", "3@20260102T100000.0-undo", "10@20260101T100000.0")
     (folder / "10@20260101T100000.0/port").touch()
     assert attic.table(attic.rows()) == [
-        ["ID", "WHEN", "PUT ASIDE BY", "UNDO"],
+        ["ID", "WHEN", "MOVED BY", "UNDO"],
         ["10", "20260101T100000.0", "removal", "next"],
         ["3", "20260102T100000.0", "undo", "-"],
         ["3", "20260101T110000.0", "reset", "next"],

@@ -47,8 +47,8 @@ def _by(name: str) -> str:
 def rows() -> list[dict[str, object]]:
     """Return all entries as `attic --json` prints them, by server id, latest first.
 
-    `when` is the WHEN of `reset --undo`. `by` is reset, undo or removal. The next undo brings back the entry whose
-    `next` is true.
+    `when` is the WHEN of `reset --undo`. `by` is reset, undo or removal. The next undo brings back the entry with
+    `next`.
     """
     found: list[dict[str, object]] = []
     for server in sorted({name.partition("@")[0] for name in os.listdir(layout.ATTIC)}):
@@ -61,7 +61,7 @@ def rows() -> list[dict[str, object]]:
 
 
 def table(listed: list[dict[str, object]]) -> list[list[str]]:
-    heading = ["ID", "WHEN", "PUT ASIDE BY", "UNDO"]
+    heading = ["ID", "WHEN", "MOVED BY", "UNDO"]
     return [
         heading,
         *([*(str(row[key]) for key in ("id", "when", "by")), "next" if row["next"] else "-"] for row in listed),

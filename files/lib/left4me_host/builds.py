@@ -27,7 +27,7 @@ def game_settings() -> dict[str, Any]:
 
 
 def current() -> str:
-    """Return the name of the current build; empty if there is none, or if its directory is missing."""
+    """Return the name of the current build; empty if no build is current or its directory is missing."""
     return os.path.basename(os.readlink(layout.INSTALLATION)) if os.path.isdir(layout.INSTALLATION) else ""
 
 

@@ -22,7 +22,7 @@ examples:
   l4d2ctl stop 3                 stop server 3; it stays down over deploys and reboots
   l4d2ctl start 3                start server 3 again
   l4d2ctl restart --all          restart all servers
-  l4d2ctl reset 3                clean server 3: move its files to the attic; it restarts if it ran
+  l4d2ctl reset 3                clean server 3: move its files to the attic, restart it if it ran
   l4d2ctl reset --undo 3         undo the latest reset; repeat for earlier ones
   l4d2ctl attic 3                list the files of server 3 in the attic
   l4d2ctl rcon 3 changelevel c2m1_highway

@@ -15,7 +15,7 @@ from left4me_host import builds, daemon_reload, game, gc, holders, instance, lay
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem and what to `do`. `fix` fixes it, given the server's id, and returns what it did; None if not safe."""
+    """A problem and what to `do`. `fix` takes the server's id and returns what it did; None if no fix is safe."""
 
     server: str
     what: str
@@ -52,7 +52,7 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
         if mount != layout.merged(server):
             yield Finding(server, f"{mount} is mounted, but not by left4me", f"umount {mount}")
         elif server not in running:
-            yield Finding(server, f"{mount} is mounted, but its unit is not running", "unmount it", _umount)
+            yield Finding(server, f"{mount} is mounted, but its unit is not running", "l4d2ctl doctor --fix", _umount)
         elif server in servers and several[0] != (now := instance.lowers(server)):
             yield Finding(server, _difference(several[0], now), f"l4d2ctl restart {server} when convenient")
         if len(several) > 1 and server in running:
@@ -121,11 +121,11 @@ def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
         if instance.noted(server):
             yield Finding(server, "its overlay may still be in use", f"see l4d2ctl holders {server}", _umount)
         if os.path.lexists(f"{path}/work/work"):
-            yield Finding(server, f"{path}/work/work is left from an earlier mount", "remove it", _umount)
+            yield Finding(server, f"{path}/work/work is left from an earlier mount", "l4d2ctl doctor --fix", _umount)
         if server not in declared and os.path.isdir(f"{path}/upper") and not os.listdir(f"{path}/upper"):
             yield Finding(server, f"{path} is from an interrupted deploy", "deploy this host")
         elif server not in declared:
-            yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic)
+            yield Finding(server, f"{path} belongs to no declared server", "l4d2ctl doctor --fix", _to_attic)
         elif os.path.lexists(f"{path}/reset"):
             yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset)
 
@@ -173,7 +173,7 @@ def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
                 if in_use:  # the directories of a mounted overlay must not change
                     yield Finding(server, what, f"l4d2ctl stop {server}, then l4d2ctl doctor --fix")
                 else:
-                    yield Finding(server, what, "restore owner and mode", _restore_owner(path, uid, gid, mode))
+                    yield Finding(server, what, "l4d2ctl doctor --fix", _restore_owner(path, uid, gid, mode))
 
 
 def _restore_owner(path: str, uid: int, gid: int, mode: int) -> Callable[[str], str]:
@@ -188,7 +188,7 @@ def _restore_owner(path: str, uid: int, gid: int, mode: int) -> Callable[[str], 
 
 
 def apply_fix(finding: Finding) -> str | None:
-    """Fix a problem and return what was done; None if there is no fix or it failed (the reason goes to stderr)."""
+    """Fix a problem and return what was done; None if no fix is safe or the fix failed (stderr has the reason)."""
     if finding.fix is None:
         return None
     try:

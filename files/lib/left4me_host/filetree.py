@@ -45,7 +45,7 @@ def walk(path: str, without: Collection[str] = ()) -> Iterator[tuple[str, str, o
 
 
 def listing(path: str, without: Collection[str] = ()) -> dict[str, str]:
-    """Return for each name in a directory "d", "f:SHA256", "x:SHA256" (executable by its owner) or "l:TARGET"."""
+    """Return for each name below a directory: "d", "f:SHA256", "x:SHA256" (executable by its owner) or "l:TARGET"."""
     found = {}
     for name, full, status in walk(path, without):
         if stat.S_ISDIR(status.st_mode):

@@ -257,7 +257,7 @@ FINISHED = {
 def finished(server: str) -> str:
     """Return what the boot did about an unfinished reset: a key of FINISHED; empty if no reset was unfinished.
 
-    The note stays until the server is started or reset.
+    The record stays until the server is started or reset.
     """
     try:
         with open(f"{layout.RUN}/{server}.finished", encoding="ascii") as file:
@@ -272,7 +272,7 @@ def note_finished(server: str, did: str) -> None:
 
 
 def forget_finished(server: str) -> None:
-    """Remove the note of finished() and an undo's plan."""
+    """Remove the record of finished() and an undo's plan."""
     for path in (f"{layout.RUN}/{server}.finished", undone(server)):
         with suppress(FileNotFoundError):
             os.unlink(path)

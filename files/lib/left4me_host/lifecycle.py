@@ -64,7 +64,7 @@ def start(servers: list[str]) -> None:
 
 
 def _start(servers: list[str], failures: Iterable[str] = ()) -> None:
-    """Start servers. Raises Failed with the failures, after `failures`, which are those of other servers."""
+    """Start servers. Raises Failed with `failures`, which are those of other servers, and the new ones."""
     unfinished = list(filter(instance.reset_unfinished, servers))
     reset = [f"server {server}: its reset did not finish; run l4d2ctl reset {server}" for server in unfinished]
     lines = [*failures, *reset]

@@ -137,7 +137,7 @@ def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
 
 
 def _step(fd: int, name: str) -> int:
-    """Open `name` in the directory `fd` and close `fd`. Raises NotADirectoryError for a symlink; `fd` stays open."""
+    """Open `name` in the directory `fd` and close `fd`. Raises NotADirectoryError for a symlink and keeps `fd` open."""
     inner = os.open(name, _DIRECTORY, dir_fd=fd)
     os.close(fd)
     return inner

@@ -274,7 +274,7 @@ def _install() -> None:
 def fetch(size: int) -> str:
     """Download Steam's current build into releases/ and return its name. Raises OSError or ValueError.
 
-    STAGE stays after an OSError: the next update resumes there.
+    After an OSError STAGE is kept, and the next update resumes the download.
     """
     try:
         _prepare_stage(size)
@@ -374,7 +374,6 @@ def check() -> tuple[str, str]:
 
 
 def main(words: list[str]) -> int:
-    """Run the command line; return the exit code."""
     if words not in (["update"], ["check"]):
         print("usage: left4me-game update|check", file=sys.stderr)
         return 2

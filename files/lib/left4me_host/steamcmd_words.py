@@ -27,7 +27,6 @@ _MEANINGS = (
 
 
 def errors(lines: Sequence[str]) -> list[str]:
-    """Return the lines that are errors."""
     return [line for line in lines if _ERROR.search(line)]
 
 

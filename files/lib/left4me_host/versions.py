@@ -116,7 +116,6 @@ def prune() -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; return the exit code."""
     if arguments not in (["build"], ["prune"]):
         print("usage: left4me-content build|prune", file=sys.stderr)
         return 2

@@ -64,7 +64,6 @@ class Member(NamedTuple):
 
 
 def in_tar(file: IO[bytes], mode: Literal["r|gz", "r|xz", "r|"]) -> Iterator[Member]:
-    """Yield the members of a tar stream."""
     kinds = dict.fromkeys(tarfile.REGULAR_TYPES, "file")
     kinds |= {tarfile.DIRTYPE: "directory", tarfile.SYMTYPE: "symlink", tarfile.LNKTYPE: "hardlink"}
     with tarfile.open(fileobj=file, mode=mode) as archive:
@@ -118,14 +117,14 @@ def in_7z(path: str) -> Iterator[Member]:
 
 
 def stripped(name: str, strip: int) -> str:
-    """Return a member's name without the first `strip` directories. Raises ValueError for a path out of the archive."""
+    """Return a member's name without the first `strip` directories. Raises ValueError for a path that leads out."""
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"not unpacked: the archive contains {name!r}, a path outside of it")
     return "/".join([part for part in name.split("/") if part not in ("", ".")][strip:])
 
 
 def unpack(members: Iterator[Member], strip: int, target: str) -> None:
-    """Write the members of an archive to a directory, symlinks last, so that nothing is written through one."""
+    """Write the members of an archive to a directory, symlinks last, so that no file is written through a symlink."""
     links, remaining = {}, LARGEST
     for member in members:
         name = stripped(member.name, strip)
