@@ -29,7 +29,7 @@ def host(deployed: Box) -> Iterator[Box]:
     pid = main_pid(deployed, "4")
     yield deployed
     assert main_pid(deployed, "4") == pid
-    assert ctl(deployed, "doctor").stdout == "nothing found\n"
+    assert ctl(deployed, "doctor").stdout == "no problems found\n"
 
 
 def found(box: Box, fix: bool = False) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def left(box: Box, server: str, what: str, do: str) -> None:
 
 def test_a_mount_without_its_server(host: Box) -> None:
     host.run(f"{HELPER} mount 3")
-    mended(host, "3", "is mounted and its unit does not run", "unmounted")
+    mended(host, "3", "is mounted, but its unit is not running", "unmounted")
     assert overlays(host) == [f"{RUNTIME}/4/merged"]
 
 
@@ -72,7 +72,7 @@ def test_a_mount_without_its_server_that_somebody_holds(host: Box) -> None:
     done = ctl(host, "doctor --fix", code=1)
     host.run("systemctl stop shell")
     assert re.search(r"busy: held by pid \d+ \(sleep\) by its cwd", done.stderr)
-    mended(host, "3", "is mounted and its unit does not run", "unmounted")
+    mended(host, "3", "is mounted, but its unit is not running", "unmounted")
 
 
 STARTED_MEANWHILE = """
@@ -120,15 +120,15 @@ def test_a_server_of_which_nothing_is_recorded(host: Box) -> None:
 def test_an_older_version_of_a_layer(host: Box) -> None:
     ctl(host, "start 3")
     old = add_version(host, "newer")
-    what = f"{LAYER}: {old} is mounted, newer is current"
+    what = f"{LAYER}: {old} is mounted, a restart mounts newer"
     assert {(row["server"], row["what"], row["do"], row["done"]) for row in found(host, fix=True)} == {
         (server, what, f"l4d2ctl restart {server} when convenient", None) for server in "34"
     }
     ctl(host, "restart 3")
     host.run(f"ln -sfn {old} {OVERLAYS}/{LAYER}/current")
-    left(host, "3", f"{LAYER}: newer is mounted, {old} is current", "l4d2ctl restart 3")
+    left(host, "3", f"{LAYER}: newer is mounted, a restart mounts {old}", "l4d2ctl restart 3")
     ctl(host, "restart 3")
-    mended(host, "", f"neither current nor mounted: {OVERLAYS}/{LAYER}/newer", "removed")
+    mended(host, "", f"unused versions: {OVERLAYS}/{LAYER}/newer", "removed")
     assert sorted(host.run(f"ls -A {OVERLAYS}/{LAYER}").stdout.split()) == sorted([old, "current"])
 
 
@@ -137,10 +137,10 @@ def test_an_older_release(host: Box) -> None:
     old = host.run("readlink /var/lib/left4me/installation").stdout.strip().removeprefix("releases/")
     host.run("cd /var/lib/left4me; cp -a installation/. releases/newer; ln -sfn releases/newer installation")
     rows = {row["server"]: row["what"] for row in found(host)}
-    assert rows == dict.fromkeys("34", f"the game: {old} is mounted, newer is current")
+    assert rows == dict.fromkeys("34", f"the game: {old} is mounted, a restart mounts newer")
     host.run(f"cd /var/lib/left4me; ln -sfn releases/{old} installation")
     [row] = found(host)
-    assert row["what"] == "neither current nor mounted: /var/lib/left4me/releases/newer"
+    assert row["what"] == "unused versions: /var/lib/left4me/releases/newer"
     host.run("rm -r /var/lib/left4me/releases/newer")
 
 
@@ -162,7 +162,7 @@ def test_versions_that_nobody_uses(host: Box) -> None:
     """)
     assert found(host) == []
     host.run("systemctl stop other")
-    mended(host, "", f"neither current nor mounted: {unused}", "removed")
+    mended(host, "", f"unused versions: {unused}", "removed")
     host.run(f"test ! -e {unused}")
 
 
@@ -175,13 +175,13 @@ def test_two_mounts_over_one_upper(host: Box) -> None:
             sh -c 'mount -t overlay overlay -o {options} /mnt && exec sleep 999'
         until grep -q /var/lib/other /proc/$(systemctl show -P MainPID other)/mounts; do :; done
     """)
-    left(host, "4", "2 overlays are mounted over its upper", "l4d2ctl holders 4")
+    left(host, "4", f"2 overlays use {runtime}/upper", "l4d2ctl holders 4")
     host.run("systemctl stop other; rm -r /var/lib/other")
 
 
 def test_a_leftover_work_directory(host: Box) -> None:
     host.run(f"mkdir -p {RUNTIME}/3/work/work/x; touch {RUNTIME}/3/work/work/x/y; chmod 0 {RUNTIME}/3/work/work")
-    mended(host, "3", f"{RUNTIME}/3/work/work was left behind", "work/work removed")
+    mended(host, "3", f"{RUNTIME}/3/work/work is left from an earlier mount", "work/work removed")
     assert not host.run(f"ls -A {RUNTIME}/3/work").stdout
 
 
@@ -243,5 +243,5 @@ def test_a_reset_that_did_not_finish(host: Box, was: str) -> None:
 def test_as_text_it_says_where_what_and_what_to_do(host: Box) -> None:
     host.run(f"mkdir {RUNTIME}/9")
     done = ctl(host, "doctor", code=1)
-    assert done.stdout == f"server 9: {RUNTIME}/9 belongs to no declared server: move it to the attic\n"
+    assert done.stdout == f"server 9: {RUNTIME}/9 belongs to no declared server: l4d2ctl doctor --fix\n"
     assert f"{RUNTIME}/9 belongs to no declared server: moved to {ATTIC}/9@" in ctl(host, "doctor --fix").stdout

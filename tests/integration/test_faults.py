@@ -61,7 +61,7 @@ def assert_sound(box: Box) -> None:
     fixed = box.run("l4d2ctl doctor --fix", check=False)
     assert fixed.returncode == 0, fixed.stdout + fixed.stderr
     found = box.run("l4d2ctl doctor", check=False)
-    assert (found.returncode, found.stdout) == (0, "nothing found\n")
+    assert (found.returncode, found.stdout) == (0, "no problems found\n")
     box.run("l4d2ctl start 3")
     wait_for_server(box, 27015)
     assert overlays(box).count(MERGED) == 1
@@ -394,7 +394,7 @@ def test_a_power_cut_in_an_undo_is_finished_by_the_boot(running: Box, deployed: 
     assert deployed.run("cat /var/lib/left4me/attic/3@*-undo/upper/evening").stdout == "now\n"
     assert reset_finished(deployed) == ("undo", "an undo was finished at the boot")
     # Who types it again, for his connection broke, has it done. Then it is the next one's turn.
-    assert "finished an interrupted undo" in deployed.run("l4d2ctl reset --undo 3").stderr
+    assert "finished the interrupted undo" in deployed.run("l4d2ctl reset --undo 3").stderr
     assert deployed.run(f"cat {RUNTIME}/upper/evening").stdout == "second\n"
     assert reset_finished(deployed) == ("", "-")
     deployed.run("l4d2ctl reset --undo 3")
@@ -418,7 +418,7 @@ def test_a_reset_that_had_not_begun_is_dropped_by_the_boot(running: Box, deploye
     deployed.start()
     wait_for_server(deployed, 27015)
     deployed.run(f"ls {RUNTIME}/upper/evening")
-    assert reset_finished(deployed) == ("not begun", "a reset had not begun before the boot")
+    assert reset_finished(deployed) == ("not begun", "an interrupted reset changed nothing")
     assert_sound(deployed)
 
 

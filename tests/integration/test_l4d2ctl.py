@@ -231,7 +231,7 @@ def test_a_restart_unless_stopped_undoes_no_stop_that_comes_in_between(deployed:
         assert restarting.wait(30) == 0
     assert (state(deployed, "3"), deployed.run("ls /var/lib/left4me/held").stdout) == ("inactive", "3\n")
     said = ctl(deployed, "restart --unless-stopped 3")
-    assert said.stderr == "server 3 does not run; skipped\n"
+    assert said.stderr == "server 3 is not running; skipped\n"
     assert state(deployed, "3") == "inactive"
     ctl(deployed, "restart 3")  # which is meant
     wait_for_server(deployed, 27015)

@@ -160,7 +160,7 @@ def test_a_running_server_keeps_its_version_until_it_is_restarted(host: Box, inv
     assert (status(host)["restart_due"], status(host, "4")["restart_due"]) == (True, False)
     assert "restart required" in ctl(host, "status 3").stdout
     found = ctl(host, "doctor", code=1).stdout
-    assert f"evening: {Path(old).name} is mounted, {Path(new).name} is current" in found
+    assert f"evening: {Path(old).name} is mounted, a restart mounts {Path(new).name}" in found
     assert re.search(r"\s3 +restart required \(layers\)  .*  l4d2ctl restart 3\n", must_pass(inventory))
 
     assert_idle(deploy(inventory), [host])
@@ -172,11 +172,11 @@ def test_a_running_server_keeps_its_version_until_it_is_restarted(host: Box, inv
     assert merged(host, "cfg/evening.cfg").read_bytes() == b"of the new version"
     assert status(host)["restart_due"] is False
     assert versions(host, "evening") == sorted([old, new])
-    assert f"neither current nor mounted: {old}" in ctl(host, "doctor", code=1).stdout
+    assert f"unused versions: {old}" in ctl(host, "doctor", code=1).stdout
 
     assert changed(deploy(inventory)) == [PRUNED]
     assert versions(host, "evening") == [new]
-    assert ctl(host, "doctor").stdout == "nothing found\n"
+    assert ctl(host, "doctor").stdout == "no problems found\n"
     assert_idle(deploy(inventory), [host])
 
 
@@ -191,7 +191,7 @@ def test_a_layer_that_nobody_names_goes_with_the_last_server_on_it(host: Box, ev
     assert changed(deploy(without)) == [PRUNED]
     assert host.run(f"ls -A {OVERLAYS}").stdout == ""
     assert_idle(deploy(without), [host])
-    assert ctl(host, "doctor").stdout == "nothing found\n"
+    assert ctl(host, "doctor").stdout == "no problems found\n"
 
 
 # -- which layer wins

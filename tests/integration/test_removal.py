@@ -89,7 +89,7 @@ def test_a_running_server(host: Box) -> None:
     assert remove(host, "3 never-was") == ""
     assert_gone(host)
     ctl(host, "doctor --fix")
-    assert ctl(host, "doctor").stdout == "nothing found\n"
+    assert ctl(host, "doctor").stdout == "no problems found\n"
 
 
 def test_a_server_that_was_stopped_by_hand(host: Box) -> None:
@@ -107,7 +107,7 @@ def test_what_a_server_wrote_comes_back_with_it(host: Box, inventory: Path) -> N
     assert host.run(f"cat {RUNTIME}/3/merged/{MINE}").stdout == "mine\n"
     game_writes(host, "mine.txt", "more")
     wait_for("the rest of it is gone from the attic", lambda: len(attic(host)) == 1)
-    assert ctl(host, "doctor").stdout == "nothing found\n"
+    assert ctl(host, "doctor").stdout == "no problems found\n"
 
 
 def test_a_server_whose_reset_did_not_finish(host: Box, inventory: Path) -> None:
@@ -183,7 +183,7 @@ def test_what_is_mounted_in_a_servers_directory_goes_nowhere(host: Box) -> None:
 
 def test_a_reset_that_is_at_work_is_not_disturbed(host: Box) -> None:
     [line] = host.run(f"flock /run/left4me/3.reset {REMOVE} 3 2>&1", check=False).stdout.splitlines()
-    assert "another reset of it is running" in line
+    assert "another reset is running" in line
     assert state(host, "3") == "active"
 
 

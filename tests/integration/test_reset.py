@@ -180,7 +180,7 @@ def test_undos_take_resets_off_like_a_stack(running: Box) -> None:
     assert [(row["by"], row["next"]) for row in listed(running)] == [("undo", False), ("undo", False)]
     done = ctl(running, "reset --undo 3", code=1)
     assert "there is no reset to undo" in done.stderr
-    assert "l4d2ctl attic 3 lists the files that undos put aside" in done.stderr
+    assert "l4d2ctl attic 3 lists the files from earlier undos" in done.stderr
     assert read(running, "mine.txt") == "first"
     resets_with(running, "first and more")
     assert undone(running) == "first and more"
@@ -198,7 +198,7 @@ def test_an_undo_of_a_time(running: Box, words: str) -> None:
     # What the undo put aside, by the beginning of its time.
     ambiguous = aside["when"][:9]
     assert (
-        f"{ambiguous} matches several times: {left['when']}, {aside['when']};"
+        f"{ambiguous} matches more than one entry: {left['when']}, {aside['when']};"
         in ctl(running, f"reset --undo {ambiguous} 3", code=1).stderr
     )
     assert undone(running, f"reset --undo {aside['when'][:-1]} 3") == "now"
@@ -218,7 +218,7 @@ def test_the_attic_is_listed_also_of_a_server_that_is_not_declared(running: Box)
     resets_with(running, "first")
     running.run(f"mkdir -p {ATTIC}/7@20200101T000000.000000000/upper; mkdir {ATTIC}/foreign")
     heading, *lines = [line.split("\t") for line in ctl(running, "attic").stdout.splitlines()]
-    assert heading == ["ID", "WHEN", "PUT ASIDE BY", "UNDO"]
+    assert heading == ["ID", "WHEN", "MOVED BY", "UNDO"]
     assert [line[0] for line in lines] == ["3", "7"]
     assert ctl(running, "attic 7").stdout.splitlines()[1:] == ["7\t20200101T000000.000000000\treset\tnext"]
     assert "has nothing in the attic" in ctl(running, "attic 8", code=2).stderr
@@ -270,7 +270,7 @@ def test_an_undo_interrupted_in_its_start_is_finished_by_the_same_command(runnin
         assert said == "l4d2ctl: interrupted; run the same command again to finish it\n 130\n"
         done = ctl(running, f"reset {words}")
     wait_for_server(running, 27015)
-    assert "finished an interrupted undo" in done.stderr
+    assert "finished the interrupted undo" in done.stderr
     assert read(running, "mine.txt") == ("first" if which else "second")
     if not which:
         assert undone(running) == "first"
@@ -326,7 +326,7 @@ def test_what_fails_midway_stays_down_until_another_reset(running: Box, inventor
     ctl(running, "reset 3")
     wait_for_server(running, 27015)
     assert read(running, "mine.txt") is None
-    assert ctl(running, "doctor").stdout == "nothing found\n"
+    assert ctl(running, "doctor").stdout == "no problems found\n"
 
 
 def failing(box: Box, call: str, words: str, code: int = 1) -> subprocess.CompletedProcess[str]:
@@ -372,7 +372,7 @@ def test_an_undo_that_fails_anywhere_keeps_what_it_brings_back(running: Box) -> 
         [aside] = attic(running)
         assert running.run(f"cat {aside}/upper/left4dead2/mine.txt").stdout == "since\n"
         assert running.run(f"ls -A {RUNTIME}/3").stdout.split() == ["merged", "upper", "work"]
-        assert ctl(running, "doctor").stdout == "nothing found\n"
+        assert ctl(running, "doctor").stdout == "no problems found\n"
 
 
 def test_an_undo_is_finished_over_what_a_deploy_made_in_between(running: Box, inventory: Path) -> None:
@@ -397,7 +397,7 @@ def test_a_plan_that_a_power_cut_left_empty_is_none(running: Box) -> None:
     running.run(f": >{RUNTIME}/3/reset")
     ctl(running, "reset 3")
     assert len(attic(running)) == 1
-    assert ctl(running, "doctor").stdout == "nothing found\n"
+    assert ctl(running, "doctor").stdout == "no problems found\n"
 
 
 def test_an_undo_waits_for_a_reset_that_did_not_finish(running: Box) -> None:
@@ -426,10 +426,10 @@ def test_of_two_resets_at_once_one_is_refused(running: Box, words: str) -> None:
     """)
     assert done.stdout.splitlines()[-1] == "1"
     assert done.stdout.count("in all") == 1
-    assert done.stderr == "l4d2ctl: server 3: another reset of it is running\n"
+    assert done.stderr == "l4d2ctl: server 3: another reset is running; wait until it ends\n"
     wait_for_server(running, 27015)
     assert len(set(attic(running)) - set(before)) == 1
-    assert ctl(running, "doctor").stdout == "nothing found\n"
+    assert ctl(running, "doctor").stdout == "no problems found\n"
 
 
 def test_a_stop_by_hand_holds_over_the_rest_of_a_reset(running: Box) -> None:
@@ -467,7 +467,7 @@ def test_a_disk_that_is_full_by_then_leaves_it_stopped_until_another_reset(runni
     wait_for_server(running, 27015)
     assert read(running, "cfg/banned_user.cfg") == "banned"
     assert len(attic(running)) == 1
-    assert ctl(running, "doctor").stdout == "nothing found\n"
+    assert ctl(running, "doctor").stdout == "no problems found\n"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_an_update_beside_running_servers(host: Box, inventory: Path, steam: Ste
     before = {server: (main_pid(host, server), lowers(host, server)) for server in SERVERS}
     files = host.run(f"find {RELEASES}/{old} -printf '%i %C@ %s %p\\n' | sort").stdout
     said = ctl(host, "game update", timeout=120).stdout
-    assert f"build {number} is current; running servers keep theirs" in said
+    assert f"build {number} is current; running servers use it after a restart" in said
     assert current(host) == number
     assert {server: (main_pid(host, server), lowers(host, server)) for server in SERVERS} == before
     assert host.run(f"find {RELEASES}/{old} -printf '%i %C@ %s %p\\n' | sort").stdout == files

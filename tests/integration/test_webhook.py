@@ -180,7 +180,7 @@ def test_a_server_whose_environment_went_while_it_ran_is_told(host: Box, listene
     finally:
         ctl(host, "stop 3")
         host.run(f"mv /run/server.env {ENVIRONMENT}")
-    assert first == f"{host.name}: server 3 has ended, and its overlay could not be unmounted"
+    assert first == f"{host.name}: server 3 has ended, and its overlay could not be unmounted: l4d2ctl stop 3"
     assert any("Failed to load environment files" in line for line in rest)
 
 

@@ -23,8 +23,8 @@ def test_two_servers_that_exchange_their_ports_are_restarted_together(operator: 
 
     # One alone would find its new port taken, end at once, and be started again and again. It is left as it is.
     taken = "server 3: port 27016 is still held by server 4; "
-    operator.on(host, "l4d2ctl restart 3", f"{taken}together: l4d2ctl restart 3 4", code=1)
-    operator.on(host, "l4d2ctl reset 4", "held by server 3; together: l4d2ctl restart 4 3", code=1)
+    operator.on(host, "l4d2ctl restart 3", f"{taken}restart them together: l4d2ctl restart 3 4", code=1)
+    operator.on(host, "l4d2ctl reset 4", "held by server 3; restart them together: l4d2ctl restart 4 3", code=1)
     assert {server: main_pid(host, server) for server in SERVERS} == playing
     assert names() == ("three", "four")
 

@@ -49,7 +49,7 @@ def test_a_build_that_fails_its_smoke_test_and_one_that_does_not(operator: Opera
 
         # The next one is good. It is current, and those who play keep theirs.
         steam.publish("15000002", game, {"left4dead2/build.txt": b"15000002"})
-        operator.on(host, "l4d2ctl game update", "build 15000002 is current; running servers keep theirs")
+        operator.on(host, "l4d2ctl game update", "build 15000002 is current; running servers use it after a restart")
         assert current(host) == "15000002"
         operator.on(host, "l4d2ctl game status", never=["the last update failed"])
         assert [main_pid(host, server) for server in SERVERS] == playing

@@ -54,7 +54,7 @@ def test_an_operator_without_root_runs_the_servers_and_nothing_else(operator: Op
 
     # Nothing else is hers: no shell, no file, no other command.
     before = main_pid(host, "3")
-    types_as("olga", "/usr/local/sbin/l4d2ctl stop 3", "needs root: sudo l4d2ctl", code=1)
+    types_as("olga", "/usr/local/sbin/l4d2ctl stop 3", "needs root: run sudo l4d2ctl", code=1)
     for what, command in MAY_NOT.items():
         assert "password is required" in types_as("olga", command, code=1), what
     for secret in ("/var/lib/left4me/secrets/3/rcon-given.cfg", "/etc/left4me/servers/3/server.cfg"):

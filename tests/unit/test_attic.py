@@ -71,10 +71,11 @@ def test_an_undo_takes_the_top_of_the_stack_or_what_is_asked_for(put: Put) -> No
     assert reset._chosen("3", "20260101T10") == first
     assert reset._chosen("3", aside) == aside
     with pytest.raises(
-        instance.Failed, match=r"T1 matches several times: 20260101T100000\.0, 20260101T110000\.0; see l4d2ctl attic 3"
+        instance.Failed,
+        match=r"T1 matches more than one entry: 20260101T100000\.0, 20260101T110000\.0; see l4d2ctl attic 3",
     ):
         reset._chosen("3", "20260101T1")
-    with pytest.raises(instance.Failed, match=r"20270101T matches no time; see l4d2ctl attic 3"):
+    with pytest.raises(instance.Failed, match=r"20270101T matches no entry; see l4d2ctl attic 3"):
         reset._chosen("3", "20270101T")
     with pytest.raises(instance.Failed, match=r"server 4: there is no reset to undo in \S+$"):
         reset._chosen("4", "")
@@ -84,7 +85,7 @@ def test_the_attic_is_listed_by_server_the_latest_first(put: Put) -> None:
     folder = put("3@20260101T100000.0", "3@20260101T110000.0", "3@20260102T100000.0-undo", "10@20260101T100000.0")
     (folder / "10@20260101T100000.0/port").touch()
     assert attic.table(attic.rows()) == [
-        ["ID", "WHEN", "PUT ASIDE BY", "UNDO"],
+        ["ID", "WHEN", "MOVED BY", "UNDO"],
         ["10", "20260101T100000.0", "removal", "next"],
         ["3", "20260102T100000.0", "undo", "-"],
         ["3", "20260101T110000.0", "reset", "next"],

@@ -40,7 +40,7 @@ SOURCEMOD = ["addons/sourcemod/plugins/a.smx", "addons/metamod.vdf", "cfg/source
         (["a.vpk"], 'has no left4dead2/ at the top, only a.vpk: add "into": "left4dead2/addons"'),
         (
             ["sourcemod/plugins/a.smx"],
-            'has no left4dead2/ at the top, only sourcemod/: set "into" to the game directory that it belongs in',
+            'has no left4dead2/ at the top, only sourcemod/: set "into" to the game directory for these files',
         ),
     ],
 )

@@ -841,7 +841,7 @@ def test_an_item_that_is_gone_from_steam_comes_from_whichever_layer_has_it(host:
         assert host.current(layer) == ("bbbbbbbb", there)
     assert web.asked == []
     assert build("maps", "cccccccc", new | {"url": "", "time": 1700000002}) == [
-        "layer maps: item 1 is no longer available from Steam, and its copy on this host has changed"
+        "layer maps: Steam no longer has item 1, and its copy here has changed: remove it from `items`"
     ]
 
 

@@ -1,14 +1,14 @@
-"""The host's library: l4d2ctl and the programs in /usr/local/libexec/left4me.
+"""The library of l4d2ctl and of the programs in /usr/local/libexec/left4me.
 
 Commands import only the modules they use, because imports are most of their run time.
 """
 
 VERSION = "0.1.0"
-"""The same as in pyproject.toml."""
+"""Must equal the version in pyproject.toml."""
 
 
 def version() -> str:
-    """Return the version and, where a deploy noted it, the git revision: `0.1.0 (revision abc1234)`."""
+    """Return the version and, if a deploy recorded it, the git revision: `0.1.0 (revision abc1234)`."""
     from left4me_host import layout
 
     try:

@@ -1,4 +1,4 @@
-"""Queries servers for their players: A2S_INFO (https://developer.valvesoftware.com/wiki/Server_queries)."""
+"""Query servers for their players: A2S_INFO (https://developer.valvesoftware.com/wiki/Server_queries)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 from dataclasses import dataclass
 
 _WHOLE = b"\xff\xff\xff\xff"
-"""The header of a packet that is not split (a split one begins with fe ff ff ff)."""
+"""The header of an unsplit packet; a split packet begins with fe ff ff ff."""
 _REQUEST = _WHOLE + b"TSource Engine Query\0"
 _CHALLENGE, _INFO = 0x41, 0x49
 _CHALLENGES = 3
-"""Challenges answered per server: the engine sends one, and another if that has expired."""
+"""Challenges to answer per server: the engine sends a second one if the first has expired."""
 
 
 @dataclass(frozen=True)
 class Info:
     """A server's answer; `players` excludes bots.
 
-    SourceTV is a bot to the engine. If a server counts it only as a player, `players` is one too high: the answer does
-    not show which, and a server with players must not look empty.
+    The engine counts SourceTV as a bot. If a server counts SourceTV only as a player, `players` is one too high. The
+    answer does not show that, and a server with players must not look empty.
     """
 
     name: str
@@ -36,7 +36,7 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 def parse(data: bytes) -> Info:
-    """Parse an answer with its header. Raises ValueError or IndexError if it is not one."""
+    """Parse an A2S_INFO answer, header included. Raises ValueError or IndexError for other data."""
     if not data.startswith(_WHOLE) or data[4] != _INFO:
         raise ValueError("not an answer to A2S_INFO")
     name, at = _text(data, 6)
@@ -48,9 +48,9 @@ def parse(data: bytes) -> Info:
 
 
 def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, Info]:
-    """Query all servers at once; return the answers that arrive within `limit` seconds, by id.
+    """Query servers in parallel; return the answers that arrive within `limit` seconds, by id.
 
-    A server that does not answer need not be dead: it may be loading a map or under a flood.
+    A server that does not answer may still run: it may be loading a map or flooded with packets.
     """
     answers: dict[str, Info] = {}
     sockets: dict[socket.socket, str] = {}
@@ -89,5 +89,5 @@ def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, 
 
 
 def _send(asking: socket.socket, data: bytes) -> None:
-    with contextlib.suppress(ConnectionRefusedError):  # an earlier packet's; recv() raises it too
+    with contextlib.suppress(ConnectionRefusedError):  # the error of an earlier packet; recv() raises it too
         asking.send(data)

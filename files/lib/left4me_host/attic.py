@@ -1,7 +1,7 @@
 """The attic keeps the files of reset, undone and removed servers, in directories whose names sort by time.
 
-Resets and removals make ID@TIME, undos make ID@TIME-undo. left4me-attic.service removes all but the latest
-`attic_keep` of each.
+Resets and removals create ID@TIME, undos create ID@TIME-undo. For each server left4me-attic.service keeps the latest
+`attic_keep` of either form.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BY_UNDO = "-undo"
 
 
 def time_of(name: str) -> str:
-    """Return the time in an attic entry's name, such as 20261128T150312.123456789; empty if the name is not ours."""
+    """Return the time in an attic entry's name, such as 20261128T150312.123456789; empty for another name."""
     text = name.partition("@")[2].removesuffix(BY_UNDO)
     digits = text[:8] + text[9:15] + text[16:]
     return text if digits.isdecimal() and len(digits) > 14 and text[8] + text[15] == "T." else ""
@@ -32,7 +32,7 @@ def new_name(server: str) -> str:
     text = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}"
     latest = max(map(time_of, entries(server)), default="")
     if text <= latest:
-        # The latest plus one, as a number: it must sort after, it need not be a valid time.
+        # Add one to the latest, as a number: the result must sort last but need not be a valid time.
         digits = f"{int(latest[:8] + latest[9:15] + latest[16:25].ljust(9, '0')) + 1:023d}"
         text = f"{digits[:8]}T{digits[8:14]}.{digits[14:]}"
     return f"{server}@{text}"
@@ -47,7 +47,8 @@ def _by(name: str) -> str:
 def rows() -> list[dict[str, object]]:
     """Return all entries as `attic --json` prints them, by server id, latest first.
 
-    `when` is a WHEN for reset --undo; `by` is reset, undo or removal; the next undo brings back the entry with `next`.
+    `when` is the WHEN of `reset --undo`. `by` is reset, undo or removal. The next undo brings back the entry with
+    `next`.
     """
     found: list[dict[str, object]] = []
     for server in sorted({name.partition("@")[0] for name in os.listdir(layout.ATTIC)}):
@@ -60,7 +61,7 @@ def rows() -> list[dict[str, object]]:
 
 
 def table(listed: list[dict[str, object]]) -> list[list[str]]:
-    heading = ["ID", "WHEN", "PUT ASIDE BY", "UNDO"]
+    heading = ["ID", "WHEN", "MOVED BY", "UNDO"]
     return [
         heading,
         *([*(str(row[key]) for key in ("id", "when", "by")), "next" if row["next"] else "-"] for row in listed),

@@ -1,7 +1,7 @@
-"""Builds of the game: checked, smoke-tested, and only then made current.
+"""Check a build of the game, smoke-test it, and only then make it current.
 
-A build is a directory in releases/. Its test instances are instances of the servers' own unit, so that they use the
-same sandbox, overlay helper and stop as the servers.
+A build is a directory in releases/. The smoke test starts instances of the servers' own unit, so that it uses the same
+sandbox, overlay helper and stop as the servers.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ CLIENT = ".steam/sdk32/steamclient.so"
 
 
 def game_settings() -> dict[str, Any]:
-    """Return what the deploy wrote about the game (test_instances() of left4me/manifest.py)."""
+    """Return the game's settings, as written by the deploy (test_instances() in left4me/manifest.py)."""
     with open(layout.GAME_SETTINGS, encoding="utf-8") as file:
         found: dict[str, Any] = json.load(file)
     return found
 
 
 def current() -> str:
-    """Return the name of the current build; empty if there is none, or if its directory is missing."""
+    """Return the name of the current build; empty if no build is current or its directory is missing."""
     return os.path.basename(os.readlink(layout.INSTALLATION)) if os.path.isdir(layout.INSTALLATION) else ""
 
 
 def names() -> list[str]:
-    """Return the builds on this host, the latest first."""
+    """Return the names of the builds on this host, latest first."""
     builds = [each for each in os.scandir(layout.RELEASES) if each.name[0] != "."]
     return [each.name for each in sorted(builds, key=lambda each: each.stat().st_ctime_ns, reverse=True)]
 
@@ -41,7 +41,7 @@ def switch(link: str, version: str) -> None:
     """Point a symlink at a version, atomically."""
     with filetree.beside(os.path.dirname(link)) as new:
         os.symlink(os.path.relpath(version, os.path.dirname(link)), new)
-        with instance.locked(layout.RELEASES):  # left4me-overlay shares it from reading the symlink to the mount
+        with instance.locked(layout.RELEASES):  # left4me-overlay shares this lock until it has mounted
             os.rename(new, link)
     instance.sync_directory(os.path.dirname(link))
 
@@ -68,7 +68,7 @@ def record_result(build: str, text: str) -> None:
 
 
 def forget_result(build: str) -> None:
-    """Remove that record, so that the smoke test is repeated."""
+    """Remove the result of a build's smoke test, so that the test runs again."""
     _remove(f"{layout.VERDICTS}/{build}")
 
 
@@ -78,7 +78,6 @@ def note_failure(why: str) -> None:
 
 
 def forget_failure() -> None:
-    """Remove that record."""
     _remove(layout.FAILED_UPDATE)
 
 
@@ -93,9 +92,9 @@ def failure() -> str:
 
 
 def finish(path: str) -> None:
-    """Check that a tree is an L4D2 server for Linux, and link Steam's client. Raises ValueError.
+    """Check that a directory has an L4D2 server for Linux, and link Steam's client into it. Raises ValueError.
 
-    A server sees only its overlay, so the game has to find the client below its own directory.
+    A server sees only its overlay, so the client must be inside the game's directory.
     """
     for name in ("srcds_run", "srcds_linux"):
         if not os.access(f"{path}/{name}", os.X_OK):
@@ -109,7 +108,7 @@ def finish(path: str) -> None:
         for library in libraries:
             if not _is_elf(library):
                 raise ValueError(f"{library.removeprefix(path + '/')} is not a library: the download is incomplete")
-    # Only if there is none: in another tool's installation it may be a symlink to anywhere.
+    # Keep an existing .steam: in another tool's installation it may be a symlink to anywhere.
     if not os.path.lexists(f"{path}/.steam") and os.path.isfile(f"{path}/bin/steamclient.so"):
         os.makedirs(os.path.dirname(f"{path}/{CLIENT}"))
         os.symlink("../../bin/steamclient.so", f"{path}/{CLIENT}")
@@ -123,12 +122,12 @@ def _is_elf(path: str) -> bool:
 
 
 def smoke_test(build: str) -> None:
-    """Run a build's smoke test unless it has passed: without layers, then with those of `trial_server`.
+    """Smoke-test a build unless it has passed before: without layers, then with the layers of `trial_server`.
 
-    Raises ValueError if the build fails, OSError if the test says nothing about the build.
+    Raises ValueError if the build fails, OSError if something else prevents the test.
     """
     if not os.path.isdir(f"{layout.RELEASES}/{build}"):
-        raise ValueError(f"build {build} is not on this host")
+        raise ValueError(f"build {build} is not on this host; l4d2ctl game status lists the builds")
     if gc.smoke_test_result(build) != gc.GOOD:
         switch(layout.CANDIDATE, f"{layout.RELEASES}/{build}")
         modded = game_settings()["trial_server"]
@@ -148,12 +147,12 @@ def smoke_test(build: str) -> None:
 def _run(test: str) -> None:
     """Start a test instance, wait for its answer and stop it.
 
-    Raises ValueError if it does not answer, OSError if the reason is not the build.
+    Raises ValueError if the build is the reason for a failure, OSError otherwise.
     """
     unit = layout.unit(test)
     instance.Systemctl("stop", unit).wait()  # an interrupted run may have left it running
     try:
-        # Remove what the smoke test before wrote; by rm, because a game may nest it deeper than shutil.rmtree can go.
+        # Remove the files of the previous smoke test. rm, because a game may nest them too deep for shutil.rmtree.
         with instance.unmounted(test):
             for entry in os.scandir(f"{layout.runtime(test)}/upper"):
                 filetree.run("rm", "--recursive", "--force", "--one-file-system", "--", entry.path)
@@ -172,7 +171,7 @@ def _run(test: str) -> None:
             why = f"{how}; its log ends with: {' / '.join(instance.journal(unit, 4))}"
             instance.Systemctl("stop", unit).wait()
             if instance.noted(test):
-                raise OSError(f"an overlay of a smoke test is busy: l4d2ctl holders {test}; {why}")
+                raise OSError(f"{why}; the overlay of the smoke test is busy: l4d2ctl holders {test}")
             raise ValueError(why)
     finally:
         instance.Systemctl("stop", unit).wait()
@@ -192,11 +191,11 @@ def _answers(test: str, address: tuple[str, int]) -> bool:
 
 
 def prune() -> None:
-    """Remove unused builds, unless a deploy is running, which does that itself. The caller holds VERDICTS' lock."""
+    """Remove unused builds; a running deploy removes them itself. The caller holds the lock on VERDICTS."""
     with instance.between_deploys() as free:
         if not free:
             return
-        with instance.locked(layout.RELEASES):  # no server mounts one of them before it is renamed
+        with instance.locked(layout.RELEASES):  # so that no server mounts a build before it is renamed
             renamed = {path: f"{layout.GAME}/.gone-{secrets.token_hex(8)}" for path in gc.builds(gc.mounted())}
             for path, aside in renamed.items():
                 os.rename(path, aside)
@@ -205,5 +204,5 @@ def prune() -> None:
 
 
 def follow_restarts() -> None:
-    """Start the unit that restarts servers after an update as their `restart` says, without waiting for it."""
+    """Start the unit that restarts servers as their `restart` says; do not wait for it."""
     instance.Systemctl("start", "--no-block", "left4me-restart.service").wait()

@@ -22,13 +22,13 @@ examples:
   l4d2ctl stop 3                 stop server 3; it stays down over deploys and reboots
   l4d2ctl start 3                start server 3 again
   l4d2ctl restart --all          restart all servers
-  l4d2ctl reset 3                return server 3 to a clean state; its files move to the attic
-  l4d2ctl reset --undo 3         undo the latest reset; again: undo the one before
-  l4d2ctl attic 3                list the files of server 3 that the attic keeps
+  l4d2ctl reset 3                clean server 3: move its files to the attic, restart it if it ran
+  l4d2ctl reset --undo 3         undo the latest reset; repeat for earlier ones
+  l4d2ctl attic 3                list the files of server 3 in the attic
   l4d2ctl rcon 3 changelevel c2m1_highway
   l4d2ctl holders --watch 3      watch which processes keep the overlay busy while server 3 stops
   l4d2ctl logs -f 3              follow the log of server 3
-  l4d2ctl game update            install Steam's newest build; running servers keep theirs
+  l4d2ctl game update            install Steam's newest build; servers use it after a restart
   l4d2ctl game rollback          make the previous good build current, without a download
   l4d2ctl doctor --fix           find problems on this host and fix those that are safe to fix
 
@@ -36,6 +36,7 @@ l4d2ctl COMMAND --help explains a command.
 exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted
 """
 
+IDS, DEFAULT_ALL = "server ids, or --all", "server ids (default: all)"
 Run = Callable[[argparse.Namespace], None]
 
 
@@ -69,35 +70,33 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
     def add(
-        name: str, run: Run, text: str, *, ids: bool = True, examples: str = "", group: _Commands = commands
+        name: str, run: Run, text: str, *, ids: str = IDS, examples: str = "", group: _Commands = commands
     ) -> _Parser:
         about = text[0].upper() + text[1:] + "."
         shown = f"examples:\n{examples}" if examples else None
         command = group.add_parser(name, help=text, description=about, epilog=shown, formatter_class=_Help)
         command.set_defaults(run=run)
         if ids:
-            command.add_argument("ids", metavar="ID", nargs="*", help="a server id, such as 3")
+            command.add_argument("ids", metavar="ID", nargs="*", help=ids)
             command.add_argument("--all", action="store_true", help="all declared servers")
         return command
 
-    status = add(
-        "status", _status, "show each server: state, players, build, layers, and whether it requires a restart"
-    )
+    text = "show servers: state, players, build, layers, and whether a restart is required"
+    status = add("status", _status, text, ids=DEFAULT_ALL)
     status.add_argument("--json", action="store_true", help="print JSON")
     add("start", _run, "start servers, including those stopped by hand")
     add("stop", _run, "stop servers; they stay down over deploys and reboots until `l4d2ctl start`")
     restart = add("restart", _restart, "stop servers and start them again")
-    restart.add_argument(
-        "--unless-stopped", action="store_true", help="skip servers that do not run or are stopped by hand"
-    )
+    text = "skip servers that are not running; do not start servers that are stopped by hand meanwhile"
+    restart.add_argument("--unless-stopped", action="store_true", help=text)
     reset = add(
         "reset",
         _reset,
-        "return servers to a clean state: move their files to the attic; restart those that ran",
+        "clean servers: move their files to the attic and restart the servers that ran",
         examples="""\
   l4d2ctl reset 3                         reset server 3
   l4d2ctl reset --undo 3                  undo its latest reset
-  l4d2ctl reset --undo 20261128T1503 3    bring back the files of that time (see l4d2ctl attic 3)
+  l4d2ctl reset --undo 20261128T1503 3    bring back the files of this time (see l4d2ctl attic 3)
 """,
     )
     reset.add_argument(
@@ -105,9 +104,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHEN",
         nargs="?",
         const="",
-        help="bring back the files of the latest reset that is not undone yet, or those of a time that `attic` lists",
+        help="undo the latest reset, or bring back the files of WHEN, a time that `l4d2ctl attic` lists",
     )
-    attic = add("attic", _attic, "list the files that resets, undos and removals moved to the attic, latest first")
+    text = "list the attic: files from resets, undos and removed servers, latest first"
+    attic = add("attic", _attic, text, ids=DEFAULT_ALL)
     attic.add_argument("--json", action="store_true", help="print JSON")
     holders = add("holders", _holders, "list the processes that keep a server's overlay busy, and how")
     holders.add_argument("--json", action="store_true", help="print JSON")
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "rcon",
         _rcon,
         "execute a command on a server's console and show its output",
-        ids=False,
+        ids="",
         examples="  l4d2ctl rcon 3 status\n  l4d2ctl rcon 3 changelevel c2m1_highway\n",
     )
     rcon.add_argument("ids", metavar="ID", nargs=1, help="a server id, such as 3")
@@ -125,24 +125,24 @@ def _parser() -> argparse.ArgumentParser:
     logs = add("logs", _logs, "show a server's journal, without a pager")
     logs.add_argument("-f", "--follow", action="store_true", help="show new lines as they arrive")
     logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default 50)")
-    game = add("game", _game, "show the game's builds, install a new one from Steam, return to an older one", ids=False)
+    game = add("game", _game, "list the game's builds, install a new build from Steam, roll back", ids="")
     acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True, prog=f"{parser.prog} game")
-    builds = add("status", _game, "list the builds on this host and their servers", ids=False, group=acts)
+    builds = add("status", _game, "list the builds on this host and their servers", ids="", group=acts)
     builds.add_argument("--json", action="store_true", help="print JSON")
-    text = "download Steam's build; make it current if its smoke test passes"
-    update = add("update", _game, text, ids=False, group=acts)
-    update.add_argument("--check", action="store_true", help="only show the current build and Steam's")
-    text = "make another build current: the latest good one, or BUILD"
-    back = add("rollback", _game, text, ids=False, group=acts)
+    text = "download Steam's newest build and make it current if its smoke test passes"
+    update = add("update", _game, text, ids="", group=acts)
+    update.add_argument("--check", action="store_true", help="only show the current build and Steam's newest")
+    text = "make the previous good build current, or BUILD"
+    back = add("rollback", _game, text, ids="", group=acts)
     back.add_argument("build", metavar="BUILD", nargs="?", help="a build that `l4d2ctl game status` lists")
-    doctor = add("doctor", _doctor, "find problems on this host: mounts, layers, leftovers, units, owners", ids=False)
-    doctor.add_argument("--fix", action="store_true", help="fix what can be fixed without touching a running server")
+    doctor = add("doctor", _doctor, "find problems on this host: mounts, layers, leftovers, units, owners", ids="")
+    doctor.add_argument("--fix", action="store_true", help="fix problems, without touching running servers")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _selected(arguments: argparse.Namespace) -> list[str]:
-    """Return the ids of the servers that a command is for; `status` without ids is for all. Raises Usage."""
+    """Return the server ids of a command line; for `status` without ids, all. Raises Usage."""
     declared = instance.declared()
     shown = f"declared: {', '.join(declared) or 'none'}"
     if arguments.all or (not arguments.ids and arguments.command == "status"):
@@ -151,11 +151,11 @@ def _selected(arguments: argparse.Namespace) -> list[str]:
         return declared
     if not arguments.ids:
         raise instance.Usage(f"{arguments.command} needs server ids or --all; {shown}")
-    # These commands also take servers that are no longer declared, and the instances of smoke tests.
+    # These commands also accept servers that are no longer declared, and the instances of smoke tests.
     lenient = arguments.command in ("stop", "logs", "holders")
     for server in arguments.ids:
         if not instance.ID.fullmatch(server) and not (lenient and server in instance.instances()):
-            raise instance.Usage(f"{server!r} is not a server id: {instance.ID.pattern}")
+            raise instance.Usage(f"{server!r} is not a server id; an id matches {instance.ID.pattern}")
         exists = arguments.command == "logs" or os.path.isdir(layout.runtime(server))
         if server not in declared and not (exists and lenient):
             raise instance.Usage(f"server {server} is not declared on this host; {shown}")
@@ -208,7 +208,7 @@ def _reset(arguments: argparse.Namespace) -> None:
     from left4me_host import reset
 
     if arguments.undo and "T" not in arguments.undo:
-        # argparse took an ID for WHEN. A time contains a "T"; a server id has no capital letters.
+        # argparse took an ID as WHEN. A time contains a "T"; a server id has no capital letters.
         arguments.ids.insert(0, arguments.undo)
         arguments.undo = ""
     failures = []
@@ -308,14 +308,14 @@ def _game(arguments: argparse.Namespace) -> None:
         elif rows:
             print_table(game.table(rows))
         else:
-            print("no build")
+            print("no build on this host")
         if line := game.update_state():
             print(line, file=sys.stderr if arguments.json else sys.stdout)
     elif arguments.act == "rollback":
         if arguments.build is not None and not game.is_name(arguments.build):
             raise instance.Usage(f"{arguments.build!r} is not a build name; see l4d2ctl game status")
         build = game.rollback(arguments.build)
-        print(f"build {build} is current; running servers keep theirs until they are restarted")
+        print(f"build {build} is current; running servers use it after a restart")
     elif arguments.check:
         current, newest = game.check()
         both = f"current build: {current}; Steam's newest: {newest}"
@@ -335,7 +335,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
             where = f"server {finding.server}: " if finding.server else ""
             print(f"{where}{finding.what}: {done or finding.do}")
         if not results:
-            print("nothing found")
+            print("no problems found")
     if any(done is None for _finding, done in results):
         raise instance.Failed("")
 
@@ -344,11 +344,11 @@ def main(words: list[str]) -> int:
     try:
         arguments = _parser().parse_args(words)
         if os.geteuid() != 0:
-            raise instance.Failed("needs root: sudo l4d2ctl, for members of the operators' group")
+            raise instance.Failed("needs root: run sudo l4d2ctl (allowed for the operators' group)")
         try:
             arguments.run(arguments)
         finally:
-            sys.stdout.flush()  # inside this try, which reports a closed pipe
+            sys.stdout.flush()  # here, so that the except below reports a closed pipe
     except instance.Usage as error:
         print(f"l4d2ctl: {error}", file=sys.stderr)
         return 2

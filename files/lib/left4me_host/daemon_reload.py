@@ -3,7 +3,7 @@
 A module of l4d2ctl; deploys also send it as a program. It changes nothing.
 NeedDaemonReload is not enough: systemd 252 misses the first drop-in in a new t@3.service.d/, all versions miss a new
 symlink in multi-user.target.wants/, and a unit directory that was missing when PID 1 started is not read at all. So
-this compares what systemd has loaded with the disk.
+this module compares what systemd has loaded with the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def systemctl(*arguments: str) -> str:
 
 
 def template_of(unit: str) -> str:
-    """Return the name of an instance's template; of any other unit, its own name."""
+    """Return the name of an instance's template; for other units, their own name."""
     prefix, at, rest = unit.partition("@")
     return f"{prefix}@.{rest.rpartition('.')[2]}" if at else unit
 
@@ -54,7 +54,7 @@ def stale(unit: dict[str, str]) -> bool:
     name = unit["Id"]
     own = {f"{name}.d", f"{template_of(name)}.d"}
     loaded = {path for path in unit["DropInPaths"].split() if os.path.basename(os.path.dirname(path)) in own}
-    # If the target has not loaded the symlink, `systemctl isolate` stops the server, and a stop forgets its result.
+    # `systemctl isolate` stops a server whose symlink the target has not loaded, and systemd forgets its Result.
     wants_differ = os.path.lexists(f"{layout.WANTS}/{name}") != ("multi-user.target" in unit["WantedBy"].split())
     return (
         unit["NeedDaemonReload"] == "yes"

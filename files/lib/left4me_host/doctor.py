@@ -15,7 +15,7 @@ from left4me_host import builds, daemon_reload, game, gc, holders, instance, lay
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem. `fix` takes the server's id, fixes the problem and returns what it did; None if no fix is safe."""
+    """A problem and what to `do`. `fix` takes the server's id and returns what it did; None if no fix is safe."""
 
     server: str
     what: str
@@ -24,9 +24,9 @@ class Finding:
 
 
 def _umount(server: str) -> str:
-    # The server may have started since it was examined; the helper would unmount its overlay.
+    # The server may have started since examine(); the helper would unmount its overlay.
     if instance.properties([server], "ActiveState")[server]["ActiveState"] not in ("inactive", "failed"):
-        raise instance.Failed(f"server {server} was started meanwhile")
+        raise instance.Failed(f"server {server} was started meanwhile; run l4d2ctl doctor again")
     done = subprocess.run([*layout.OVERLAY_HELPER, "umount", server], capture_output=True, text=True, check=False)
     if done.returncode:
         raise instance.Failed(done.stderr.strip())
@@ -41,7 +41,7 @@ def _difference(mounted: list[str], current: list[str]) -> str:
     names = {layout.RELEASES: "the game"}
     return "; ".join(
         f"{names.get(folder := os.path.dirname(old), folder.rpartition('/')[2])}: {os.path.basename(old)} is mounted"
-        f"{'' if os.path.isdir(old) else ' but deleted'}, {os.path.basename(new)} is current"
+        f"{'' if os.path.isdir(old) else ' but deleted'}, a restart mounts {os.path.basename(new)}"
         for old, new in pairs
     )
 
@@ -52,7 +52,7 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
         if mount != layout.merged(server):
             yield Finding(server, f"{mount} is mounted, but not by left4me", f"umount {mount}")
         elif server not in running:
-            yield Finding(server, f"{mount} is mounted and its unit does not run", "unmount it", _umount)
+            yield Finding(server, f"{mount} is mounted, but its unit is not running", "l4d2ctl doctor --fix", _umount)
         elif server in servers and several[0] != (now := instance.lowers(server)):
             yield Finding(server, _difference(several[0], now), f"l4d2ctl restart {server} when convenient")
         if len(several) > 1 and server in running:
@@ -76,7 +76,7 @@ def _unused() -> Iterator[Finding]:
         yield Finding("", f"{error.filename} is missing: cannot find unused versions", "deploy this host")
         return
     if paths:
-        yield Finding("", f"neither current nor mounted: {' '.join(paths)}", "l4d2ctl doctor --fix", _collect_garbage)
+        yield Finding("", f"unused versions: {' '.join(paths)}", "l4d2ctl doctor --fix", _collect_garbage)
 
 
 def _game() -> Iterator[Finding]:
@@ -96,7 +96,7 @@ def _collect_garbage(_server: str) -> str:
 
     with instance.between_deploys() as free:
         if not free:
-            raise instance.Failed("a deploy is running; it removes them itself")
+            raise instance.Failed("a deploy is running and removes them itself")
         versions.set_aside()
     try:
         versions.remove_stale()  # outside the lock: this may take long
@@ -110,7 +110,7 @@ def _shared_uppers(servers: list[str]) -> Iterator[Finding]:
     for server in servers:
         if (several := len({copy.device for mounts in spaces for copy in holders.copies(server, mounts)})) > 1:
             do = f"l4d2ctl stop {server}; then end the processes that l4d2ctl holders {server} lists"
-            yield Finding(server, f"{several} overlays are mounted over its upper", do)
+            yield Finding(server, f"{several} overlays use {layout.runtime(server)}/upper", do)
 
 
 def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
@@ -121,11 +121,11 @@ def _leftovers(running: set[str], declared: list[str]) -> Iterator[Finding]:
         if instance.noted(server):
             yield Finding(server, "its overlay may still be in use", f"see l4d2ctl holders {server}", _umount)
         if os.path.lexists(f"{path}/work/work"):
-            yield Finding(server, f"{path}/work/work was left behind", "remove it", _umount)
+            yield Finding(server, f"{path}/work/work is left from an earlier mount", "l4d2ctl doctor --fix", _umount)
         if server not in declared and os.path.isdir(f"{path}/upper") and not os.listdir(f"{path}/upper"):
             yield Finding(server, f"{path} is from an interrupted deploy", "deploy this host")
         elif server not in declared:
-            yield Finding(server, f"{path} belongs to no declared server", "move it to the attic", _to_attic)
+            yield Finding(server, f"{path} belongs to no declared server", "l4d2ctl doctor --fix", _to_attic)
         elif os.path.lexists(f"{path}/reset"):
             yield Finding(server, "a reset did not finish", f"l4d2ctl reset {server}", _finish_reset)
 
@@ -173,7 +173,7 @@ def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
                 if in_use:  # the directories of a mounted overlay must not change
                     yield Finding(server, what, f"l4d2ctl stop {server}, then l4d2ctl doctor --fix")
                 else:
-                    yield Finding(server, what, "restore owner and mode", _restore_owner(path, uid, gid, mode))
+                    yield Finding(server, what, "l4d2ctl doctor --fix", _restore_owner(path, uid, gid, mode))
 
 
 def _restore_owner(path: str, uid: int, gid: int, mode: int) -> Callable[[str], str]:
@@ -188,7 +188,7 @@ def _restore_owner(path: str, uid: int, gid: int, mode: int) -> Callable[[str], 
 
 
 def apply_fix(finding: Finding) -> str | None:
-    """Fix a problem and return what was done; None if there is no fix or it failed (the reason goes to stderr)."""
+    """Fix a problem and return what was done; None if no fix is safe or the fix failed (stderr has the reason)."""
     if finding.fix is None:
         return None
     try:
@@ -199,7 +199,7 @@ def apply_fix(finding: Finding) -> str | None:
 
 
 def examine() -> list[Finding]:
-    """Return all problems on this host. Changes nothing. Raises Failed."""
+    """Return all problems on this host, without changing anything. Raises Failed."""
     declared = instance.instances()
     known = sorted({*declared, *os.listdir(layout.RUNTIME)})
     states = instance.properties(
@@ -208,6 +208,6 @@ def examine() -> list[Finding]:
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
     findings += [*_records(running.intersection(declared)), *_game(), *_unused()]
-    # An unfinished reset, which is a finding of its own, may not have made the directories yet.
+    # An unfinished reset may not have made the directories yet; it is reported separately.
     complete = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
     return [*findings, *_systemd(declared), *_owners(complete, running)]

@@ -1,6 +1,6 @@
 """Trees of files: list, copy, check and remove them.
 
-The deploy also sends it as a program (`python3 -I -c TEXT DIRECTORY…`), which prints {directory: listing}.
+The deploy also sends this file as a program (`python3 -I -c TEXT DIRECTORY…`), which prints {directory: listing}.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def walk(path: str, without: Collection[str] = ()) -> Iterator[tuple[str, str, o
 
 
 def listing(path: str, without: Collection[str] = ()) -> dict[str, str]:
-    """Return, by name, "d", "f:SHA256", "x:SHA256" if its owner may execute it, or "l:TARGET"."""
+    """Return for each name below a directory: "d", "f:SHA256", "x:SHA256" (executable by its owner) or "l:TARGET"."""
     found = {}
     for name, full, status in walk(path, without):
         if stat.S_ISDIR(status.st_mode):
@@ -60,9 +60,9 @@ def listing(path: str, without: Collection[str] = ()) -> dict[str, str]:
 
 
 def run(*command: str, silence: float = LONGEST, more: Mapping[str, str] | None = None) -> None:
-    """Run a command. Raises OSError with the first line of its stderr if it fails.
+    """Run a command. If it fails, raises OSError with the first error on its stderr.
 
-    Kills its process group if it writes nothing to stderr for `silence` seconds, or runs longer than LONGEST.
+    Kills the process group if the command writes nothing to stderr for `silence` seconds or runs longer than LONGEST.
     """
     stderr, end = b"", time.monotonic() + LONGEST
     with subprocess.Popen(
@@ -87,7 +87,7 @@ def run(*command: str, silence: float = LONGEST, more: Mapping[str, str] | None 
 
 
 def first_line(output: bytes) -> str:
-    """Return the first line that is not empty, advice or progress, and the next one too if it ends with a colon."""
+    """Return the first line that is not empty, advice or progress; if it ends with a colon, the next line too."""
     lines = map(str.strip, output.decode(errors="replace").splitlines())
     errors = [
         each for each in lines if each and not each.startswith(("warning:", "hint:")) and not PROGRESS.match(each)
@@ -109,7 +109,7 @@ def remove(path: str) -> None:
 
 @contextmanager
 def beside(directory: str, kind: str = "new") -> Iterator[str]:
-    """Yield an unguessable path in a directory; remove what is there when the block ends."""
+    """Yield an unguessable path in a directory; remove the path when the block ends."""
     path = f"{directory}/.{kind}-{secrets.token_hex(8)}"
     try:
         yield path
@@ -119,7 +119,7 @@ def beside(directory: str, kind: str = "new") -> Iterator[str]:
 
 
 def confine(path: str) -> None:
-    """Raise ValueError if a symlink leads out of a tree, also through other symlinks of the tree."""
+    """Raise ValueError if a symlink in a tree leads out of the tree, directly or through other symlinks."""
     top = os.path.realpath(path)
     for name, full, status in walk(path):
         if stat.S_ISLNK(status.st_mode) and os.path.commonpath([os.path.realpath(full), top]) != top:
@@ -133,7 +133,7 @@ def owner() -> tuple[int, int]:
 
 
 def own(path: str) -> None:
-    """Make left4me the owner and its group a writer of a tree: copy-ups keep that, so a server can change its files."""
+    """Give a tree to left4me, group-writable: copy-ups keep owner and mode, so a server can change the files."""
     uid, gid = owner()
     for full, mode in [(path, os.stat(path).st_mode), *((full, status.st_mode) for _, full, status in walk(path))]:
         os.chown(full, uid, gid, follow_symlinks=False)

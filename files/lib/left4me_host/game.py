@@ -16,7 +16,7 @@ _GAME = f"{layout.LIBEXEC}/left4me-game"
 
 @dataclass(frozen=True)
 class Build:
-    """A build as in `game status --json`: `servers` run on it, `trial` is its smoke test's result, empty if not run."""
+    """A row of `game status --json`: `servers` run on the build, `trial` is its smoke test's result or empty."""
 
     build: str
     current: bool
@@ -57,7 +57,7 @@ def is_updating() -> bool:
 
 
 def update_state() -> str:
-    """Return a line about the running update, or about the last one if it failed; else an empty string."""
+    """Return a line about a running update or a failed last one; otherwise an empty string."""
     return "an update is running; follow it with `l4d2ctl game update`" if is_updating() else builds.failure()
 
 
@@ -67,7 +67,7 @@ def _require_steam() -> None:
 
 
 def check() -> tuple[str, str]:
-    """Return the current build and Steam's. Raises Failed."""
+    """Return the current build and Steam's newest. Raises Failed."""
     _require_steam()
     done = subprocess.run([_GAME, "check"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -77,7 +77,7 @@ def check() -> tuple[str, str]:
 
 
 def _journal(after: str | None) -> tuple[str, list[str]]:
-    """Return the cursor at the end of the update unit's journal and the lines after cursor `after`, none for None."""
+    """Return the end of the update unit's journal (a cursor) and the lines after the cursor `after`, none for None."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--show-cursor"]
     command += [f"_SYSTEMD_UNIT={layout.GAME_UNIT}"]
     command += ["--lines=0"] if after is None else [f"--after-cursor={after}"] if after else []
@@ -90,7 +90,7 @@ def _journal(after: str | None) -> tuple[str, list[str]]:
 def update() -> None:
     """Start the unit that updates the game and print its progress. Raises Failed.
 
-    The unit goes on if this is interrupted; a second call follows it.
+    If this call is interrupted, the unit continues; a second call follows it.
     """
     _require_steam()
     if is_updating():
@@ -113,14 +113,14 @@ def update() -> None:
                 print(instance.plain(line), flush=True)
     if ended:
         instance.Systemctl("reset-failed", layout.GAME_UNIT).wait()  # the operator has just seen why
-        logs = f"journalctl -u {layout.GAME_UNIT} and {layout.GAME}/steamcmd.log"
+        logs = f"{layout.GAME}/steamcmd.log and journalctl -u {layout.GAME_UNIT}"
         raise instance.Failed(f"the update failed; the current build is still {builds.current() or 'none'}; see {logs}")
 
 
 def rollback(build: str | None) -> str:
     """Make another build on this host current, by default the latest good one, and return its name. Raises Failed."""
     if declared := builds.game_settings()["build"]:
-        raise instance.Failed(f"game.build keeps this host at build {declared}: change it, then deploy")
+        raise instance.Failed(f"game.build keeps this host at build {declared}: change game.build, then deploy")
     with instance.locked(layout.VERDICTS, waits=False) as free:
         if not free:
             raise instance.Failed("an update is running: wait until it ends")
@@ -130,7 +130,7 @@ def rollback(build: str | None) -> str:
         if build and build not in names:
             raise instance.Failed(f"build {build} is not on this host, which has: {', '.join(names)}")
         if not build and not good:
-            raise instance.Failed(f"no other build on this host has passed its smoke test: {', '.join(names)}")
+            raise instance.Failed(f"no other build has passed its smoke test; name one of: {', '.join(names)}")
         new = build or good[0]
         if not gc.runs(new):
             try:

@@ -1,4 +1,4 @@
-"""Where the game looks for files, and why a layer's tree would have no effect."""
+"""Check whether the game would find the files of a layer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _LOOKS = frozenset(
         *("bin", "platform", "srcds_run", "srcds_linux"),
     }
 )
-"""Top-level names of an installation that the game uses: the search paths of gameinfo.txt and its programs."""
+"""Top-level names that the game uses: the search paths in gameinfo.txt and the programs."""
 _INSIDE = frozenset(
     {
         *("addons", "cfg", "maps", "materials", "media", "missions", "models", "particles", "resource", "scripts"),
         *("shaders", "sound", "scenes", "ems"),
     }
 )
-"""Names in left4dead2/: a tree with one of these at its top belongs in left4dead2/."""
+"""Directories of left4dead2/: a tree with one of these at its top belongs in left4dead2/."""
 
 
 def is_seen(name: str) -> bool:
-    """Return whether the game looks at a name below its directory."""
+    """Return whether the game uses a file, given its path in the installation."""
     return name.partition("/")[0] in _LOOKS
 
 
@@ -48,4 +48,4 @@ def _advice(split: list[list[str]]) -> str:
         return ": increase `strip` by 1"
     if len(directories) == 1 and seconds & _INSIDE:
         return ': increase `strip` by 1 and add "into": "left4dead2"'
-    return ': set "into" to the game directory that it belongs in'
+    return ': set "into" to the game directory for these files'

@@ -1,6 +1,6 @@
 """Garbage collection: finds the versions of layers and the builds of the game that nothing uses.
 
-The deploy also sends it as a program (`python3 -I -c TEXT`), which prints the paths as a JSON list.
+The deploy also sends this file as a program (`python3 -I -c TEXT`), which prints the paths as a JSON list.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def mounted() -> set[str]:
 
 
 def _words(name: str, optional: bool = False) -> set[str]:
-    """Return the words of all servers' files called `name`."""
+    """Return the words in the file `name` of all servers, which may lack it if `optional`."""
     words: set[str] = set()
     for server in filter(lambda server: server[0] != ".", os.listdir(layout.SERVERS)):
         path = f"{layout.SERVERS}/{server}/{name}"
@@ -61,10 +61,10 @@ def layers(used: set[str]) -> list[str]:
 
 
 def builds(used: set[str]) -> list[str]:
-    """Return the builds that are not current, mounted, declared or smoke-tested now, less the latest good ones."""
+    """Return the builds that are not current, mounted, declared, in a smoke test, or among the latest good ones."""
     link, place = layout.INSTALLATION, layout.RELEASES
     if not os.path.islink(link) or not os.path.exists(layout.GAME_SETTINGS):
-        return []  # the deploy has not written its settings yet
+        return []  # no deploy has written the settings yet
     with open(layout.GAME_SETTINGS, encoding="utf-8") as file:
         settings = json.load(file)
     used = used | {f"{place}/{name}" for name in {settings["build"], *_words("build", optional=True)}}
@@ -74,11 +74,11 @@ def builds(used: set[str]) -> list[str]:
     return [path for path in spare if path not in kept]
 
 
-GOOD, LEFT = "good", "left by a rollback"  # the latter with its target and time
+GOOD, LEFT = "good", "left by a rollback"  # LEFT is followed by the target and time
 
 
 def smoke_test_result(path: str) -> str:
-    """Return the recorded result of a build: GOOD, LEFT…, or why its smoke test failed; empty if there was none."""
+    """Return the recorded result of a build: GOOD, LEFT…, or why its smoke test failed; empty if not recorded."""
     try:
         with open(f"{layout.VERDICTS}/{os.path.basename(path)}", encoding="utf-8") as file:
             return file.read().strip()
@@ -99,7 +99,7 @@ def unused() -> list[str]:
 
 
 def stale() -> list[str]:
-    """Return the stale temporary directories beside the versions, and those of a deploy that is running."""
+    """Return the temporary directories beside the versions: stale ones, and those of a running deploy."""
     return stale_in(layout.VAR, layout.RELEASES, layout.OVERLAYS, f"{layout.OVERLAYS}/*")
 
 
@@ -113,6 +113,6 @@ def stale_in(*places: str) -> list[str]:
 if __name__ == "__main__":
     try:
         found = unused()
-    except FileNotFoundError:  # after an interrupted deploy; the next one writes all files, then looks again
+    except FileNotFoundError:  # an interrupted deploy left it out; the next deploy writes it, then looks again
         found = []
     print(json.dumps(sorted([*found, *stale()])))

@@ -1,9 +1,9 @@
 """Find the processes that keep a server's overlay busy, and how.
 
-References keep a mount busy from any mount namespace: working directories, roots, open files, mappings and running
-programs. A process in another mount namespace keeps that namespace's copy of the mount, which can outlive the unit.
-/proc/PID/ns/mnt proves neither, since the kernel reuses its numbers. So this reads each process's mountinfo, and
-compares the device of everything the process refers to with that of the overlay.
+A process keeps a mount busy, from any mount namespace, by its working directory, root, program, open files or mappings.
+A process in another mount namespace also keeps that namespace's copy of the mount, which can outlive the unit.
+The number in /proc/PID/ns/mnt proves neither, because the kernel reuses numbers. So this module reads each process's
+mountinfo, and compares the devices of all its references with the overlay's device.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def _command(task: str) -> str:
 
 
 def copies(server: str, mounts: list[Mount]) -> list[Mount]:
-    """Return the mounts of a server's overlay, at any mount point, among those of one mount namespace."""
+    """Return which `mounts` (of one mount namespace) are a server's overlay, at any mount point."""
     upper = f"upperdir={layout.runtime(server)}/upper"
     return [mount for mount in mounts if upper in mount.options]
 
 
 def _references(task: str, devices: frozenset[str], merged: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (kind, path, device) of a task's references to these devices, device empty for a mapping below `merged`."""
+    """Yield (kind, path, device) of a task's references to `devices`; device is empty for a mapping below `merged`."""
     base = f"/proc/{task}"
     links = [("cwd", f"{base}/cwd"), ("root", f"{base}/root"), ("exe", f"{base}/exe")]
     for kind, link in [*links, *((f"fd {name}", f"{base}/fd/{name}") for name in _listed(f"{base}/fd"))]:
@@ -70,8 +70,8 @@ def _references(task: str, devices: frozenset[str], merged: str) -> Iterator[tup
             yield kind, _link(link), device
     if "/" in task:
         return  # threads share their process's memory
-    # A file is mapped in several pieces; one is enough. The device comes from map_files, since older kernels name the
-    # lower layer's in maps; a path below the overlay counts too.
+    # One mapping per file is enough. The device comes from map_files, because maps shows the lower layer's device on
+    # older kernels. A path below the overlay counts too.
     pieces = {}
     for line in procfs.read(f"{base}/maps").split("\n")[:-1]:
         piece, _mode, _offset, *file = line.split(maxsplit=5)
@@ -87,9 +87,9 @@ def _references(task: str, devices: frozenset[str], merged: str) -> Iterator[tup
 
 
 def _mounts_in(space: str) -> list[Mount]:
-    """Enter the mount namespace at a path below /proc and return its mounts; none if it no longer exists.
+    """Enter a mount namespace, given its path below /proc, and return its mounts; none if it no longer exists.
 
-    For a namespace without a process that sees all of it. Anyone may have made it, so no program in it is executed.
+    For namespaces in which no process sees all mounts. Any user may have made them, so execute no program in them.
     """
     from left4me_host import syscalls  # here: rarely needed
 
@@ -123,7 +123,7 @@ def _mounts_seen_by(task: str) -> list[Mount]:
 
 
 def mounts_of(tasks: list[str]) -> list[Mount]:
-    """Return the mounts of the mount namespace of these tasks."""
+    """Return the mounts of the mount namespace that these tasks share."""
     # mountinfo omits mounts outside the task's root. A task may end meanwhile; then the next one is read.
     seen = (_mounts_seen_by(task) for task in tasks if _link(f"/proc/{task}/root") == "/")
     entered = (_mounts_in(f"/proc/{task}/ns/mnt") for task in tasks)
@@ -131,7 +131,7 @@ def mounts_of(tasks: list[str]) -> list[Mount]:
 
 
 def _kept(spaces: dict[str, list[str]], mounts: dict[str, list[Mount]]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (task, kind, space, path) of each open file and mount that keeps a mount namespace."""
+    """Yield (task, kind, space, path) of each open file and mount that keeps a mount namespace (`space`)."""
     for space, tasks in spaces.items():
         for task in tasks:
             for fd in _listed(f"/proc/{task}/fd"):
@@ -144,9 +144,9 @@ def _kept(spaces: dict[str, list[str]], mounts: dict[str, list[Mount]]) -> Itera
 
 
 def spaces() -> dict[str, list[str]]:
-    """Return the tasks (names below /proc) by mount namespace, without this process, in the order of their PIDs.
+    """Return all tasks (names below /proc) except this process by mount namespace, in the order of their PIDs.
 
-    Threads are listed too: a thread may have its own working directory, files and namespace.
+    Threads are included: a thread may have its own working directory, files and namespace.
     """
     found: dict[str, list[str]] = {}
     for pid in sorted((name for name in os.listdir("/proc") if name.isdigit() and name != str(os.getpid())), key=int):
@@ -158,7 +158,7 @@ def spaces() -> dict[str, list[str]]:
 
 
 def holders(server: str) -> list[Holder]:
-    """Return every process that holds a server's overlay, even if it is no longer mounted."""
+    """Return every process that holds a server's overlay, mounted or not."""
     known = frozenset(filter(None, [instance.noted(server)]))
     tasks_of = spaces()
     mounts = {space: mounts_of(tasks) for space, tasks in tasks_of.items()}
@@ -169,8 +169,8 @@ def holders(server: str) -> list[Holder]:
     there = {space: copies(server, each) for space, each in mounts.items()}
     now = frozenset(copy.device for each in there.values() for copy in each)
     init, merged = _link("/proc/1/ns/mnt"), layout.merged(server)
-    # Namespaces that receive the host's unmounts, such as a sandboxed service's, do not hold the overlay. The server's
-    # own does, and so does a copy of the host's that no longer receives them.
+    # A namespace that receives the host's unmounts, such as a sandboxed service's, does not hold the overlay. The
+    # server's own namespace does, and so does a copy of the host's that no longer receives unmounts.
     peers = {peer for copy in there[init] for peer in copy.peers}
     in_the_way = {space for space, each in there.items() if any(not copy.peers & peers for copy in each)} - {init}
     points = {copy.point for copy in there[init]} - {merged}
@@ -194,7 +194,7 @@ def holders(server: str) -> list[Holder]:
 
 
 def _held_by(task: str, server: str, mounted: frozenset[str], unmounted: frozenset[str]) -> list[tuple[str, str]]:
-    """Return (kind, path) of a task's references to the overlay, by its mounted and its unmounted devices."""
+    """Return (kind, path) of a task's references to an overlay with these mounted and unmounted devices."""
     references = list(_references(task, mounted | unmounted, layout.merged(server)))
     if any(device in unmounted for _kind, _path, device in references):
         # The kernel reuses the number of an unmounted device: the task may see another filesystem.

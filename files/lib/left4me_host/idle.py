@@ -1,4 +1,4 @@
-"""When a server is idle, for rollouts and for restarts after an update."""
+"""Detect idle servers, for rollouts and for restarts after an update."""
 
 from __future__ import annotations
 

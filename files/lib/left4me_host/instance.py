@@ -1,4 +1,4 @@
-"""The state of a server in systemd, in the kernel and on disk."""
+"""Read and change the state of a server in systemd, in the kernel and on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def instances() -> list[str]:
 
 
 class Systemctl:
-    """A systemctl process, started on creation. Without subprocess, whose import would delay a reset."""
+    """A systemctl process, started on creation, without subprocess, whose import would delay a reset."""
 
     def __init__(self, *arguments: str) -> None:
         self._output, end = os.pipe()
@@ -46,16 +46,16 @@ class Systemctl:
         os.close(end)
 
     def wait(self) -> tuple[int, str]:
-        """Return its exit code and its output, stdout and stderr together."""
+        """Return the exit code and the output, stdout and stderr together."""
         with open(self._output, encoding="utf-8", errors="replace") as file:
             text = file.read().strip()
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]), text
 
 
 def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
-    """Start asking systemd for properties of servers' units; the returned function waits and returns them by id.
+    """Ask systemd for properties of servers' units; return a function that waits for the answer and returns it by id.
 
-    It raises Failed if systemd does not know a unit.
+    That function raises Failed if systemd does not know a unit.
     """
     if not servers:
         return dict
@@ -80,7 +80,7 @@ def properties(servers: list[str], *names: str) -> dict[str, dict[str, str]]:
 
 
 def environment(server: str) -> dict[str, str]:
-    """Return the variables of a server's server.env; empty if there is no such file."""
+    """Return the variables of a server's server.env; empty if the file is missing."""
     try:
         with open(f"{layout.SERVERS}/{server}/server.env", encoding="utf-8") as file:
             pairs = [line.strip().partition("=") for line in file if "=" in line and not line.startswith("#")]
@@ -92,7 +92,7 @@ def environment(server: str) -> dict[str, str]:
 def started_with(server: str) -> dict[str, str]:
     """Return the server.env with which a running server was started, and its lower layers (LOWERS, separated by `:`).
 
-    left4me-overlay records them at the mount. Empty if there is no record.
+    left4me-overlay records both at the mount. Empty without a record.
     """
     try:
         with open(layout.started_record(server), encoding="utf-8", errors="replace") as file:
@@ -154,7 +154,7 @@ def mounted(server: str) -> bool:
 
 
 def noted(server: str) -> str:
-    """Return major:minor of a server's overlay while it may be in use, mounted or not; otherwise empty."""
+    """Return the device (major:minor) of a server's overlay if it may be in use, mounted or not; otherwise empty."""
     try:
         numbers = os.readlink(layout.overlay_note(server))
     except FileNotFoundError:
@@ -166,7 +166,7 @@ def noted(server: str) -> str:
 def locked(path: str, waits: bool = True, flags: int = os.O_DIRECTORY) -> Iterator[bool]:
     """Lock a path (flock(2)) that only root can open; yield False if `waits` is false and another process has the lock.
 
-    `flags` are open(2)'s.
+    `flags` are for open(2).
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | flags, 0o600)
     try:
@@ -183,7 +183,7 @@ def locked(path: str, waits: bool = True, flags: int = os.O_DIRECTORY) -> Iterat
 
 @contextmanager
 def unmounted(server: str) -> Iterator[None]:
-    """Keep left4me-overlay out of a server's directories. Raises Failed if something is mounted in them."""
+    """Block mounts of a server's overlay. Raises Failed if something is mounted in the server's directories."""
     with locked(layout.runtime(server)):
         for path in overlays():
             if path.startswith(f"{layout.runtime(server)}/"):
@@ -194,7 +194,7 @@ def unmounted(server: str) -> Iterator[None]:
 
 @contextmanager
 def between_deploys() -> Iterator[bool]:
-    """Block the commands of deploys; yield False if a deploy is running, even between two of its commands.
+    """Block the commands of deploys; yield False if a deploy is running, even between two commands.
 
     During a deploy the current versions and the servers' files may not match yet.
     """
@@ -238,26 +238,26 @@ def sync_directory(path: str) -> None:
 
 
 def reset_unfinished(server: str) -> bool:
-    """Return whether a reset of a server has begun and not finished; until then its unit does not start."""
+    """Return whether a server has an unfinished reset, which keeps its unit from starting."""
     return os.path.exists(f"{layout.runtime(server)}/reset")
 
 
 def undone(server: str) -> str:
-    """Return the path of an undo's plan, which exists while only the start is missing."""
+    """Return the path of the plan of an undo that has only the server's start left to do."""
     return f"{layout.runtime(server)}/undone"
 
 
 FINISHED = {
     "reset": "a reset was finished at the boot",
     "undo": "an undo was finished at the boot",
-    "not begun": "a reset had not begun before the boot",
+    "not begun": "an interrupted reset changed nothing",
 }
 
 
 def finished(server: str) -> str:
-    """Return what the boot did about an unfinished reset: a key of FINISHED; empty if there was none.
+    """Return what the boot did about an unfinished reset: a key of FINISHED; empty if no reset was unfinished.
 
-    The note stays until the server is started or reset.
+    The record stays until the server is started or reset.
     """
     try:
         with open(f"{layout.RUN}/{server}.finished", encoding="ascii") as file:
@@ -272,7 +272,7 @@ def note_finished(server: str, did: str) -> None:
 
 
 def forget_finished(server: str) -> None:
-    """Remove the note of finished() and an undo's plan."""
+    """Remove the record of finished() and an undo's plan."""
     for path in (f"{layout.RUN}/{server}.finished", undone(server)):
         with suppress(FileNotFoundError):
             os.unlink(path)
@@ -287,7 +287,7 @@ def hold(server: str) -> None:
     try:
         fd = os.open(f"{layout.HELD}/{server}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     except FileExistsError:
-        return  # keep the time and the name
+        return  # keep the time and name of the first stop
     try:
         os.write(fd, f"{os.environ.get('SUDO_USER', 'root')}\n".encode())
     except OSError as error:
@@ -299,7 +299,7 @@ def hold(server: str) -> None:
 
 
 def held_by(server: str) -> str:
-    """Return who stopped a server by hand; empty if nobody did or an older left4me did not record it."""
+    """Return who stopped a server by hand; empty if nobody did or the name is not recorded."""
     try:
         with open(f"{layout.HELD}/{server}", encoding="utf-8", errors="replace") as file:
             return file.read(64).strip()

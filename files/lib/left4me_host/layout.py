@@ -1,12 +1,12 @@
 """The paths on a host, and the names that servers may have.
 
-Used by the programs on the host, on the control machine, and by the programs that a deploy sends. It imports nothing,
-because left4me-overlay loads it at every stop.
+The host, the control machine and the programs that a deploy sends use this module. It imports nothing, because
+left4me-overlay loads it at every stop.
 """
 
 VAR = "/var/lib/left4me"
 ETC = "/etc/left4me"
-"""Managed by the deploy, which removes everything else here."""
+"""The deploy removes all files here that it did not write."""
 RUN = "/run/left4me"
 
 SERVERS = f"{ETC}/servers"
@@ -18,17 +18,17 @@ RELEASES = f"{VAR}/releases"
 INSTALLATION = f"{VAR}/installation"
 """The symlink to the current build."""
 CANDIDATE = f"{VAR}/candidate"
-"""The symlink to the build in its smoke test."""
+"""The symlink to the build that is being smoke-tested."""
 OVERLAYS = f"{VAR}/overlays"
 RUNTIME = f"{VAR}/runtime"
 ATTIC = f"{VAR}/attic"
 SECRETS = f"{VAR}/secrets"
 HELD = f"{VAR}/held"
 GAME = f"{VAR}/game"
-"""SteamCMD with its home and log, the download of the next build, and the results of smoke tests."""
+"""Has SteamCMD, its home and log, the download of the next build, and the results of smoke tests."""
 VERDICTS = f"{GAME}/verdicts"
 FAILED_UPDATE = f"{GAME}/failed-update"
-"""Why the last update from Steam failed; removed by the next good one, or when the game no longer comes from Steam."""
+"""Says why the last update from Steam failed. Removed by the next good update and when `game.source` changes."""
 
 GAME_UNIT = "left4me-game.service"
 
@@ -38,7 +38,7 @@ CTL = "/usr/local/sbin/l4d2ctl"
 LIB = "/usr/local/lib/left4me"
 LIBEXEC = "/usr/local/libexec/left4me"
 OVERLAY_HELPER = ("/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", f"{LIBEXEC}/left4me-overlay")
-"""Runs in PID 1's mount namespace, as in the unit's Exec lines."""
+"""The helper runs in PID 1's mount namespace, as in the unit's Exec lines."""
 UNITS = "/usr/local/lib/systemd/system"
 OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
@@ -47,9 +47,9 @@ ADDONS = "left4dead2/addons"
 """The game's directory for .vpk files, relative to the top of a build."""
 
 SERVER_ID = r"[a-z0-9][a-z0-9_-]{0,19}"
-"""Follows the @ in a unit's name. With the prefix left4me- it fits a user name (32 characters)."""
+"""Fits after left4me- in a user name (at most 32 characters), and after @ in a unit's name."""
 BARE, MODDED = "_bare", "_modded"
-"""The instances for smoke tests, without layers and with a server's layers. Not valid as server ids."""
+"""The smoke test's instances, without layers and with a server's layers. The names are not valid server ids."""
 
 
 def is_server_id(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""start, stop and restart servers through systemd, and explain what prevented it."""
+"""Start, stop and restart servers through systemd, and explain failures."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def reset_failed(servers: list[str]) -> instance.Systemctl:
 
 
 def _port_holder(server: str, free: Iterable[str] = ()) -> str:
-    """Return another server, not in `free`, that runs on the declared port of `server`; empty if there is none."""
+    """Return another server, not in `free`, that runs on the declared port of `server`; empty if the port is free."""
     port = instance.environment(server).get(_PORT)
     if port is None:
-        return ""  # systemd reports what is missing
+        return ""  # systemd reports the missing server.env
     others = [each for each in instance.instances() if each != server and each not in free]
     same_port = [each for each in others if instance.started_with(each).get(_PORT) == port]
     states = instance.properties(same_port, "ActiveState")
-    # A server that could not be unmounted still has its record, but its game has ended.
+    # After a failed unmount a server still has its record, but its game has ended.
     return next((each for each in same_port if states[each]["ActiveState"] not in ("inactive", "failed")), "")
 
 
 def require_ports(servers: list[str], command: str) -> None:
     """Raise Failed if `command` (start, restart or reset) would start a server whose port is still taken.
 
-    Its game would end at once, again and again, until the server that has the port is restarted too.
+    The game would end at once, again and again, until the other server releases the port.
     """
     lines = []
     for server in servers:
@@ -54,7 +54,7 @@ def _commands_to_free_port(servers: list[str], server: str, other: str, command:
     while other:
         together.append(other)
         other = _port_holder(other, together)
-    return f"together: l4d2ctl restart {' '.join(together)}"
+    return f"restart them together: l4d2ctl restart {' '.join(together)}"
 
 
 def start(servers: list[str]) -> None:
@@ -64,7 +64,7 @@ def start(servers: list[str]) -> None:
 
 
 def _start(servers: list[str], failures: Iterable[str] = ()) -> None:
-    """Start servers. Raises Failed with `failures`, those of other servers, and its own."""
+    """Start servers. Raises Failed with `failures`, which are those of other servers, and the new ones."""
     unfinished = list(filter(instance.reset_unfinished, servers))
     reset = [f"server {server}: its reset did not finish; run l4d2ctl reset {server}" for server in unfinished]
     lines = [*failures, *reset]
@@ -85,7 +85,7 @@ def start_again(
     resetting: instance.Systemctl | None = None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
-    """Start servers that are not stopped by hand; `resetting` is a reset_failed() that already runs.
+    """Start servers that are not stopped by hand; `resetting` is the result of an earlier reset_failed().
 
     Calls `meanwhile` while they start. Raises Failed with the last log lines of those that did not start.
     """
@@ -119,8 +119,8 @@ def stop(
 ) -> None:
     """Stop servers; with `held` they stay down until `l4d2ctl start`. Calls `meanwhile` while they stop.
 
-    Raises Failed that names the holders of an overlay and the command to repeat, `again`. A server that was killed or
-    crashed while quitting counts as stopped; a line on stderr says so.
+    Raises Failed, which names the holders of an overlay and the command to repeat (`again`). A server that was killed
+    or crashed while quitting counts as stopped; a line on stderr reports it.
     """
     failures = []
     for server in set(servers).intersection(instance.declared()) if held else ():
@@ -163,9 +163,10 @@ def _after_stop(server: str, state: dict[str, str], ran: bool, again: str) -> st
             )
             why = done.stderr.strip()
         if instance.mounted(server) or instance.noted(server):
-            by = "; ".join(map(str, found or holders.holders(server))) or f"no process that /proc shows ({why})"
+            by = "; ".join(map(str, found or holders.holders(server))) or f"a process that /proc does not show ({why})"
             return (
-                f"server {server} is stopped but its overlay is held by {by}. End that, then: l4d2ctl {again} {server}"
+                f"server {server} is stopped but its overlay is held by {by}. "
+                f"End the holder, then: l4d2ctl {again} {server}"
             )
     if state["ActiveState"] == "failed":
         how = "did not quit when asked and was killed"
@@ -179,15 +180,15 @@ def _after_stop(server: str, state: dict[str, str], ran: bool, again: str) -> st
 
 
 def restart(servers: list[str], unless_stopped: bool = False) -> None:
-    """Stop servers and start those that stopped. Raises Failed.
+    """Stop servers, and start those whose stop succeeded. Raises Failed.
 
-    `unless_stopped` skips servers that do not run, and does not start those that are stopped by hand meanwhile.
+    `unless_stopped` skips servers that are not running, and does not start those that are stopped by hand meanwhile.
     """
     if unless_stopped:
         states = instance.properties(servers, "ActiveState")
         down = [each for each in servers if states[each]["ActiveState"] in ("inactive", "failed")]
         for server in down:
-            print(f"server {server} does not run; skipped", file=sys.stderr)
+            print(f"server {server} is not running; skipped", file=sys.stderr)
         servers = [server for server in servers if server not in down]
     require_ports(servers, "restart")
     failed = _stop(servers, "restart")

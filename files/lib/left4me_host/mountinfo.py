@@ -1,15 +1,15 @@
 """Read the mounts of a mount namespace from /proc/PID/mountinfo (proc_pid_mountinfo(5)).
 
-Its names are untrusted. The kernel escapes only space, tab, newline and backslash, so only "\\n" ends a line here.
-Names stay escaped; bytes that are not UTF-8 become surrogates, which os.fsencode turns back into bytes.
+The names in the file are untrusted. The kernel escapes only space, tab, newline and backslash, so only "\\n" ends a
+line. Names stay escaped; bytes that are not UTF-8 become surrogates, which os.fsencode turns back into bytes.
 """
 
 
 class Mount:
-    """One line: the filesystem's `device` (major:minor) and type (`kind`), and its mount point (`point`).
+    """A line of mountinfo: the filesystem's `device` (major:minor) and type (`kind`), and the mount point (`point`).
 
-    `root` is the mounted directory of the filesystem. `peers` are the peer groups with which the mount shares unmounts
-    or from which it receives them. `options` are the filesystem's own, such as an overlay's lowerdir=….
+    `root` is the mounted directory of the filesystem. `peers` are the peer groups that share unmounts with the mount or
+    send them to it. `options` are the filesystem's own, such as an overlay's lowerdir=….
     """
 
     __slots__ = ("device", "kind", "options", "peers", "point", "root")

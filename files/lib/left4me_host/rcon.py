@@ -1,4 +1,4 @@
-"""Runs a command on a server's console by RCON (https://developer.valvesoftware.com/wiki/Source_RCON_Protocol)."""
+"""Run a command on a server's console by RCON (https://developer.valvesoftware.com/wiki/Source_RCON_Protocol)."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def execute(address: tuple[str, int], password: str, command: str) -> str | None
         while kind != _AUTH_RESPONSE:
             number, kind, _body = _receive(stream)
             if time.monotonic() > end:
-                raise OSError("the server never answers the password")
+                raise OSError("the server does not answer the password")
         if number == -1:
             return None
         try:
-            # An answer has no end mark: the server mirrors the second packet after the whole answer to the first.
-            # Both in one sendall(), because a map change delays whatever arrives later.
+            # An answer has no end mark, but the server mirrors the second packet after the whole answer to the first.
+            # Send both in one sendall(), because a map change delays a later packet.
             text = command.encode("utf-8", "surrogateescape")
             connection.sendall(_packet(1, _EXECUTE, text) + _packet(2, _RESPONSE, b""))
             while (packet := _receive(stream))[0] != 2:
@@ -96,14 +96,14 @@ def rcon(server: str, command: str) -> str:
     if len(command.encode("utf-8", "surrogateescape")) > _LONGEST:
         raise instance.Failed(f"server {server}: the command is longer than {_LONGEST} bytes")
     is_running = instance.properties([server], "MainPID")[server]["MainPID"] != "0"
-    # A server that was started before left4me wrote records has none.
+    # A server that an older left4me started has no record.
     address = instance.address_of(instance.started_with(server) or instance.environment(server))
     if not is_running or address is None:
         raise instance.Failed(f"server {server} is not running: l4d2ctl start {server}")
     password = _password(server)
     # Send the password only to the server's own user: another process may have its port.
     if (others := _listeners(address[1])) != {pwd.getpwnam(f"left4me-{server}").pw_uid}:
-        who = f"uid {others} listens" if others else "no process listens"
+        who = f"another user (uid {', '.join(map(str, others))}) listens" if others else "no process listens"
         raise instance.Failed(f"server {server}: {who} on port {address[1]}; see l4d2ctl logs {server}")
     try:
         output = execute(address, password, command)

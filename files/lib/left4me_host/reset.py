@@ -4,8 +4,8 @@ A reset writes its plan to runtime/ID/reset before the first rename, so that a s
 interrupted one. Nothing here walks a tree that the game can write: the directories move to the attic as a whole, and
 left4me-attic.service removes the oldest later.
 
-Undos take the attic's entries like a stack, latest first. The files that an undo itself moves to the attic are not on
-the stack; they come back only if asked for by their time.
+An undo brings back the latest entry that a reset or removal put into the attic, so repeated undos go further back. The
+files that an undo itself moves to the attic come back only by their time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def _plan_path(server: str) -> str:
 
 
 def _read_plan(path: str) -> dict[str, str] | None:
-    """Return a plan (keys: into, back, asked, start); None if there is no file or it is incomplete.
+    """Return a plan (keys: into, back, asked, start); None if the file is missing or incomplete.
 
-    A power cut may leave an empty file; then nothing has been renamed yet.
+    A power cut may leave an empty file, but only before the first rename.
     """
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -56,7 +56,7 @@ def _sync_plan(server: str) -> None:
 
 
 def _drop_plan(server: str, plan: dict[str, str] | None) -> None:
-    """Remove a plan when only the start is missing; keep an undo's as instance.undone(), so it can be repeated."""
+    """Remove a reset's plan; rename an undo's to instance.undone(), so that a repeated undo only starts the server."""
     if plan and plan["back"]:
         os.rename(_plan_path(server), instance.undone(server))
     else:
@@ -64,7 +64,7 @@ def _drop_plan(server: str, plan: dict[str, str] | None) -> None:
 
 
 def _chosen(server: str, asked: str) -> str:
-    """Return the attic's entry that an undo brings back: the one of the time `asked`, or the latest on the stack.
+    """Return the attic's entry that an undo brings back: by its time if `asked`, else the latest not made by an undo.
 
     Raises Failed.
     """
@@ -72,12 +72,12 @@ def _chosen(server: str, asked: str) -> str:
     if not asked:
         stack = [name for name in entries if not name.endswith(attic.BY_UNDO)]
         if not stack:
-            more = f"; l4d2ctl attic {server} lists the files that undos put aside" * bool(entries)
+            more = f"; l4d2ctl attic {server} lists the files from earlier undos" * bool(entries)
             raise instance.Failed(f"server {server}: there is no reset to undo in {layout.ATTIC}{more}")
         return stack[-1]
     found = [name for name in entries if name.partition("@")[2].startswith(asked.removeprefix(f"{server}@"))]
     if len(found) != 1:
-        which = f"matches several times: {', '.join(map(attic.time_of, found))}" if found else "matches no time"
+        which = f"matches more than one entry: {', '.join(map(attic.time_of, found))}" if found else "matches no entry"
         raise instance.Failed(f"server {server}: {asked} {which}; see l4d2ctl attic {server}")
     return found[0]
 
@@ -97,7 +97,7 @@ def _sync(server: str, into: str) -> None:
 
 
 def _fresh(server: str, user: pwd.struct_passwd) -> None:
-    """Make upper and work as the deploy does."""
+    """Create upper and work with the owners and modes that the deploy gives them."""
     for name, uid, gid, mode in (("upper", user.pw_uid, user.pw_gid, 0o755), ("work", 0, 0, 0o700)):
         path = f"{layout.runtime(server)}/{name}"
         if not os.path.isdir(path):
@@ -123,13 +123,13 @@ def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
                 target = _step(target, part)
             os.stat(name, dir_fd=source, follow_symlinks=False)
             if name in os.listdir(target):
-                # The undo brought back an older one. Move it to the attic, under a name that a game cannot guess.
+                # The undo brought back an older file. Move it to the attic, under a name that a game cannot guess.
                 os.rename(name, f"{name}.{time.time_ns()}", src_dir_fd=target, dst_dir_fd=source)
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
             os.fsync(source)
             os.fsync(target)
         except (FileNotFoundError, NotADirectoryError):
-            continue  # the game never made it, or an interrupted reset already moved it
+            continue  # the game never made the path, or an interrupted reset already moved it
         finally:
             for fd in (source, target):
                 if fd >= 0:
@@ -137,7 +137,7 @@ def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
 
 
 def _step(fd: int, name: str) -> int:
-    """Open `name` in the directory `fd` and close `fd`. Raises NotADirectoryError for a symlink; `fd` stays open."""
+    """Open `name` in the directory `fd` and close `fd`. Raises NotADirectoryError for a symlink and keeps `fd` open."""
     inner = os.open(name, _DIRECTORY, dir_fd=fd)
     os.close(fd)
     return inner
@@ -166,14 +166,14 @@ def alone(server: str) -> Iterator[None]:
     os.makedirs(layout.RUN, exist_ok=True)
     with instance.locked(f"{layout.RUN}/{server}.reset", waits=False, flags=os.O_CREAT) as free:
         if not free:
-            raise instance.Failed(f"server {server}: another reset of it is running")
+            raise instance.Failed(f"server {server}: another reset is running; wait until it ends")
         yield
 
 
 def reset(server: str, undo: str | None = None) -> dict[str, float]:
     """Reset a server, or undo a reset, and return the seconds that each step took.
 
-    `undo` is empty for the latest reset that is not undone yet, or the beginning of a time in the attic. Raises Failed;
+    `undo` is None for a reset, empty to undo the latest reset, or the beginning of a time in the attic. Raises Failed;
     the server may then be stopped, and another reset finishes this one.
     """
     with alone(server):
@@ -189,21 +189,22 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
     if plan:
         _require_same(server, plan, undo)
     elif undo is not None and (plan := _read_plan(instance.undone(server))) and plan.get("asked") == undo:
-        print(f"server {server}: finished an interrupted undo; repeat the command for the next one", file=sys.stderr)
+        more = "to undo one more reset, run the command again"
+        print(f"server {server}: finished the interrupted undo; {more}", file=sys.stderr)
         _start(server, plan, times)
         return times
     else:
         back = "" if undo is None else _chosen(server, undo)
         into = attic.new_name(server) + attic.BY_UNDO * bool(back)
         runs = answer()[server]["ActiveState"] in _RUNNING
-        if runs:  # runs during the stop; not for a failed server, whose result the stop reports
+        if runs:  # not for a failed server, whose result the stop reports
             lifecycle.require_ports([server], "reset")
             resetting = lifecycle.reset_failed([server])
         plan = {"into": into, "back": back, "asked": undo or "", "start": "yes" if runs else ""}
         try:
             _write_plan(server, plan)
         except OSError as error:
-            raise instance.Failed(f"server {server} is not reset, nothing changed: {error}") from None
+            raise instance.Failed(f"server {server} is not reset and nothing changed: {error}") from None
     try:
         with _timed(times, "stop"):
             lifecycle.stop([server], held=False, meanwhile=lambda: _sync_plan(server), again="reset")
@@ -212,17 +213,17 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
         _drop_plan(server, plan)
     except OSError as error:
         raise instance.Failed(
-            f"server {server} is stopped, its reset is not finished: {error}. Fix that, then: l4d2ctl reset {server}"
+            f"server {server} is stopped, its reset is not finished: {error}. Fix this, then: l4d2ctl reset {server}"
         ) from None
     _start(server, plan, times, resetting)
     if begun:
-        instance.Systemctl("reset-failed", AT_BOOT).wait()  # in case that unit could not finish the reset
+        instance.Systemctl("reset-failed", AT_BOOT).wait()  # the unit may have failed to finish the reset
     instance.Systemctl("start", "--no-block", "left4me-attic.service")  # no wait(): that would make the reset slower
     return times
 
 
 def _require_same(server: str, plan: dict[str, str], undo: str | None) -> None:
-    """Raise Failed unless the command can finish the plan that an earlier command began."""
+    """Raise Failed if the plan that an earlier command began is for another command."""
     if undo is None or (plan["back"] and undo in ("", plan.get("asked"))):
         return
     what = "undo" if plan["back"] else "reset"
@@ -235,7 +236,7 @@ def _start(
     server: str, plan: dict[str, str], times: dict[str, float], resetting: instance.Systemctl | None = None
 ) -> None:
     """Start a server that ran before its reset, unless it is stopped by hand. Raises Failed if it does not start."""
-    # sync_directory: if a power cut brought the plan back, another reset would find nothing left to do.
+    # sync_directory, because a power cut could bring the plan back, and a second reset would find nothing to do.
     if plan["start"] and not instance.is_held(server):
         try:
             with _timed(times, "start"):
@@ -263,7 +264,7 @@ def _rename(server: str, plan: dict[str, str], user: pwd.struct_passwd) -> None:
 
 
 def _take_out(server: str, back: str, into: str) -> None:
-    """Move the entry that comes back out of the attic, where it would no longer be the latest."""
+    """Move the entry `back` out of the attic, before a new entry becomes the latest."""
     taken = f"{layout.runtime(server)}/undo"
     if os.path.lexists(f"{layout.ATTIC}/{back}"):
         os.rename(f"{layout.ATTIC}/{back}", taken)
@@ -290,7 +291,7 @@ def _bring_back(server: str, back: str, into: str, user: pwd.struct_passwd) -> N
 
 
 def _bring_back_password(server: str, kept: str, aside: str, user: pwd.struct_passwd) -> None:
-    """Bring back a removed server's RCON password and keep the present one, if the host made both."""
+    """Bring back a removed server's RCON password and move the present one to the attic, if the host made both."""
     folder = f"{layout.SECRETS}/{server}"
     if is_plain(kept) and is_plain(f"{folder}/{PASSWORD}"):
         if not os.path.lexists(aside):
@@ -301,7 +302,7 @@ def _bring_back_password(server: str, kept: str, aside: str, user: pwd.struct_pa
 
 
 def is_plain(path: str) -> bool:
-    """Return whether the path is a file and not a symlink, which the server's user could make beside its password."""
+    """Return whether a path is a file and not a symlink, which the server's user could make beside the password."""
     return os.path.isfile(path) and not os.path.islink(path)
 
 
@@ -310,7 +311,7 @@ def unfinished() -> list[str]:
 
 
 def finish_undo(server: str) -> None:
-    """Finish an interrupted undo before a server is removed, or the files that it brings back would be lost."""
+    """Finish an interrupted undo before the server is removed, or the undo's files would be lost."""
     plan = _read_plan(_plan_path(server))
     if plan and plan["back"]:
         with instance.unmounted(server):
@@ -321,7 +322,7 @@ def finish_undo(server: str) -> None:
 def finish(server: str) -> str:
     """Finish an interrupted reset at boot, but do not start the server: the boot does.
 
-    Return a key of instance.FINISHED, which is also noted for `status`. Raises Failed or OSError.
+    Return a key of instance.FINISHED and store it for `status`. Raises Failed or OSError.
     """
     with alone(server):
         user, plan = _check(server), _read_plan(_plan_path(server))

@@ -1,6 +1,6 @@
 """Remove servers that are no longer declared. Their files move to the attic, for `l4d2ctl reset --undo`.
 
-So do the RCON password, if the host made it, and the port, which a later deploy assigns again.
+The RCON password, if the host made it, and the port move too; a later deploy assigns the port again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _keep(server: str) -> None:
 def remove(server: str) -> None:
     """Stop a server and remove everything except its user. Raises Failed or OSError.
 
-    Parts may be missing already. The directory in SERVERS goes last, so that an interrupted removal is repeated.
+    Files may be missing already. SERVERS/ID is removed last, so that a deploy repeats an interrupted removal.
     """
     with reset.alone(server):
         lifecycle.stop([server], held=False)

@@ -35,7 +35,7 @@ class Status:
     restart_due: bool
     next_map: bool
     revision: str = ""  # of the last deploy
-    build: str = ""  # that the server runs on, or would be started with
+    build: str = ""  # the server runs on it, or would at its next start
     build_due: bool = False  # a restart changes the build
     reset_unfinished: bool = False  # the server does not start until its reset is finished
     held_by: str = ""  # who stopped it by hand, if known
@@ -66,12 +66,12 @@ def _last_echo(path: str) -> str:
 
 
 def _changed(server: str) -> int:
-    """Return when the newest file that the game reads at each map load was put in place, in ns since the epoch."""
+    """Return when the files that the game reads at each map load last changed, in ns since the epoch."""
     folder, secrets = f"{layout.SERVERS}/{server}", f"{layout.SECRETS}/{server}"
     paths = [f"{folder}/server.cfg", f"{folder}/admins_simple.ini"]
     if os.path.isdir(secrets):
         paths += [f"{secrets}/{name}" for name in os.listdir(secrets)]
-    # Not mtime: a map may load between the write and the rename, while fsync(2) takes its time.
+    # Not mtime: a map may load between the write and the rename, during the fsync(2).
     return max((os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)), default=0)
 
 
@@ -81,7 +81,7 @@ def _began(unit: dict[str, str]) -> int:
 
 
 def _unanswered_since(server: str, answered: bool, unit: dict[str, str]) -> str | None:
-    """Return when a server last answered, or started if it has not since; None, and note the time, if it `answered`."""
+    """If a server `answered`, note the time and return None; otherwise return when it last answered or was started."""
     path = f"{layout.RUN}/{server}.answered"
     if answered:
         os.makedirs(layout.RUN, exist_ok=True)
@@ -100,7 +100,7 @@ def _written(path: str, after: int = 0) -> str:
 
 
 def revision() -> tuple[str, str]:
-    """Return the revision of the last deploy and when it was first deployed; empty if there is none."""
+    """Return the revision of the last deploy and when it was first deployed; both empty if unknown."""
     path = f"{os.path.dirname(layout.SERVERS)}/revision"
     try:
         with open(path, encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""The game from Steam: runs SteamCMD and makes builds of app 222860 with it.
+"""Update the game from Steam: download builds of app 222860 with SteamCMD.
 
 SteamCMD runs as the user left4me and writes only below layout.GAME; root takes over a complete build.
 https://developer.valvesoftware.com/wiki/SteamCMD
@@ -34,9 +34,9 @@ PAUSES = (2, 10, 30, 60)
 SILENCE = 1800
 """Seconds without output after which SteamCMD is killed: it verifies 9 GB on a slow disk without any output."""
 ASKING = 60
-"""The same for a query, which downloads nothing."""
+"""Like SILENCE, but for a query, which downloads nothing."""
 WITHIN = 120
-"""Seconds after which a query is not retried any more."""
+"""Seconds after which a query is no longer retried."""
 EVERY = 5
 """Seconds between two lines of progress."""
 _PROGRESS = re.compile(r"Update state \(0x[0-9a-f]+\) (.*), progress: ([0-9.]+) \((\d+) / (\d+)\)")
@@ -44,7 +44,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LONGEST = 1 << 16
 T = TypeVar("T")
 _downloaded: list[str] = []
-"""Not empty once this process has downloaded SteamCMD: downloading it again would not help."""
+"""Not empty after this process has downloaded SteamCMD: a second download would not help."""
 
 
 class TransientError(OSError):
@@ -70,7 +70,7 @@ def _own_directory(path: str) -> None:
 
 
 def _download_program() -> None:
-    """Download SteamCMD unless it is there; it updates itself from then on. Raises OSError or ValueError."""
+    """Download SteamCMD if it is missing; SteamCMD then updates itself. Raises OSError or ValueError."""
     if os.path.isfile(f"{PROGRAM}/steamcmd.sh"):
         return
     url, sha256 = builds.game_settings()["url"], builds.game_settings()["sha256"]
@@ -95,7 +95,7 @@ def _lines(words: tuple[str, ...], silence: float) -> Iterator[str]:
     leader, terminal = os.openpty()
     environment = {"HOME": HOME, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TERM": "dumb"}
     process = subprocess.Popen(
-        # Not through a symlink: it looks for its other files beside the path that it is started by.
+        # Not through a symlink: SteamCMD looks for its other files beside the path that starts it.
         [f"{PROGRAM}/steamcmd.sh", *words, "+quit"],
         stdin=subprocess.DEVNULL,
         stdout=terminal,
@@ -129,7 +129,7 @@ def _lines(words: tuple[str, ...], silence: float) -> Iterator[str]:
 
 
 def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
-    """Run SteamCMD, write its log, print its progress and return its other lines.
+    """Run SteamCMD, write its log, print its progress and return its other output.
 
     Raises OSError if SteamCMD reports an error, TransientError if a retry may succeed.
     """
@@ -274,7 +274,7 @@ def _install() -> None:
 def fetch(size: int) -> str:
     """Download Steam's current build into releases/ and return its name. Raises OSError or ValueError.
 
-    STAGE stays after an OSError: the next update resumes there.
+    After an OSError STAGE is kept, and the next update resumes the download.
     """
     try:
         _prepare_stage(size)
@@ -301,7 +301,7 @@ def _release_stage() -> str:
     if os.path.isdir(f"{layout.RELEASES}/{build}"):
         shutil.rmtree(STAGE)
         return build
-    # Into the build, because a server sees only its overlay. As left4me, because SteamCMD's
+    # Copy the client into the build, because a server sees only its overlay. Copy as left4me, because SteamCMD's
     # symlinks could lead root anywhere.
     client = f"{PROGRAM}/linux32/steamclient.so"
     if os.path.isfile(client):
@@ -325,8 +325,8 @@ def prepare() -> None:
     if os.path.exists(LOG):
         os.replace(LOG, f"{LOG}.1")
     _download_program()
-    # app_info_print would print what is cached from an earlier day. Once per update, not before each retry: Steam's
-    # answer may arrive too late for the command that asked, and then only the next command prints it.
+    # Remove the cache, or app_info_print would print an old answer. Once per update, not before each retry: Steam's
+    # answer may arrive too late for the command that asked, and then the next command prints it from the cache.
     cache = f"{HOME}/Steam/appcache/appinfo.vdf"
     subprocess.run(["rm", "--force", cache, f"{PROGRAM}/appcache/appinfo.vdf"], check=True, **_as_left4me())
 
@@ -337,7 +337,7 @@ def update() -> None:
     Raises OSError or ValueError.
     """
     if (source := builds.game_settings()["source"]) != "steamcmd":
-        raise ValueError(f"`game.source` is {source}, not steamcmd")
+        raise ValueError(f"`game.source` is {source}, not steamcmd: deploy to update the game")
     with instance.locked(layout.VERDICTS):
         prepare()
         say("asking Steam for the current build")
@@ -347,7 +347,7 @@ def update() -> None:
         if build == builds.current():
             say(f"build {build} is current, here and at Steam")
         elif (result := gc.smoke_test_result(build)) not in ("", gc.GOOD):
-            say(f"skipping build {build}: {result}; `l4d2ctl game update` tries it again")
+            say(f"skipping build {build}: {result}; `l4d2ctl game update` tests it again")
         else:
             if build not in builds.names():
                 say(f"Steam has build {build}, {gigabytes(size)}; current here is {builds.current() or 'none'}")
@@ -357,7 +357,7 @@ def update() -> None:
             declared = builds.game_settings()["build"]  # a deploy may have changed it meanwhile
             if declared in (None, build):
                 builds.switch(layout.INSTALLATION, f"{layout.RELEASES}/{build}")
-                say(f"build {build} is current; running servers keep theirs until they are restarted")
+                say(f"build {build} is current; running servers use it after a restart")
             else:
                 say(f"build {build} is ready; game.build keeps this host at {declared}")
         builds.follow_restarts()
@@ -374,7 +374,6 @@ def check() -> tuple[str, str]:
 
 
 def main(words: list[str]) -> int:
-    """Run the command line; return the exit code."""
     if words not in (["update"], ["check"]):
         print("usage: left4me-game update|check", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ _ERROR = re.compile(
     r"^(?:ERROR|Error)! |(?:^|\.\.\.)(?:ERROR|FAILED)\b|Please use force_install_dir|Assertion Failed"
     r"|Rate Limit Exceeded|Not enough disk space|Disk write failure|^Segmentation fault|No app info"
 )
-# State 0x202 means a full disk. A retry within minutes helps with none of these.
+# State 0x202 means a full disk. A retry within minutes does not help with any of these errors.
 _FINAL = re.compile(
     r"state is 0x202|No subscription|Please use force_install_dir|Assertion Failed|Rate Limit Exceeded"
     r"|Not enough disk space|Disk write failure|^Segmentation fault"
@@ -27,7 +27,6 @@ _MEANINGS = (
 
 
 def errors(lines: Sequence[str]) -> list[str]:
-    """Return the lines that are errors."""
     return [line for line in lines if _ERROR.search(line)]
 
 
@@ -48,13 +47,13 @@ def meaning(line: str, more: str = "") -> str:
 
 
 def startup_reason(log: str) -> str:
-    """Return why SteamCMD did not start, from the text of its bootstrap_log.txt; empty if that has no error."""
+    """Return why SteamCMD did not start, from the text of bootstrap_log.txt; empty if the text has no error."""
     lines = [re.sub(r"^\[[^]]*\] *", "", line).strip() for line in log.splitlines()]
     found = [line for line in lines if re.search(r"fail|error|unable|could not", line, re.IGNORECASE)]
     return meaning(found[-1]) if found else ""
 
 
 def app_info(text: str, app: str) -> str:
-    """Return the KeyValues of an app from app_info_print's output; the lines before them may contain quotes too."""
+    """Return the KeyValues of an app from app_info_print's output; the lines before them may contain quotes."""
     at = text.find(f'"{app}"')
     return text[at:] if at >= 0 else ""

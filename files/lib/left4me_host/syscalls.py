@@ -36,7 +36,7 @@ def umount(point: str) -> None:
 
 
 def watch_unmount(path: str) -> int:
-    """Return a non-blocking inotify that reports once the filesystem at `path` is released everywhere."""
+    """Return a non-blocking inotify(7) that reports when the filesystem at `path` is released everywhere."""
     inotify = _call("inotify_init1", path, os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _call("inotify_add_watch", path, inotify, os.fsencode(path), IN_UNMOUNT)

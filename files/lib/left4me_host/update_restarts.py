@@ -47,7 +47,7 @@ def _restart(row: status.Status) -> None:
 def main(words: list[str]) -> int:
     """Restart servers, each when its `restart` says, until none is left; return the exit code.
 
-    `words` may hold the quiet period in seconds, for QUIET.
+    `words` may contain the quiet period in seconds (default QUIET).
     """
     quiet_period = float(words[0]) if words else QUIET
     timers: dict[str, idle.IdleTimer] = {}
@@ -55,13 +55,13 @@ def main(words: list[str]) -> int:
     failed: set[str] = set()
     while rows := {server: row for server, row in waiting().items() if server not in failed}:
         now = time.monotonic()
-        # A server that no longer waits starts from zero if it waits again.
+        # Forget the times of servers that no longer require a restart.
         timers = {server: timer for server, timer in timers.items() if server in rows}
         waits = {key: start for key, start in waits.items() if key[0] in rows}
         for server, row in rows.items():
             _at, _, clock = policy(server).partition(" ")
             if clock:
-                # By build, because each update waits for its own next HH:MM.
+                # The key has the build, because each update waits for its own next HH:MM.
                 start, start_at = waits.setdefault((server, instance.lowers(server)[-1]), (now, time.time()))
                 restart_now = now - start >= seconds_until(clock, start_at)
             else:

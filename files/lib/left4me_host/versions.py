@@ -1,4 +1,4 @@
-"""Versions of layers and builds of the game: build them, make them current, remove unused ones."""
+"""Build versions of layers and builds of the game, make them current, and remove unused ones."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def make(wanted: dict[str, Any], sent: ReceivedTar | None) -> None:
 def build(stdin: IO[bytes]) -> int:
     """Build every tree that standard input lists and make all current; if one fails, make none current and return 1.
 
-    All or none, because the deploy writes the servers' files, which name them, next.
+    All or none, because the deploy next writes the servers' files, which name the layers.
     """
     trees = json.loads(stdin.readline())
     failed = 0
@@ -93,17 +93,17 @@ def build(stdin: IO[bytes]) -> int:
 
 
 def set_aside() -> None:
-    """Rename what nothing uses, so that no server can mount it; builds only if no update is running."""
+    """Rename unused versions, so that no server can mount them; builds only if no update is running."""
     with (
         instance.locked(layout.VERDICTS, waits=False) as free,
-        instance.locked(layout.RELEASES),  # no server mounts one of them before it is renamed
+        instance.locked(layout.RELEASES),  # so that no server mounts a version before it is renamed
     ):
         for path in gc.unused() if free else gc.layers(gc.mounted()):
             os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
 
 
 def remove_stale() -> None:
-    """Remove what was set aside and stale temporary directories; nothing if an update is running."""
+    """Remove renamed versions and stale temporary directories, unless an update is running."""
     with instance.locked(layout.VERDICTS, waits=False) as free:
         for path in gc.stale() if free else ():
             filetree.remove(path)
@@ -116,7 +116,6 @@ def prune() -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; return the exit code."""
     if arguments not in (["build"], ["prune"]):
         print("usage: left4me-content build|prune", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
 """The sources of layers and builds: each has a module that fills an empty directory, and a line in KINDS.
 
-left4me/model.py has a class for the data of each.
+left4me/model.py has a class for the data of each source.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from left4me_host import filetree
 
 SECONDS = 30  # without data before a download fails
 LARGEST = 64 << 30
-"""Bytes that an archive may unpack to."""
+"""The largest size of an unpacked archive, in bytes."""
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 
@@ -45,7 +45,7 @@ def download(url: str, path: str) -> str:
                     raise OSError(f"not finished after {filetree.LONGEST} s")
                 digest.update(chunk)
                 file.write(chunk)
-            if response.length:  # the bytes that are missing; read1() does not report a broken connection
+            if response.length:  # the number of missing bytes; read1() does not report a broken connection
                 raise OSError(f"the connection broke, {response.length} bytes are missing")
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if type(error) is urllib.error.URLError else error
@@ -64,7 +64,6 @@ class Member(NamedTuple):
 
 
 def in_tar(file: IO[bytes], mode: Literal["r|gz", "r|xz", "r|"]) -> Iterator[Member]:
-    """Yield the members of a tar stream."""
     kinds = dict.fromkeys(tarfile.REGULAR_TYPES, "file")
     kinds |= {tarfile.DIRTYPE: "directory", tarfile.SYMTYPE: "symlink", tarfile.LNKTYPE: "hardlink"}
     with tarfile.open(fileobj=file, mode=mode) as archive:
@@ -77,7 +76,7 @@ def in_tar(file: IO[bytes], mode: Literal["r|gz", "r|xz", "r|"]) -> Iterator[Mem
 def zip_name(info: zipfile.ZipInfo) -> str:
     """Return a member's name.
 
-    Without the UTF-8 flag it should be code page 437 (APPNOTE.TXT, appendix D), but tools of Unix and macOS write
+    Without the UTF-8 flag a name should be in code page 437 (APPNOTE.TXT, appendix D), but Unix and macOS tools write
     UTF-8. Some Windows tools separate directories with backslashes.
     """
     name = info.filename
@@ -88,7 +87,7 @@ def zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def in_zip(path: str) -> Iterator[Member]:
-    """Yield the members of a zip; one made on Unix has modes, and symlinks whose content is their target."""
+    """Yield the members of a zip. A zip made on Unix has modes, and symlinks whose content is the target."""
     kinds = {stat.S_IFLNK: "symlink", stat.S_IFREG: "file", stat.S_IFDIR: "directory", 0: "file"}
     with zipfile.ZipFile(path) as archive:
         for each in archive.infolist():
@@ -118,14 +117,14 @@ def in_7z(path: str) -> Iterator[Member]:
 
 
 def stripped(name: str, strip: int) -> str:
-    """Return a member's name without its first `strip` directories. Raises ValueError if it leads out."""
+    """Return a member's name without the first `strip` directories. Raises ValueError for a path that leads out."""
     if name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"not unpacked: the archive contains {name!r}, a path outside of it")
     return "/".join([part for part in name.split("/") if part not in ("", ".")][strip:])
 
 
 def unpack(members: Iterator[Member], strip: int, target: str) -> None:
-    """Write the members of an archive to a directory, symlinks last, so that nothing is written through one."""
+    """Write the members of an archive to a directory, symlinks last, so that no file is written through a symlink."""
     links, remaining = {}, LARGEST
     for member in members:
         name = stripped(member.name, strip)

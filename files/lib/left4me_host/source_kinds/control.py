@@ -27,24 +27,24 @@ class ReceivedTar:
     def unpack(self, target: str) -> None:
         """Unpack the tar over the files in `target`. Raises OSError."""
         command = ["tar", "--extract", "--no-same-owner", "--directory", target]
-        # A memfd: tar could fill a pipe while it is being fed, and a file needs space on the disk.
+        # A memfd, because a pipe could fill while tar still reads its input, and a file needs disk space.
         with open(os.memfd_create("tar"), "w+b") as stderr:
-            # If tar exits early, its exit code and stderr are the reason.
+            # If tar exits early, its exit code and stderr give the reason.
             with suppress(BrokenPipeError), subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr) as tar:
                 assert tar.stdin
                 for line in self:
                     tar.stdin.write(base64.b64decode(line))
             self.drain()
             stderr.seek(0)
-            if not self.whole:  # tar does not notice an end between two files
+            if not self.whole:  # tar does not notice if its input ends between two files
                 raise OSError("the upload ended too early: deploy again")
             if tar.returncode:
                 why = filetree.first_line(stderr.read()) or f"tar failed with exit code {tar.returncode}"
-                # After a partial write tar does not report that the disk is full.
+                # After a partial write tar does not report a full disk.
                 raise OSError("the disk is full: " * (not os.statvfs(target).f_bfree) + why)
 
     def drain(self) -> None:
-        """Skip the rest of the tar; standard input is then at the next one."""
+        """Skip the rest of the tar, up to the next tar on standard input."""
         for _ in self:
             pass
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from left4me_host import filetree, game_paths
 
-SECONDS = 60  # without progress before a fetch fails: git has such a limit only for http
-# No questions, because no one could answer, and time limits.
+SECONDS = 60  # without progress before a fetch fails; git has such a limit only for http
+# Set time limits, and ask no questions, because no one could answer.
 QUIET = {
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=30",

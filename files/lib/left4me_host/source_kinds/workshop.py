@@ -11,9 +11,9 @@ from left4me_host.source_kinds import archive
 
 
 def fill(wanted: dict[str, Any], target: str, _sent: object) -> None:
-    """Fill the directory `target`; items that a current version of any layer has are copied from there.
+    """Fill the directory `target`: copy items that the current version of any layer has, download the others.
 
-    If Steam no longer has an item, its time and size are those of the newest copy in any layer.
+    For an item that Steam no longer has, the declared time and size are those of the newest copy in any layer.
     Raises ValueError or OSError.
     """
     os.makedirs(f"{target}/{layout.ADDONS}")
@@ -28,7 +28,7 @@ def fill(wanted: dict[str, Any], target: str, _sent: object) -> None:
             same.append(found[0])
             continue
         if not item["url"]:
-            raise ValueError(f"item {each} is no longer available from Steam, and its copy on this host has changed")
+            raise ValueError(f"Steam no longer has item {each}, and its copy here has changed: remove it from `items`")
         archive.download(item["url"], path)
         if (size := os.path.getsize(path)) != item["size"]:
             again = "deploy again; if that fails too, remove it from `items`"
