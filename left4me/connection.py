@@ -43,7 +43,7 @@ REFUSED_KEYS = {
         ("ssh_paramiko_connect_kwargs", "ssh_connect_retry_min_delay", "ssh_connect_retry_max_delay"), _DEPLOY_ONLY
     ),
 }
-"""The keys of pyinfra that left4me refuses because only deploys would follow them, with the reason."""
+"""left4me refuses these keys of pyinfra, each for a reason: not every part of left4me would follow them."""
 
 _TYPES = {str: "a string", int: "a whole number", bool: "True or False"}
 
@@ -77,7 +77,7 @@ class Command:
     words: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     stdin: str = ""
-    """The beginning of the standard input."""
+    """The first part of the standard input."""
 
     @property
     def full_environment(self) -> dict[str, str]:
@@ -164,7 +164,7 @@ def marked(*words: str) -> list[str]:
 
 
 def answer(printed: str) -> str:
-    """Return what a command of marked() printed. Raises ValueError if the command did not start."""
+    """Return the output of a command from marked(). Raises ValueError if the command did not start."""
     before, mark, found = f"\n{printed}".partition(f"\n{MARK}\n")
     if not mark:
         raise ValueError(f"no answer; it printed: {before.strip()[:200]}")

@@ -93,7 +93,7 @@ class HostState(TypedDict, total=False):
 
 
 class Words(tuple[str, ...]):
-    """Arguments of a fact. pyinfra prints "…" instead of these kilobytes when the fact fails."""
+    """Arguments of a fact. If the fact fails, pyinfra prints "…" instead of these kilobytes."""
 
     def __str__(self) -> str:
         return "…"
@@ -179,7 +179,7 @@ def ask(name: str, *arguments: str) -> Any:
 
 
 def once(name: str, *arguments: str) -> Any:
-    """Like ask(), but return the answer from before this run changes the host; asks again after confirmation."""
+    """Like ask(), but cached before this run changes the host; asks again once the operator has confirmed."""
     # The host may have changed before the operator answered.
     confirmed = host.state.is_executing and host.state.should_check_for_changes()
     key = (host.name, name, arguments, confirmed)

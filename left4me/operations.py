@@ -179,7 +179,7 @@ def undeclared() -> tuple[set[str], set[str]]:
 
 
 def _played(running: set[str], asked: Sequence[str]) -> set[str]:
-    """Return the servers in `running` that have players or do not respond; l4d2ctl knows only `asked`."""
+    """Return the servers in `running` that have or may have players. l4d2ctl can query only `asked`."""
     rows = facts.once("status", *asked) if asked else {}
     return {each for each in running if each not in rows or rows[each]["players"] != 0}
 

@@ -14,7 +14,7 @@ from left4me import model
 
 REQUIRED = "restart required"
 WILL_BE_REQUIRED = "will require a restart"
-"""A dry run reports this instead."""
+"""A dry run reports this instead of REQUIRED."""
 RESTART = "l4d2ctl restart "
 
 

@@ -124,7 +124,7 @@ def _check_removal(hosts: list[PyinfraHost]) -> None:
 
 
 def changes_nothing() -> bool:
-    """Return whether this run is dry: --dry, or --json without -y, with which pyinfra changes nothing."""
+    """Return whether pyinfra changes nothing in this run: with --dry, or with --json but without -y."""
     return bool(OPTIONS["dry"] or (OPTIONS["json_output"] and not OPTIONS["yes"]))
 
 

@@ -30,7 +30,7 @@ _SHARED = [
 /usr/local/libexec is not listed: Debian 13 has it.
 """
 _KEPT_PACKAGES = ("util-linux:amd64", "sudo:amd64", "ca-certificates:all")
-"""Packages that a host may need without left4me too."""
+"""Packages that other programs of a host may need."""
 
 
 def _request(act: str) -> str:

@@ -180,7 +180,7 @@ def _layers_that_fit(server_id: str, server: model.Server) -> int:
 
 
 def _directories(host: model.Host) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and reason of each unusable directory on this machine; preflight checks hosts."""
+    """Yield key, value and reason of each unusable directory on this machine; preflight.py checks hosts."""
     for key, source in {"game": host.game, **{f"layers.{name}": each for name, each in host.layers.items()}}.items():
         if isinstance(source, model.GameOnControl | model.LayerOnControl) and (reason := _unusable(source)):
             yield f"{key}.path", repr(source.path), reason
@@ -217,7 +217,7 @@ def _no_effect(path: str, into: str | None) -> str:
 
 
 def _as_written(mistake: Mistake, data: Mapping[str, Any]) -> Mistake:
-    """Return the mistake with a key in server_defaults, if its value comes from server_defaults."""
+    """Return the mistake; `key` is in server_defaults if its value comes from there."""
     defaults, servers = data.get("server_defaults"), data.get("servers")
     if isinstance(defaults, dict) and isinstance(servers, dict):
         for server, own in servers.items():

@@ -140,7 +140,7 @@ class Upload(list[str]):
     """The standard input of left4me-content: the trees as JSON, then a tar of the local files that the host lacks.
 
     It is a list because pyinfra accepts only text and lists of text, but its lines are generated while they are sent.
-    By Tree.place, `bases` has the current version's name and listing; `on_host` are the paths of all versions there.
+    `bases` maps Tree.place to the current version's name and listing; `on_host` has the paths of all versions.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ def take(host: PyinfraHost) -> str:
 
 @cache
 def _end_with_parent() -> None:
-    """Kill this process when its parent ends, the rollout that holds the locks."""
+    """Kill this process when its parent ends: the rollout, which holds the locks."""
     gevent.spawn(_watch, os.getppid())
 
 

@@ -28,7 +28,7 @@ WAIT = 30  # seconds for orphaned commands to end
 
 
 def origin() -> str:
-    """Return the client address of this SSH session. It is in a parent's environment, since sudo drops it."""
+    """Return the SSH client's address from a parent's environment, since sudo drops SSH_CONNECTION."""
     pid = os.getpid()
     while pid > 1:
         with open(f"/proc/{pid}/environ", "rb") as environment, open(f"/proc/{pid}/status", encoding="utf-8") as status:

@@ -15,13 +15,13 @@ from left4me.rollout.children import last_lines
 from left4me.rollout.waves import Host
 
 LIMIT = 60
-"""Seconds for a host to answer a lock request. The host may wait 30 for orphaned commands."""
+"""Seconds for a host to answer a lock request. The host may wait half of them for orphaned commands."""
 RELEASE = 20
 """Seconds for all hosts to release their locks; ssh itself closes a dead connection after 15 to 20 seconds."""
 
 
 class Locks:
-    """The locks of one wave; a context manager that releases them all at the end."""
+    """Holds the locks of one wave; the end of its context releases all locks."""
 
     def __init__(self) -> None:
         self._token = secrets.token_hex(8)
@@ -51,7 +51,7 @@ class Locks:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Environment variables for a pyinfra that uses these locks."""
+        """Environment variables that make pyinfra use these locks."""
         return {protocol.TOKEN: self._token}
 
     def fenced(self, *words: str) -> tuple[str, ...]:

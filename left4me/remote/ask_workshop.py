@@ -58,7 +58,7 @@ def is_vpk(url: str) -> bool:
 
 
 def item(each: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer for one item from Steam's `details`. Raises ValueError or KeyError for malformed ones."""
+    """Return the answer for one item from Steam's `details`. Raises ValueError or KeyError for malformed details."""
     files = kept(each)
     if int(details.get("result", 0)) != 1 or not details.get("file_url"):
         if files:  # its author may have withdrawn the item for an hour: keep it

@@ -91,8 +91,8 @@ def has_overlay() -> bool:
 def installation(path: str) -> dict[str, Any]:
     """Return the `name` of a build copied from this installation, and as `leads_out` the links that a copy breaks.
 
-    Returns {} without srcds_run. The name is that of the current build if the names, types, sizes and times of all
-    files are equal; no file is read.
+    Returns {} without srcds_run. The name is the current build's if the names, types, sizes and times of all files
+    are equal; no file is read.
     """
     if not os.path.isfile(os.path.join(path, "srcds_run")):
         return {}
@@ -151,7 +151,7 @@ def leads_out(at: str, target: str) -> bool:
 
 
 def mounts() -> list[str]:
-    """Return the mount points of the servers' overlays, as PID 1 sees them; ignores others, as of sysext."""
+    """Return the mount points of the servers' overlays, as PID 1 sees them; ignores other overlays, such as sysext's."""
     servers = f"{layout.RUNTIME}/"
     return [mount.point for mount in mountinfo.mounts() if mount.kind == "overlay" and mount.point.startswith(servers)]
 

@@ -24,7 +24,7 @@ from left4me_host import layout, mountinfo, procfs
 
 ARCHIVES = "/root"
 REMOVED = f"{layout.VAR}/.removed"
-"""Directories wait here for their removal, after the archive if `keep` is set."""
+"""Directories wait here for removal once archived (or without `keep`)."""
 SERVER_UNIT = re.compile(r"/left4me-server@([^/\n]+)\.service(?:/|$)", re.MULTILINE)
 OUR_UNIT = re.compile(r"/left4me[^/\n]*\.service(?:/|$)", re.MULTILINE)
 

@@ -32,7 +32,7 @@ STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
 Deploy to a fleet in waves. The steps of each wave: lock the hosts; deploy; once idle, restart the servers that require
 it; wait until every server answers; run tests/deployed. The rollout stops after the first wave in which a host fails.
-At the end it lists pending states, which an operator must end, such as a server stopped by hand.
+Servers stopped by hand stay down. At the end, the rollout lists these and other pending states, which you must end.
 
 examples:
   python rollout.py ../fleet/inventory                      group canary or one host, then 25 %, then the rest
@@ -46,12 +46,12 @@ If a rollout ends early, run the same command again: finished hosts are not chan
 To go back, check out an older commit of this repository (git checkout COMMIT) and run the same command.
 
 Ctrl-C finishes the current step of each host without waiting for players. A second Ctrl-C stops at once.
-exit codes: 0 all hosts deployed and verified; 1 a host failed; 2 refused, nothing changed; 130 interrupted
+exit codes: 0 all hosts deployed and verified; 1 stopped at a failure; 2 refused, nothing changed; 130 interrupted
 """
 
 
 class Refused(Exception):
-    """The rollout does not start; each argument is a line."""
+    """The rollout does not start; each argument is one line of the reason."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(option, action="append", default=[], metavar="NAME", help=text)
     for option, kind, default, help_text in (
         ("--waves", waves.sizes, "canary,25%,100%", "wave sizes, each 5, 10% or canary; the last repeats"),
-        ("--drain", waves.duration, "30m", "wait so long for players to leave; 0: do not wait"),
-        ("--quiet", waves.duration, "1m", "restart a server after so long without players"),
+        ("--drain", waves.duration, "30m", "wait this long for players to leave; 0: do not wait"),
+        ("--quiet", waves.duration, "1m", "restart a server after this long without players"),
         ("--grace", waves.duration, "2m", "how long a server may take to answer"),
     ):
         text = f"{help_text} (default: {default})".replace("%", "%%")

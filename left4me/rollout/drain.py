@@ -23,7 +23,7 @@ LIMIT = 120
 
 
 class Failed(Exception):
-    """The restarts of a host failed; each argument is a line."""
+    """The restarts of a host failed; each argument is one line of the reason."""
 
 
 def _run(command: Command, limit: float) -> Done:
@@ -42,14 +42,14 @@ def _players(row: Status) -> str:
 
 
 class Drain:
-    """Restarts servers of one host between deploy and verification."""
+    """Restarts the servers of one host after its deploy."""
 
     def __init__(self, host: Host, policy: Namespace, locks: Locks, note: Callable[[str], None]) -> None:
         self._host, self._policy, self._locks, self._note = host, policy, locks, note
         self._deadline = time.monotonic() + policy.drain
         self._idle: dict[str, IdleTimer] = {}
         self._silent: dict[str, float] = {}
-        """When a server or the host first did not answer, by its name."""
+        """The time of the first missing answer, by server or host."""
         self._started: set[str] = set()
 
     def restart_servers(self) -> tuple[list[str], list[str], list[str]]:
@@ -108,7 +108,7 @@ class Drain:
         return f"{what}: {why}"
 
     def _waits_for_a_port(self, row: Status) -> bool:
-        """Return whether the deploy could not start a server because another one holds its port until a restart."""
+        """Return whether the deploy could not start a server because another server uses its port."""
         return row.state == "inactive" and not row.held and row.id not in self._started
 
     def _silent_servers(self, rows: Iterable[Status], now: float) -> list[str]:
@@ -137,7 +137,7 @@ class Drain:
         names = ", ".join(servers)
         self._note(f"starting server {names}")
         self._started |= {*servers}
-        failure = f"server {names} was not started: fix this, then run the rollout again"
+        failure = f"server {names} was not started: fix the error below, then run the rollout again"
         self._change(failure, "l4d2ctl", "start", *servers)
         return f"started server {names}"
 
@@ -147,7 +147,7 @@ class Drain:
         if row.players != 0:
             said = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
             how = f"{_players(row)}, {'not warned' if said.returncode else 'warned'}"
-        failure = f"server {row.id} was not restarted: fix this, then run the rollout again"
+        failure = f"server {row.id} was not restarted: fix the error below, then run the rollout again"
         self._change(failure, "l4d2ctl", "restart", "--unless-stopped", row.id)
         self._idle.pop(row.id, None)
         return f"restarted server {row.id} ({how})"

@@ -251,7 +251,7 @@ def test_an_installation_of_somebody_else_is_only_read(settled: Box, tmp_path: P
     assert "left4dead2/more -> /srv/more" in must_pass(inventory)
     settled.run(f"rm {mods}/more && cp -a /srv/more {mods}/more")
     done = pyinfra(inventory, "deploy.py", "-y")
-    assert "lead out" not in done.stderr
+    assert "out of game.path" not in done.stderr
     assert settled.run("cat /var/lib/left4me/installation/left4dead2/more/a.txt").stdout == "a\n"
     assert "lead" not in must_pass(inventory)
     bare(settled)
