@@ -35,7 +35,7 @@ def fence(token: str) -> str:
     """Return a shell prefix that fails with a message unless the lock file has this token.
 
     Another deploy may take the lock after SILENCE seconds, or while a command is on its way. That deploy waits for
-    commands that have passed the fence: the commands and their children inherit file descriptor 9 with the shared flock.
+    commands that have passed the fence: these and their children inherit file descriptor 9 with the shared flock.
     """
     return (
         f"exec 9<{layout.DEPLOY_LOCK} && flock --shared 9 && grep --quiet --fixed-strings {shlex.quote(token)} <&9 || "

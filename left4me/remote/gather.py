@@ -151,7 +151,7 @@ def leads_out(at: str, target: str) -> bool:
 
 
 def mounts() -> list[str]:
-    """Return the mount points of the servers' overlays, as PID 1 sees them; ignores other overlays, such as sysext's."""
+    """Return the mount points of the servers' overlays, as PID 1 sees them; ignores other overlays, as of sysext."""
     servers = f"{layout.RUNTIME}/"
     return [mount.point for mount in mountinfo.mounts() if mount.kind == "overlay" and mount.point.startswith(servers)]
 
