@@ -7,7 +7,7 @@ CONTRIBUTING.md says how to add a setting or a source.
 from left4me import facts, manifest, operations
 from left4me.preflight import preflight
 
-# Locks and checks the host; ends its deploy here if it cannot be deployed.
+# Lock and check the host; a host that cannot be deployed ends here.
 preflight()
 
 data = facts.declared_host()
@@ -32,6 +32,6 @@ operations.stop_servers(name="Stop the servers that are declared stopped", _time
 operations.start_servers(name="Start the servers that are not running", _timeout=120)
 operations.collect_garbage(name="Remove versions that nothing uses", _timeout=600)
 
-# Hosts on which an earlier operation failed do not get here.
+# A host on which an operation failed does not get here.
 operations.apply_files(name="Record the revision", items=manifest.noted_revision())
 operations.report_pending(name="Report what is pending", items=server_files)

@@ -1,1 +1,1 @@
-"""Benchmarks. Each measures a baseline in the same run: the ratio counts, not the seconds of this machine."""
+"""Each benchmark also measures a baseline: compare the ratios, since seconds depend on the machine."""

@@ -1,7 +1,7 @@
-"""`python -m bench.fleet` measures what a deploy that changes nothing and a verification cost the control machine.
+"""`python -m bench.fleet` measures the time of a no-change deploy and a verification on the control machine.
 
-For 1, 2, 4, 8 and 12 hosts with four servers each, without and with a round trip of 50 ms. "start" is the time that the
-programs take before they connect.
+It measures 1, 2, 4, 8 and 12 hosts with four servers each, with and without a round trip of 50 ms. "start" is the time
+until the programs connect.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def cost(*command: str | Path, unchanged: bool = False) -> Cost:
 
 
 def steps(inventory: Path) -> dict[str, Callable[[], Cost]]:
-    """Return the programs to measure: deploy and verify, and for each the part before it starts work."""
+    """Return the steps to measure: deploy and verify, and the part of each before its work starts."""
     pytest: list[str | Path] = [sys.executable, "-m", "pytest", "-q", "tests/deployed", "--inventory", inventory]
     return {
         "start": lambda: cost(PYINFRA, inventory, "debug-inventory"),
@@ -93,7 +93,7 @@ def show(found: dict[str, dict[str, Cost]]) -> None:
     print(f"12 hosts : 1 host = {whole['12'] / whole['1']:.2f}, ", end="")
     print(f"{whole[f'12 {AWAY}'] / whole[f'1 {AWAY}']:.2f} {AWAY} (aim: below 3)")
     far = found[f"1 {AWAY}"]
-    print(f"one host {AWAY}, without the start of the programs: ", end="")
+    print(f"one host {AWAY}, without program starts: ", end="")
     print(f"deployed in {far['deploy'].wall - far['start'].wall:.2f} s (aim: 2), ", end="")
     print(f"verified in {far['verify'].wall - far['pytest'].wall:.2f} s (aim: 3)")
 

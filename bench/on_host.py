@@ -1,6 +1,6 @@
-"""on_host.py resets|starts ROUNDS: runs in the box, times resets or starts of servers there and prints JSON.
+"""on_host.py resets|starts ROUNDS: time resets or starts of servers in the box and print JSON.
 
-The time of a reset is that of its process. Each round measures both kinds of reset.
+A reset's time is that of its process. Each round measures l4d2ctl and the shell script.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 VAR = "/var/lib/left4me"
 UPPER = f"{VAR}/runtime/3/upper"
 CTL = ["/usr/local/sbin/l4d2ctl", "reset", "3"]
-# The bare steps of a reset, as a baseline.
+# The baseline: the bare steps of a reset.
 SHELL = ["/bin/sh", "-ec", f"""
     systemctl stop left4me-server@3
     into={VAR}/attic/bench@$$; mkdir $into; cd {VAR}/runtime/3
@@ -33,13 +33,13 @@ def run(command: list[str]) -> tuple[float, str]:
 
 
 def prepare() -> None:
-    """Clear the start limit, and finish the cleanup of the attic, before the next measurement."""
+    """Reset the start limit and finish the attic's cleanup before the next measurement."""
     subprocess.run(["systemctl", "reset-failed", "left4me-server@3"], check=True)
     subprocess.run(["systemctl", "start", "left4me-attic"], check=True)
 
 
 def without_start(seconds: float, output: str) -> float:
-    """Return the seconds of a reset without those of the server start, which it reports."""
+    """Return the seconds of a reset minus the server start, which `output` reports."""
     found = re.search(r"start ([0-9.]+) s", output)
     assert found, output
     return seconds - float(found[1])
@@ -52,11 +52,11 @@ def create_files(count: int) -> None:
             os.makedirs(f"{UPPER}/files/{number // 1000}")
         with open(f"{UPPER}/files/{number // 1000}/{number}", "w", encoding="ascii"):
             pass
-    os.sync()  # a game writes them over hours: the measurement must not wait for the write-back
+    os.sync()  # a game writes its files over hours, so the measurement must not include the write-back
 
 
 def grow_installation(name: str, megabytes: int, count: int) -> None:
-    """Make a copy of the release current that has `count` more sparse files of `megabytes` in total."""
+    """Copy the current release, add `count` sparse files (`megabytes` in total), make it current."""
     target = f"{VAR}/releases/{name}"
     if not os.path.exists(target):
         subprocess.run(["cp", "-a", os.path.realpath(f"{VAR}/installation"), target], check=True)
@@ -68,7 +68,7 @@ def grow_installation(name: str, megabytes: int, count: int) -> None:
 
 
 def resets(rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of every reset of the running server 3, by kind."""
+    """Reset the running server 3; return the seconds by kind of reset."""
     seconds: dict[str, list[float]] = {}
     for _ in range(rounds):
         prepare()
@@ -100,7 +100,7 @@ def written(server: str) -> int:
 
 
 def starts(rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of server starts by kind, and the bytes that they wrote."""
+    """Start servers; return the seconds by kind of start, and the bytes written."""
     seconds: dict[str, list[float]] = {}
     ctl = CTL[0]
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""python -m bench.record_demo make demo: run a command in a terminal and draw what it printed as docs/demo.svg."""
+"""python -m bench.record_demo make demo: run a command in a terminal and draw its output as docs/demo.svg."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from html import escape
 from pathlib import Path
 
 SVG = Path(__file__).parent.parent / "docs/demo.svg"
-COLUMNS, HEAD, TAIL = 100, 12, 44  # of a longer output only the first and the last lines are drawn
+COLUMNS, HEAD, TAIL = 100, 12, 44  # only these lines of a longer output are drawn
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[()].|[=>78])|[^\n\r\t -~\xa0-\U0010ffff]")
-"""ECMA-48's CSI and OSC, character sets, and control characters, which XML does not allow."""
+"""Matches ECMA-48's CSI, OSC and character sets, and control characters that XML forbids."""
 
 
 def run(command: list[str]) -> tuple[int, str]:
-    """Return the exit code of a command and what it printed to a terminal, which is shown as it arrives."""
+    """Run a command in a terminal, stream its output, and return its exit code and output."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (40, COLUMNS))
     output = b""
     with subprocess.Popen(command, stdout=slave, stderr=slave) as process:
-        # The terminal may stay open in a process that the command left running, so its end is no condition.
+        # A process that the command left running may keep the terminal open, so its end is not awaited.
         while (ready := select.select([master], [], [], 0.2)[0]) or process.poll() is None:
             if ready:
                 chunk = os.read(master, 65536)
@@ -43,7 +43,7 @@ def lines(output: str) -> list[str]:
 
 
 def svg(text: list[str]) -> str:
-    """Return a drawing of a terminal with this text."""
+    """Return an SVG drawing of a terminal."""
     width, height = 8 * COLUMNS + 32, 18 * len(text) + 32
     rows = (f'<text x="16" y="{18 * number + 29}">{escape(line)}</text>' for number, line in enumerate(text) if line)
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">

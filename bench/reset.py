@@ -1,4 +1,4 @@
-"""`python -m bench.reset [DEBIAN]` measures a reset against a shell script with the same steps, in one box.
+"""`python -m bench.reset [DEBIAN]` compares a reset in a box with a shell script of the same steps.
 
 It also shows how the time depends on the number of written files and on the size of the game.
 """
@@ -21,7 +21,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "40"))
 
 
 def measured(program: str, debian: int, **data: Any) -> dict[str, list[float]]:
-    """Deploy a box with `data`, run on_host.py's `program` there, and return its measurements by kind."""
+    """Deploy a box with `data`, run `on_host.py PROGRAM` in it, and return the measurements by kind."""
     build()
     name = f"bench-{debian}"
     [box] = machines.up([name], debian)

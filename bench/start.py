@@ -1,6 +1,6 @@
-"""`python -m bench.start [DEBIAN]` measures a server start with a game of 8 GB against 80 MB, among ten servers.
+"""`python -m bench.start [DEBIAN]` compares server starts with a game of 8 GB and of 80 MB.
 
-The 8 GB are 20,000 sparse files. The time is that of `systemctl start`: the mount, and the exec of the game.
+The 8 GB are 20,000 sparse files. `systemctl start` mounts the overlay and executes the game.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How to reach a host, from its data: used by deploy, lock, status, verification and rollout.
+"""Turns a host's data into commands that reach the host, for lock, status, verification and rollout.
 
-The deploy's own connection is pyinfra's (left4me/pyinfra_connection.py); everything else starts ssh.
+A deploy uses pyinfra's connection (left4me/pyinfra_connection.py); everything else starts ssh.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEYS: dict[str, type] = {
 }
 """pyinfra's keys that describe the connection, with their types."""
 
-_SUDO = "is not supported; left4me becomes root with sudo only: set _sudo, and _sudo_password if sudo asks for one"
+_SUDO = "is not supported; left4me becomes root with sudo only: set _sudo (and _sudo_password if needed)"
 _DEPLOY_ONLY = "would affect only deploys: use ~/.ssh/config instead, or remove it"
 REFUSED_KEYS = {
     **dict.fromkeys(("_su_user", "_use_su_login", "_preserve_su_env", "_su_shell", "_su_password"), _SUDO),
@@ -43,25 +43,25 @@ REFUSED_KEYS = {
         ("ssh_paramiko_connect_kwargs", "ssh_connect_retry_min_delay", "ssh_connect_retry_max_delay"), _DEPLOY_ONLY
     ),
 }
-"""pyinfra's keys that are refused, since not all of left4me would follow them, each with the reason."""
+"""left4me refuses these keys of pyinfra, each for a reason: not every part of left4me would follow them."""
 
 _TYPES = {str: "a string", int: "a whole number", bool: "True or False"}
 
 MARK = "left4me-answer:"
-"""The line before a host's answer: separates it from what a shell prints when it starts."""
+"""This line separates a host's answer from what the login shell prints before."""
 
 _ASKPASS = Path(__file__).with_name("ssh_askpass.sh")
 _NO_PASSWORD = "left4me-no-password"
 _ENOUGH = f"x\n{_NO_PASSWORD}\n"
-"""Input after sudo's password: makes sudo, which asks three times, fail at once if the password is wrong."""
+"""Input after the password. sudo asks three times; these lines make it fail at once on a wrong password."""
 
 
 def mistakes(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return the reason by key for each invalid connection key in a host's data."""
+    """Return the invalid connection keys in a host's data, each with the reason."""
     found = {key: reason for key, reason in REFUSED_KEYS.items() if data.get(key)}
     for key, needs in (("_sudo_password", "_sudo"), ("ssh_key_password", "ssh_key")):
         if data.get(key) and not data.get(needs):
-            found[key] = f"has no effect without {needs}"
+            found[key] = f"has no effect without {needs}: set both"
     for key, kind in KEYS.items():
         if key in data and (not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool))):
             found[key] = f"must be {_TYPES[kind]}, or removed"
@@ -72,12 +72,12 @@ def mistakes(data: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Command:
-    """A command on a host, in the form in which this machine starts it."""
+    """A command on a host, as this machine starts it: ssh, or sh for @local."""
 
     words: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     stdin: str = ""
-    """The beginning of its standard input."""
+    """The first part of the standard input."""
 
     @property
     def full_environment(self) -> dict[str, str]:
@@ -85,18 +85,18 @@ class Command:
 
 
 def as_root(line: str, data: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the shell command that runs `line` as root if `data` has `_sudo`, and the beginning of its input."""
+    """Return the shell command that runs `line`, with sudo if `data` has `_sudo`, and the first part of its input."""
     if not data.get("_sudo"):
         return line, ""
     if not (password := data.get("_sudo_password")):
         return shlex.join(["sudo", "-H", "-n", "sh", "-c", line]), ""
-    # sudo reads the password only if it asks, so the shell skips what is left of it. `read` consumes only whole lines.
+    # sudo reads the password only if it needs one, so the shell skips unread lines. `read` consumes only whole lines.
     skip = f'while IFS= read -r line && [ "$line" != {_NO_PASSWORD} ]; do :; done; '
     return shlex.join(["sudo", "-H", "-k", "-S", "-p", "", "sh", "-c", skip + line]), f"{password}\n{_ENOUGH}"
 
 
 def for_any_shell(line: str) -> str:
-    """Return `line` encoded for any login shell: tcsh would split it at a newline and expand !."""
+    """Return `line` encoded for any login shell: tcsh splits it at newlines and expands !."""
     if not re.search(r"[\n!]", line):
         return line
     packed = re.sub(r"[\\\n!']", lambda found: f"\\0{ord(found[0]):03o}", line)
@@ -106,8 +106,8 @@ def for_any_shell(line: str) -> str:
 def command(name: str, data: Mapping[str, Any], *words: str) -> Command:
     """Return the command that runs `words` on a host as root; `@local` is this machine.
 
-    ssh's own configuration supplies what `data` leaves out. Like pyinfra, it accepts the key of a new host and refuses
-    a changed one. ssh never prompts.
+    ssh_config(5) supplies what `data` leaves out. Like pyinfra, ssh accepts a new host's key and refuses a changed
+    key. ssh never prompts.
     """
     line, stdin = as_root(shlex.join(words), data)
     if name == "@local":
@@ -164,10 +164,10 @@ def marked(*words: str) -> list[str]:
 
 
 def answer(printed: str) -> str:
-    """Return the output of a marked command. Raises ValueError if the command did not start."""
+    """Return the output of a command from marked(). Raises ValueError if the command did not start."""
     before, mark, found = f"\n{printed}".partition(f"\n{MARK}\n")
     if not mark:
-        raise ValueError(f"no answer, only: {before.strip()[:200]}")
+        raise ValueError(f"no answer; it printed: {before.strip()[:200]}")
     return found
 
 
@@ -180,7 +180,7 @@ def changed_key(fingerprint: str, known_hosts: str, name: str) -> str:
 
 
 def sudo_reason(stderr: str) -> str:
-    """Return why sudo refused to run the command and what to do, or "" if it did not refuse."""
+    """Return why sudo refused a command and what to do; "" if sudo did not refuse."""
     if re.search(r"^sudo(-rs)?: (a password is required|interactive authentication is required)", stderr, re.MULTILINE):
         return "sudo asks for a password: set _sudo_password in the host's data (the value may come from os.environ)"
     if re.search(r"^sudo(-rs)?: (\d+ incorrect password attempt|no password was provided)", stderr, re.MULTILINE):
@@ -193,7 +193,7 @@ def sudo_reason(stderr: str) -> str:
 
 
 def reason(stderr: str, silent: str = "no reason given") -> str:
-    """Return in one line why ssh or its command on a host failed, from stderr; `silent` if that is empty."""
+    """Return the line of `stderr` that says why ssh or its command failed; `silent` if `stderr` is empty."""
     if why := sudo_reason(stderr):
         return why
     key = re.search(r"^Offending \S+ key in (.+):\d+\s*$", stderr, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What a deploy reads from a host, by programs that it sends there and by l4d2ctl."""
+"""Facts of pyinfra: a deploy reads a host with programs that it sends, and with l4d2ctl."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SYSTEMS = ("debian 12", "debian 13")
 class Command(StringCommand):
     """A command on the host, with standard input; `stream` shows its output as it arrives.
 
-    `_timeout` limits all of it. pyinfra's own limits only the reading of the output, not the sending of the input.
+    `_timeout` limits the whole command. In pyinfra it limits only reading the output, not sending the input.
     """
 
     def __init__(self, *words: str, stdin: Any = None, stream: bool = False) -> None:
@@ -40,7 +40,7 @@ class Command(StringCommand):
     def execute(
         self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
     ) -> tuple[bool, CommandOutput]:
-        """Run the command. Raises TimeoutError, which pyinfra reports for this host."""
+        """Raises TimeoutError after `_timeout` seconds; pyinfra reports it."""
         connector_arguments.update(self.connector_arguments)
         with gevent.Timeout(connector_arguments.get("_timeout"), TimeoutError):
             return host.run_shell_command(
@@ -52,7 +52,7 @@ class Command(StringCommand):
 
 
 def program(name: str, *arguments: str, stdin: Any = None) -> Command:
-    """Return the command that runs a program of left4me.remote.program_text on the host."""
+    """Return the command that runs a program on the host; see program_text.py."""
     return Command(*program_command(name, *arguments), stdin=stdin)
 
 
@@ -69,7 +69,7 @@ class Entry(TypedDict):
 
 
 class HostState(TypedDict, total=False):
-    """The answer of left4me/remote/gather.py; only the first three keys without root or on a system not in SYSTEMS."""
+    """The output of gather.py. Without root, or on a system not in SYSTEMS, it has only the first three keys."""
 
     python: list[int] | None
     system: str
@@ -93,17 +93,17 @@ class HostState(TypedDict, total=False):
 
 
 class Words(tuple[str, ...]):
-    """Arguments of a fact. pyinfra prints them when the fact fails; these are kilobytes of encoded data."""
+    """Arguments of a fact. If the fact fails, pyinfra prints "…" instead of these kilobytes."""
 
     def __str__(self) -> str:
         return "…"
 
 
 class Answer(FactBase[Any]):
-    """The JSON that a program of left4me.remote.program_text prints on the host."""
+    """A fact: the JSON that a program (see program_text.py) prints on the host."""
 
     def command(self, stem: str, words: Sequence[str]) -> StringCommand:
-        """Return the command; without python3 it prints a HostState that says so."""
+        """Return the command; without python3 it prints {"python": null}."""
         no_python = "command -v python3 >/dev/null || { echo '{\"python\": null}'; exit 0; };"
         return StringCommand(no_python, "exec", program(stem, *words))
 
@@ -170,16 +170,16 @@ def refuse(reason: str) -> NoReturn:
 
 
 def ask(name: str, *arguments: str) -> Any:
-    """Return the current answer of a program of left4me.remote.program_text, or of l4d2ctl for `status`."""
+    """Run a program (see program_text.py; `status` is l4d2ctl's) on the host and return its answer."""
     words = Words(arguments)
     found = host.get_fact(Status, words=words) if name == "status" else host.get_fact(Answer, stem=name, words=words)
     if found is None:  # pyinfra has logged why, and would continue with None
-        refuse(f"cannot read its state ({name}), so its deploy stops here: deploy again")
+        refuse(f"cannot read this host ({name}): fix the error above, then deploy again")
     return found
 
 
 def once(name: str, *arguments: str) -> Any:
-    """Return the answer from before this run changed the host; read again after the operator confirmed the plan."""
+    """Like ask(), but cached before this run changes the host; asks again once the operator has confirmed."""
     # The host may have changed before the operator answered.
     confirmed = host.state.is_executing and host.state.should_check_for_changes()
     key = (host.name, name, arguments, confirmed)
@@ -189,19 +189,19 @@ def once(name: str, *arguments: str) -> Any:
 
 
 def host_state() -> HostState:
-    """Return the state of the current host from before this run changed it."""
+    """Return the current host's state from before this run changed it."""
     state: HostState = once("gather", _question(host.name))
     return state
 
 
 def missing_packages() -> list[str]:
-    """Return the packages that a deploy has to install; a question to Steam may need some of them."""
+    """Return the packages that a deploy must install. Requests to Steam may need some of them."""
     installed = host_state()["packages"]
     return [name for name in manifest.packages(declared_host()) if name not in installed]
 
 
 def workshop() -> dict[str, Any]:
-    """Return what ask_workshop.py answers for the workshop items of the layers, or {} if there are none."""
+    """Return ask_workshop.py's answer for the workshop items of all layers; {} without items."""
     declares = declared_host()
     layers = [each for each in manifest.layers(declares).values() if isinstance(each, model.LayerWorkshop)]
     items = sorted({item for layer in layers for item in layer.items})

@@ -1,6 +1,6 @@
-"""python -m left4me.fleet_status INVENTORY [--limit NAME]…: `l4d2ctl status` of every host in one table.
+"""Print `l4d2ctl status` of every host of an inventory in one table.
 
-Each host that cannot be asked is a line with the reason on standard error, and the exit code is 1.
+If a host does not answer, the reason is printed on standard error and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from left4me_host.commands import print_table
 from left4me_host.status import Status, table
 
 LIMIT = 30
-"""Seconds per host. ssh gives up connecting after 10, l4d2ctl gives up on a hung server after 1."""
+"""Seconds per host. ssh waits up to 10 for a connection, l4d2ctl up to 1 for a server."""
 
 Run = Callable[[Command, float], "subprocess.CompletedProcess[str]"]
-"""Runs a command for at most the given seconds, like subprocess.run."""
+"""Runs a command with a limit in seconds, like subprocess.run."""
 
 
 class Unreachable(Exception):
-    """The reason why a host could not be asked, in one line."""
+    """A host did not answer; the message is the reason, in one line."""
 
 
 def _run(command: Command, limit: float) -> subprocess.CompletedProcess[str]:
@@ -43,7 +43,7 @@ def _run(command: Command, limit: float) -> subprocess.CompletedProcess[str]:
 
 
 def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Status] | Unreachable:
-    """Return the status of a host's servers, or why the host could not be asked."""
+    """Return the status of a host's servers, or why the host did not answer."""
     try:
         done = run(command(name, connection, *marked("l4d2ctl", "status", "--json")), LIMIT)
     except subprocess.TimeoutExpired:
@@ -51,19 +51,20 @@ def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Statu
     if done.returncode:
         return Unreachable(reason(done.stderr, f"exit {done.returncode}"))
     try:
-        known = {each.name for each in fields(Status)}  # a newer l4d2ctl sends more
+        known = {each.name for each in fields(Status)}  # a newer l4d2ctl sends more keys
         rows = json.loads(answer(done.stdout))
         return [Status(**{key: row[key] for key in row if key in known}) for row in rows]
     except ValueError:
-        return Unreachable("its output is not a status of l4d2ctl: deploy this host")
+        return Unreachable("its l4d2ctl printed no valid status: deploy this host")
     except TypeError:
         return Unreachable("its l4d2ctl is older than this checkout: deploy this host")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="left4me.fleet_status", description=__doc__)
-    parser.add_argument("inventory")
-    parser.add_argument("--limit", action="append", default=[])
+    parser = argparse.ArgumentParser(prog="python -m left4me.fleet_status", description=__doc__)
+    parser.add_argument("inventory", metavar="INVENTORY", help="the inventory file, as for pyinfra")
+    text = "only this host, group or pattern; can be repeated"
+    parser.add_argument("--limit", action="append", default=[], metavar="NAME", help=text)
     arguments = parser.parse_args()
     limits = [f"--limit={limit}" for limit in arguments.limit]
     # In a separate process, since pyinfra's gevent patches the whole interpreter.

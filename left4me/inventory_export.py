@@ -1,8 +1,8 @@
-"""python -m left4me.inventory_export INVENTORY [--limit|--exclude NAME]… [--show]: print each host's data as JSON.
+"""Print the validated data of each host of an inventory as JSON.
 
---show is for people: all values including defaults, secrets hidden. Without it the output is for programs that cannot
-import pyinfra, since pyinfra's gevent patches the whole interpreter. The inventory, its data and the limits are read as
-`pyinfra INVENTORY deploy.py --limit NAME` reads them. Mistakes are refused as in a deploy: a line each, exit code 2.
+The output is for programs that cannot import pyinfra, whose gevent patches the whole interpreter; with --show it is for
+people. INVENTORY, --limit and --exclude work as in pyinfra. Mistakes in the data are refused as in a deploy: a line
+for each mistake, exit code 2.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
     return {
         "name": host.name,
         "groups": list(host.groups),
-        # pyinfra puts @local into a group of the same name.
+        # pyinfra puts @local into a group with the same name.
         "called_as_a_group": host.inventory.groups.get(host.name, [host]) != [host],
         "connection": {key: data[key] for key in connection.KEYS if data.get(key) is not None},
         "declares": pyinfra_hooks.MODELS[host.name].model_dump(mode="json"),
@@ -39,11 +39,12 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="left4me.inventory_export", description=__doc__)
-    parser.add_argument("inventory")
-    parser.add_argument("--limit", action="append", default=[])
-    parser.add_argument("--exclude", action="append", default=[])
-    parser.add_argument("--show", action="store_true")
+    parser = argparse.ArgumentParser(prog="python -m left4me.inventory_export", description=__doc__)
+    parser.add_argument("inventory", metavar="INVENTORY", help="the inventory file, as for pyinfra")
+    for option, which in (("--limit", "only this"), ("--exclude", "not this")):
+        text = f"{which} host, group or pattern; can be repeated"
+        parser.add_argument(option, action="append", default=[], metavar="NAME", help=text)
+    parser.add_argument("--show", action="store_true", help="show all values with defaults; hide secrets")
     arguments = parser.parse_args()
     # pyinfra sets these before it runs an inventory file, which may use them.
     state = State()

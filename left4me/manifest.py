@@ -1,4 +1,4 @@
-"""The files, directories and symlinks that a host must have, from its model."""
+"""Turns a host's model into the paths that the host must have."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MANAGED = (
     *_INTERRUPTED,
     *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
 )
-"""Patterns of places where undeclared paths are removed. Names with a dot are stale temporary files."""
+"""Patterns of paths that a deploy removes if undeclared. Names with a dot are stale temporary files."""
 
 
 @dataclass(frozen=True)
 class Item:
     """A path that the host must have; `do` is directory, file, symlink or secret (see apply_files.py).
 
-    A secret is a file that the host creates if it is missing; a random value replaces the %s in its text.
+    The host creates a secret only if it is missing; a random value replaces the %s in `text`.
     """
 
     do: str
@@ -54,9 +54,9 @@ class Item:
     text: str = ""
     target: str = ""
     check: tuple[str, ...] = ()
-    """A command that must accept the new file, whose path is appended, before it replaces the old one."""
+    """A command that must accept the new file before the rename; the file's path is appended."""
     shared: bool = False
-    """A directory of the system: created if it is missing, otherwise unchanged."""
+    """A system directory, which is created if it is missing and otherwise unchanged."""
 
 
 _TEMPLATES = jinja2.Environment(
@@ -72,7 +72,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def layers(host: model.Host) -> dict[str, model.Layer]:
-    """Return the layers that servers of this host use, by name, sorted."""
+    """Return the layers that this host's servers use, sorted by name."""
     own = model.LayerOnControl(source="control", path=str(ROOT / "files/layers/admins"))
     known: dict[str, model.Layer] = {**host.layers, model.ADMINS_LAYER: own}
     return {name: known[name] for name in sorted({name for each in host.present.values() for name in each.lowers})}
@@ -84,7 +84,7 @@ def link_of(layer: str) -> str:
 
 
 def packages(host: model.Host) -> list[str]:
-    """Return the packages of nsenter, of the libraries of srcds (a 32-bit program), and what the host's data needs."""
+    """Return the packages for nsenter, for srcds (a 32-bit program), and for what the host's data uses."""
     sources = [host.game, *layers(host).values()]
     workshop = any(isinstance(each, model.LayerWorkshop) for each in sources)
     urls = [host.webhook, host.workshop_api if workshop else None]
@@ -97,7 +97,7 @@ def packages(host: model.Host) -> list[str]:
 
 
 def directories(host: model.Host) -> list[Item]:
-    """Return the directories of /var/lib/left4me. A game reaches builds and layers only through its overlay."""
+    """Return the directories in /var/lib/left4me. Games reach builds and layers only through overlays."""
     items = [
         Item("directory", layout.VAR, 0o755),
         Item("directory", layout.RELEASES, 0o700),
@@ -116,7 +116,7 @@ def directories(host: model.Host) -> list[Item]:
             Item("directory", f"{runtime}/upper", 0o755, owner=layout.user(server), group=GROUP),
             Item("directory", f"{runtime}/work", 0o700),
             Item("directory", f"{layout.SECRETS}/{server}", 0o500, owner=layout.user(server)),
-            # Targets of the unit's BindReadOnlyPaths: systemd would create them here itself, before the overlay mount.
+            # The unit's BindReadOnlyPaths need these targets; systemd would create them before the overlay mount.
             *(
                 Item("directory", f"{runtime}/merged{below}", 0o755)
                 for below in ("", "/left4dead2", "/left4dead2/cfg", "/left4dead2/cfg/left4me")
@@ -134,7 +134,7 @@ def programs(host: model.Host) -> list[Item]:
         Item("directory", layout.LIB, 0o755),
         *(Item("directory", f"{layout.LIB}/{folder.relative_to(lib)}", 0o755) for folder in folders),
         *(_program(path, f"{layout.LIB}/{path.relative_to(lib)}", 0o644) for path in sorted(lib.rglob("*.py"))),
-        # The programs come after the library that they import: an interrupted run leaves the old programs.
+        # The library comes before the programs that import it: an interrupted run leaves old programs.
         Item("directory", "/usr/local/libexec", 0o755, shared=True),
         Item("directory", layout.LIBEXEC, 0o755),
         *(_program(path, f"{layout.LIBEXEC}/{path.name}", 0o755) for path in sorted(files.glob("libexec/*"))),
@@ -183,7 +183,7 @@ def units(host: model.Host) -> list[Item]:
 
 
 def test_instances(host: model.Host) -> list[Item]:
-    """Return what a smoke test of a build needs: the game's settings and the files of the test instances."""
+    """Return the files for smoke tests: the game's settings and the test instances."""
     settings = {"build": host.game.build, "kept": host.builds_kept, "trial_server": host.trial_server}
     settings |= {"source": host.game.source, "url": host.steamcmd_url, "sha256": host.steamcmd_sha256}
     return [
@@ -220,7 +220,7 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
         Item("directory", f"{folder}/secret", 0o755),
         secret,
         *(
-            # Only root and the game read it: cvars may be secret, such as sv_password.
+            # Only root and the game may read server.cfg, which may have secret cvars.
             Item("file", f"{folder}/{name}", 0o640, group=GROUP, text=text)
             if name == "server.cfg"
             else Item("file", f"{folder}/{name}", 0o644, text=text)
@@ -238,7 +238,7 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
 
 
 def _digest_of_cfg(values: dict[str, Any]) -> str:
-    """Return the digest of a server.cfg that the game echoes, to show which version it has read."""
+    """Return a server.cfg's digest, which the game echoes to show which version it has read."""
     return hashlib.sha256(_render("server.cfg.j2", **values, digest="").encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""The schema of a host's data: types and limits. All defaults are in group_data/all.py, with explanations."""
+"""Defines the schema of a host's data: types and limits. group_data/all.py explains all defaults."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pydantic import (
 from left4me_host import layout
 
 TOOLS_OWN = (".git", ".hg", ".svn")
-"""Directories of version control systems: never sent to a host, since they may hold secrets."""
+"""Directories of version control systems, which are never sent: they may hold secrets."""
 VERSION_LENGTH = 8
-"""Characters in the name of a layer's version: 40 bits in base32. Short, since all layers' paths share one page."""
+"""Characters in a layer version's name: 40 bits in base32. All layers' paths must fit into PAGE."""
 PAGE = 4096
-"""Bytes that mount(2) accepts as its data."""
+"""The limit of mount(2)'s data, in bytes."""
 LAYER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 SIZE = r"infinity|[1-9][0-9]{0,17}[KMGT]?"
 ADMINS_LAYER = "left4me-admins"
-"""The top layer of a server with admins: points SourceMod to the admin file that the deploy writes."""
+"""The top layer of a server with admins points SourceMod to the admin file that the deploy writes."""
 
 # Cvars and arguments that the unit or another key sets.
 _DECIDED = frozenset({"hostname", "sv_lan", "rcon_password", "servercfgfile", "mp_gamemode", "map", "hostport"})
@@ -213,7 +213,7 @@ class _Declared(BaseModel):
 
 class _Source(_Declared):
     named_by: ClassVar[tuple[str, ...]] = ()
-    """The fields that a version's name is computed from, if they suffice (left4me/wanted_versions.py)."""
+    """The fields that determine a version's name, if fields suffice (see wanted_versions.py)."""
 
     def packages(self) -> list[str]:
         """Return the Debian packages that the host needs to fetch this source, with their architecture."""
@@ -221,7 +221,7 @@ class _Source(_Declared):
 
 
 class _Game(_Source):
-    # The only default outside group_data, since a host's `game` replaces the shipped one as a whole.
+    # The only default outside group_data, since a host's `game` replaces the whole default.
     build: BuildName | None = Field(None, description="the build on the host to make current; None: the newest")
 
 
@@ -261,7 +261,7 @@ Game = GameFromSteam | GameArchive | GameOnHost | GameOnControl
 
 
 class _Layer(_Source):
-    into: Into | None = Field(default=None, description="directory of the game for it, such as left4dead2, or None")
+    into: Into | None = Field(default=None, description="the game's directory for the layer, such as left4dead2")
 
 
 class LayerOnControl(_Layer):
@@ -290,7 +290,7 @@ class LayerGit(_Layer):
     named_by = ("url", "ref")
     source: Literal["git"] = Field(description="a repository")
     url: Repository = Field(description="URL that the host fetches")
-    ref: GitRef = Field(description="a commit or tag; a tag that moves later is not followed")
+    ref: GitRef = Field(description="a commit or tag; a moved tag is not noticed")
 
     def packages(self) -> list[str]:
         return ["git:amd64"]
@@ -348,9 +348,9 @@ class Host(_Declared):
     steamcmd_url: WebAddress = Field(description="URL of SteamCMD's archive")
     steamcmd_sha256: Sha256 | None = Field(description="checksum of that archive; None: not checked")
     update_at: Clock | None = Field(description="time of the daily update from Steam, in the host's time; None: never")
-    builds_kept: int = Field(ge=0, le=100, description="builds to keep that nothing uses, for rollback")
+    builds_kept: int = Field(ge=0, le=100, description="unused builds to keep, for rollback")
     trial_port: Port = Field(description="port of the smoke test, outside of port_range")
-    trial_server: Id | None = Field(description="server whose layers a second smoke test uses, or None")
+    trial_server: Id | None = Field(description="server whose layers a second smoke test uses")
     layers: dict[LayerName, Layer] = Field(description="sources of the layers, by name")
     workshop_api: WebAddress = Field(description="base URL of Steam's web API, for workshop items")
     address: Address = Field(description="address that the servers bind; 0.0.0.0: every IPv4 address")
@@ -387,16 +387,16 @@ class Host(_Declared):
         return {**self.present, **self.test_instances}
 
     def with_ports(self, known: Mapping[str, int]) -> Host:
-        """Return this host with a port for each present server: the declared, else the known, else the next free one.
+        """Return this host with a port for each present server: declared, else known, else the next free port.
 
-        `known` are the ports on the host by server, including servers that are no longer declared.
+        `known` has the ports of the servers on the host, including servers that are no longer declared.
         """
         first, last = self.port_range
         ports = {server_id: server.port for server_id, server in self.present.items()}
         for server_id, port in ports.items():
             if port is None and first <= known.get(server_id, 0) <= last and known[server_id] not in ports.values():
                 ports[server_id] = known[server_id]
-        # Ports of servers that may still run there come last. Validation has checked that there are enough.
+        # Ports of servers that may still run come last. Validation has checked that there are enough ports.
         others = {port for each, port in known.items() if each in ports or each not in self.servers}
         free = iter(sorted(set(range(first, last + 1)) - set(ports.values()), key=lambda port: (port in others, port)))
         servers = dict(self.servers)

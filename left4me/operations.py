@@ -25,7 +25,7 @@ Commands = Generator[StringCommand, None, None]
 
 def _is_as_declared(item: Item, state: facts.HostState) -> bool:
     if any(f"{item.path}/".startswith(f"{mount}/") for mount in state["mounts"] if mount != "/"):
-        return True  # an overlay covers it, and a deploy changes nothing in an overlay
+        return True  # an overlay covers the path; deploys change nothing in overlays
     found = state["entries"].get(item.path)
     if found and item.shared and found.get("to_directory"):
         return True  # an administrator moved this directory of the system and left a symlink
@@ -42,7 +42,7 @@ def _is_as_declared(item: Item, state: facts.HostState) -> bool:
 
 @operation
 def apply_files(items: Sequence[Item]) -> Commands:
-    """Write the files, directories and symlinks that differ, in one command, each atomically (see apply_files.py).
+    """Write the files, directories and symlinks that differ, in one command; each write is atomic.
 
     + items: what the host must have, parents first
     """
@@ -64,7 +64,7 @@ def packages() -> Commands:
 
 @operation
 def accounts() -> Commands:
-    """Create the group and user left4me, which own the game, and in that group a user for each server."""
+    """Create the group left4me, the user left4me, who owns the game, and a user for each server."""
     declares = facts.declared_host()
     state = facts.host_state()
     shell = "/usr/sbin/nologin"
@@ -95,7 +95,7 @@ def _outdated(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> 
 
 
 def _build(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> facts.Command:
-    """Return the command that builds the trees on the host and makes them current; uploads what it needs from here."""
+    """Return the command that uploads local files, builds the trees on the host and makes them current."""
     on_host, entries = _versions(state), state["entries"]
     # Only the difference from the current version is sent.
     bases = {
@@ -111,7 +111,7 @@ def _build(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> fac
 
 @operation
 def layers() -> Commands:
-    """Build the layers of the servers, each made current by one rename. Running servers keep their versions."""
+    """Build the servers' layers and make each current by a rename. Running servers keep their versions."""
     declares = facts.declared_host()
     state = facts.host_state()
     if not host.state.is_executing and facts.missing_packages():
@@ -128,18 +128,19 @@ def layers() -> Commands:
 
 @operation
 def game() -> Commands:
-    """Make the declared build current after its smoke test. An installed build from Steam is not updated here."""
+    """Make the declared build current after its smoke test. Does not update a build from Steam."""
     declares = facts.declared_host()
     state, tree = facts.host_state(), wanted_versions.game(declares)
     if host.state.is_executing and (links := state["installation"].get("leads_out")):
         shown = ", ".join(links[:5]) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
-        logger.warning(f"{host.print_prefix}game.path: links that point outside it are broken for servers: {shown}")
+        warning = f"servers cannot follow these links out of game.path: {shown}; copy what they point to"
+        logger.warning(f"{host.print_prefix}{warning}")
     if not _outdated([tree], state):
         return host.noop("the build is current")
     yield StringCommand("systemctl", "daemon-reload")  # the smoke test starts a unit that this deploy may have changed
     if isinstance(declares.game, model.GameFromSteam) and tree.name not in state["releases"]:
-        # The command only follows the unit that updates. It closes the fence's descriptor, so that the next deploy
-        # need not wait for it when this one is interrupted.
+        # `game update` only follows a unit. It closes the fence's descriptor, so that after an interrupted deploy the
+        # next deploy need not wait for it.
         yield facts.Command("exec", "sh", "-c", 'exec "$@" 9<&-', "sh", layout.CTL, "game", "update", stream=True)
     else:
         yield _build([tree], state)
@@ -163,7 +164,7 @@ def _systemd() -> dict[str, Any]:
 
 
 def undeclared() -> tuple[set[str], set[str]]:
-    """Return the servers on the host that are not declared: those to remove, and those to keep for their players."""
+    """Return the undeclared servers on the host: servers to remove, and servers to keep for their players."""
     declares = facts.declared_host()
     state = facts.host_state()
     unit = re.escape(layout.unit("#")).replace("\\#", "([^/]+)")
@@ -178,14 +179,14 @@ def undeclared() -> tuple[set[str], set[str]]:
 
 
 def _played(running: set[str], asked: Sequence[str]) -> set[str]:
-    """Return the running servers that have players or do not respond; l4d2ctl can only ask those of `asked`."""
+    """Return the servers in `running` that have or may have players. l4d2ctl can query only `asked`."""
     rows = facts.once("status", *asked) if asked else {}
     return {each for each in running if each not in rows or rows[each]["players"] != 0}
 
 
 @operation
 def remove_servers() -> Commands:
-    """Stop the servers that are no longer declared and move their files to the attic; keep those with players."""
+    """Stop undeclared servers without players and move their files to the attic."""
     if removed := undeclared()[0]:
         yield facts.Command(f"{layout.LIBEXEC}/left4me-remove", *sorted(removed))
     else:
@@ -194,7 +195,7 @@ def remove_servers() -> Commands:
 
 @operation
 def remove_undeclared() -> Commands:
-    """Remove undeclared paths from the managed places, except those of servers that are kept for their players."""
+    """Remove undeclared managed paths, except paths of servers that are kept for their players."""
     declares = facts.declared_host()
     kept = tuple(
         place
@@ -213,7 +214,7 @@ def remove_undeclared() -> Commands:
     unknown = [path for path in facts.host_state()["entries"] if path not in known]
     removed = [path for path in unknown if not any(path == each or path.startswith(f"{each}/") for each in kept)]
     if f"{layout.UNITS}/{manifest.TIMER}" in removed:
-        yield StringCommand("systemctl", "stop", manifest.TIMER)  # without its file it would enter the state failed
+        yield StringCommand("systemctl", "stop", manifest.TIMER)  # without its file, the timer would fail
     if layout.FAILED_UPDATE in removed:  # the game no longer comes from Steam
         yield StringCommand("systemctl", "reset-failed", layout.GAME_UNIT, "2>/dev/null", "||", "true")
     if removed:
@@ -224,7 +225,7 @@ def remove_undeclared() -> Commands:
 
 @operation
 def reload_systemd() -> Commands:
-    """Run daemon-reload if the unit files on disk differ from what systemd has loaded, whichever run changed them."""
+    """Run daemon-reload if the unit files on disk differ from those that systemd has loaded."""
     if _systemd()["reload"]:
         yield StringCommand("systemctl", "daemon-reload")
     else:
@@ -244,7 +245,7 @@ def _explained(command: str, units: Sequence[str]) -> StringCommand:
 
 
 def _declared_stopped() -> tuple[set[str], set[str]]:
-    """Return the servers that are up but declared stopped: those to stop, and those to keep for their players."""
+    """Return the servers that are up but declared stopped: servers to stop, and servers to keep for now."""
     declares = facts.declared_host()
     stopped = {name for name, each in declares.present.items() if each.state == "stopped"}
     units = _systemd()["units"] if stopped else {}
@@ -266,7 +267,7 @@ def stop_servers() -> Commands:
 
 @operation
 def start_servers() -> Commands:
-    """Start the timer and the declared servers that are down, except those stopped by hand or in a reset."""
+    """Start the timer and the declared servers that are down, unless stopped by hand or in a reset."""
     declares, state = facts.declared_host(), facts.host_state()
     units = _systemd()["units"]
     startable = [
@@ -275,7 +276,7 @@ def start_servers() -> Commands:
         if server.state == "running" and name not in state["held"]
     ]
     down = [unit for unit in startable if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")]
-    ended = undeclared()[0] | _declared_stopped()[0]  # in a dry run the latter still run
+    ended = undeclared()[0] | _declared_stopped()[0]  # in a dry run, they still run
     ended |= {name for name in state["running"] if _is_down(units.get(layout.unit(name)))}
     taken = {record.get("LEFT4ME_PORT"): name for name, record in state["running"].items() if name not in ended}
     for name, server in declares.with_ports(state["ports"]).present.items():
@@ -286,13 +287,13 @@ def start_servers() -> Commands:
     elif not down:
         host.noop("all are running, stopped by hand, or in an unfinished reset")
     if down:
-        # systemd refuses to start a unit that reached its start limit until reset-failed.
+        # After its start limit, a unit can start only after reset-failed.
         yield _explained("systemctl reset-failed {0} 2>/dev/null; systemctl start {0}", down)
 
 
 @operation
 def record_starts() -> Commands:
-    """Record what running servers were started with, if they have no record yet (see generation.py)."""
+    """Write the start records of running servers that have none (see generation.py)."""
     if unrecorded := _unrecorded():
         yield facts.program("generation", "--record", *unrecorded)
     else:
@@ -304,7 +305,7 @@ def _unrecorded() -> list[str]:
 
 
 def restarts(items: Sequence[Item]) -> list[str]:
-    """Return the running servers that will require a restart after this deploy, or do so already."""
+    """Return the running servers that require a restart, now or after this deploy."""
     declares, running = facts.declared_host(), dict(facts.host_state()["running"])
     if unrecorded := _unrecorded():
         running |= facts.once("generation", *unrecorded)
@@ -326,9 +327,9 @@ def restarts(items: Sequence[Item]) -> list[str]:
 
 @operation
 def report_pending(items: Sequence[Item]) -> Commands:
-    """Report what is pending on the host and the command that resolves it; changes nothing.
+    """Report the host's pending states and the commands that end them; changes nothing.
 
-    + items: the servers' files, from which a dry run predicts which servers will require a restart
+    + items: the servers' files; a dry run predicts from these which servers will require a restart
     """
     declares = facts.declared_host()
     if host.state.is_executing:

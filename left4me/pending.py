@@ -1,7 +1,7 @@
 """The pending states of a host's servers, each with the command that ends it.
 
-status.py of left4me_host decides on the host whether a restart is required; restarts() of operations.py predicts it for
-a dry run.
+left4me_host/status.py decides on the host whether a restart is required. For a dry run, restarts() of operations.py
+predicts that.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from left4me import model
 
 REQUIRED = "restart required"
 WILL_BE_REQUIRED = "will require a restart"
-"""What a dry run says instead."""
+"""A dry run reports this instead of REQUIRED."""
 RESTART = "l4d2ctl restart "
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A pending state of a server; a `command` that ends with a space takes the server's id as argument."""
+    """A pending state of a server. If `command` ends with a space, lines() appends the server's id."""
 
     what: str
     server: str
@@ -28,7 +28,7 @@ class Pending:
 
 
 def _of(row: Mapping[str, Any], declares: model.Host, ports: Mapping[int, str]) -> Iterator[Pending]:
-    """Yield a server's pending states; `row` is its l4d2ctl status, `ports` the running servers by port."""
+    """Yield a server's pending states; `row` is from l4d2ctl status, `ports` maps ports to running servers."""
     server = row["id"]
     runs = row["state"] not in ("inactive", "failed")
     declared = declares.servers.get(server)
@@ -53,7 +53,7 @@ def _of(row: Mapping[str, Any], declares: model.Host, ports: Mapping[int, str]) 
 
 
 def pending(rows: Iterable[Mapping[str, Any]], declares: model.Host) -> list[Pending]:
-    """Return the pending states of a host's servers, from l4d2ctl's status of all of them."""
+    """Return the pending states of a host's servers; `rows` are from l4d2ctl status."""
     rows = list(rows)
     ports = {row["port"]: row["id"] for row in rows if row["state"] not in ("inactive", "failed")}
     return [each for row in rows for each in _of(row, declares, ports)]

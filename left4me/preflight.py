@@ -1,4 +1,4 @@
-"""Checks before a deploy changes anything on a host: refuses a host that cannot be deployed."""
+"""Checks a host before a deploy changes anything, and refuses it if it cannot be deployed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     if seen["architecture"] != "amd64":
         yield f"is {seen['architecture']}; the game runs on amd64 only"
     if seen["init"] != "systemd":
-        yield f"PID 1 is {seen['init']}, not systemd"
+        yield f"PID 1 is {seen['init']}; left4me needs systemd"
     if not seen["overlay"]:
         yield "its kernel has no overlayfs: check /lib/modules, or ask the provider if it is a container"
     if isinstance(declares.game, model.GameOnHost) and not seen["installation"]:
@@ -34,11 +34,11 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     builds |= {f"servers.{name}.build": server.build for name, server in declares.present.items()}
     for key, build in builds.items():
         if build and build not in seen["releases"] and not (key == "game.build" and declares.game.source == "steamcmd"):
-            yield f"{key}: {build} is not on this host, which has {', '.join(seen['releases']) or 'no builds'}"
+            yield f"{key}: {build} is not on this host: set it to {' or '.join(['None', *seen['releases']])}"
     if not facts.missing_packages() and (error := facts.workshop().get("error")):
-        yield f"Steam's workshop cannot be asked: {error}"
+        yield f"Steam's workshop: {error}; deploy again later"
     if declares.operators and declares.operators not in seen["groups"]:
-        yield f"operators: this host has no group {declares.operators}: groupadd {declares.operators}"
+        yield f"operators: group {declares.operators} does not exist: groupadd {declares.operators}"
     yield from _accounts(seen, declares)
 
 
@@ -70,14 +70,14 @@ def going_back(deployed: str) -> str:
 
 
 def refusals() -> list[str]:
-    """Lock the host unless this is a dry run, check it, and return each reason why it cannot be deployed."""
+    """Lock (except in a dry run) and check the host; return each reason why it cannot be deployed."""
     unlocked = []
     try:
         if why := "" if pyinfra_hooks.changes_nothing() else lock.take(host):
             return [why]
     except lock.NoAnswer as error:
         unlocked = [f"its lock cannot be taken: {error}"]
-    # host_state() reports best why a host does not answer.
+    # If the host does not answer, host_state() reports why.
     try:
         return list(problems(facts.host_state(), facts.declared_host())) or unlocked
     except pyinfra_connection.OneSession as error:

@@ -1,4 +1,4 @@
-"""Makes pyinfra's connections follow connection.py; installed by pyinfra_hooks.py."""
+"""Patches pyinfra's connections to follow connection.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OneSession(Exception):
 
 
 def command_line(connector: BaseConnector, command: StringCommand, arguments: dict[str, Any]) -> tuple[str, str]:
-    """Return the shell line that runs pyinfra's command on its host, and the beginning of its standard input.
+    """Return the shell line that runs `command` on a host, and the beginning of its standard input.
 
     `arguments` are pyinfra's connector arguments; the sudo arguments are removed from them.
     """
@@ -42,7 +42,7 @@ def command_line(connector: BaseConnector, command: StringCommand, arguments: di
 
 
 class _Stdin(list[str]):
-    """The lines of standard input: a beginning, then the rest; an Upload generates its lines only as they are sent."""
+    """Standard input: `beginning`, then the lines of `rest`, which an Upload generates as they are sent."""
 
     def __init__(self, beginning: str, rest: Any) -> None:
         super().__init__(beginning.splitlines())
@@ -82,12 +82,12 @@ def _run(
 
 
 def _without_a_question(_host: Any, _arguments: Any, execute: Callable[[], Any]) -> Any:
-    """Run a command once; pyinfra would ask the operator for sudo's password, which only the deploy would know."""
+    """Run a command once. pyinfra would ask for sudo's password, which then only the deploy would know."""
     return execute()
 
 
 def _refuse_to_ask(question: str) -> NoReturn:
-    """Replace getpass where pyinfra loads a key. Raises ConnectError, which pyinfra reports for the host."""
+    """Replace getpass where pyinfra loads a key. Raises ConnectError, which pyinfra reports."""
     key = question.removeprefix("Enter password for private key: ").removesuffix(": ")
     raise ConnectError(
         f"the key {key} has a passphrase: set ssh_key_password, or remove ssh_key and run: ssh-add {key}"
@@ -96,7 +96,7 @@ def _refuse_to_ask(question: str) -> NoReturn:
 
 def _quick_start(start: Callable[..., None], transport: paramiko.Transport, *args: Any, **kwargs: Any) -> None:
     # With Nagle's algorithm a command on a local network takes 47 ms, without it 3 ms.
-    if isinstance(transport.sock, socket.socket):  # a ProxyJump has a channel here instead
+    if isinstance(transport.sock, socket.socket):  # with ProxyJump, sock is a channel
         transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # Seconds for a channel to open; paramiko's default is an hour.
     transport.channel_timeout = 30  # type: ignore[attr-defined]

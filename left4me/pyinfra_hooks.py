@@ -1,7 +1,7 @@
 """Hooks into pyinfra, installed by config.py, the first file that pyinfra runs.
 
-pyinfra runs config.py, the inventory and its data, State.init, the connections, deploy.py. Bad data must stop a run in
-the second or third step, so both are wrapped here; tests/unit fails if a pyinfra release no longer calls them.
+pyinfra runs config.py, the inventory and its data, State.init, the connections, deploy.py. Bad data must stop a run
+before the connections, so this wraps the second and third step; tests/unit fails if a pyinfra release skips a wrapper.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PENDING: dict[str, list[pending.Pending]] = {}
 """The pending states of each host in this run, by name."""
 
 REMOVAL: dict[str, str] = {}
-"""The --data options of remove.py: `remove`, the host's name as confirmation, and `keep`."""
+"""The --data options of remove.py: `remove` confirms the host's name; `keep` is yes or no."""
 
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -53,7 +53,7 @@ def _refuse(lines: Iterable[str]) -> NoReturn:
 
 
 def _where(error: BaseException, filename: str) -> str:
-    """Return FILE:LINE of the operator's file where `error` was raised."""
+    """Return FILE:LINE where the operator's file raised `error`."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"
     line, trace = 0, error.__traceback__
@@ -65,7 +65,7 @@ def _where(error: BaseException, filename: str) -> str:
 
 
 def load_inventory(load: Callable[..., Inventory], inventory: str, *args: Any, **kwargs: Any) -> Inventory:
-    """Load an inventory with pyinfra's `load`; exit with 2 and one line if that fails."""
+    """Load an inventory with pyinfra's `load`; exit with code 2 and one line if that fails."""
     if "@" not in inventory:
         if Path(inventory).is_dir():
             _refuse([f"inventory {inventory}: is a directory: give the path of the inventory file in it"])
@@ -85,13 +85,13 @@ def load_inventory(load: Callable[..., Inventory], inventory: str, *args: Any, *
 
 
 def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
-    """Validate every host of the inventory into MODELS; exit with 2 on mistakes or if no host is selected."""
+    """Validate every host and fill MODELS; exit with code 2 on mistakes or without a selected host."""
     if OPTIONS.get("dry") and OPTIONS.get("yes"):
         _refuse(["--dry with -y shows nothing, since pyinfra then does not look for changes: remove -y"])
     hosts = list(inventory)
     removes = [each for each in OPTIONS.get("operations", ()) if Path(each).name == "remove.py"]
     if not hosts:
-        _refuse(["the inventory has no hosts (the one in this repository lists the test boxes that are up: ./box up)"])
+        _refuse(["the inventory has no hosts (this repository's own lists the test boxes that are up: ./box up)"])
     if limit is not None and not limit:
         names = ", ".join(sorted(host.name for host in hosts))
         _refuse([f"--limit and --exclude select no host; the inventory has: {names}"])
@@ -106,7 +106,7 @@ def check_hosts(inventory: Inventory, limit: list[PyinfraHost] | None) -> None:
 
 
 def _check_removal(hosts: list[PyinfraHost]) -> None:
-    """Exit with 2 unless the options of remove.py name one host unambiguously."""
+    """Fill REMOVAL; exit with code 2 unless the options select one host."""
     given = dict(each.split("=", 1) for each in OPTIONS["data"])
     REMOVAL.update({key: given[key] for key in ("remove", "keep") if key in given})
     if len(OPTIONS["operations"]) != 1:
@@ -124,7 +124,7 @@ def _check_removal(hosts: list[PyinfraHost]) -> None:
 
 
 def changes_nothing() -> bool:
-    """Return whether this is a dry run; with --json pyinfra does not ask, so it needs -y to change anything."""
+    """Return whether pyinfra changes nothing in this run: with --dry, or with --json but without -y."""
     return bool(OPTIONS["dry"] or (OPTIONS["json_output"] and not OPTIONS["yes"]))
 
 
@@ -142,7 +142,7 @@ def _print_json(print_json: Callable[[Any], None], payload: Any) -> None:
 
 
 def _patient_input() -> str:
-    """Read the operator's answer while the connections stay alive; otherwise the hosts would release their locks."""
+    """Read the operator's answer without stopping the heartbeats; otherwise the hosts free their locks."""
     gevent.select.select([sys.stdin], [], [])
     return input()
 

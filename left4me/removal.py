@@ -1,4 +1,4 @@
-"""Remove left4me from a host, by left4me/remote/remove_everything.py."""
+"""Removes left4me from a host; see left4me/remote/remove_everything.py."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _SHARED = [
     *(manifest.COMPLETIONS, str(Path(manifest.COMPLETIONS).parent)),
     *(manifest.NEEDRESTART, str(Path(manifest.NEEDRESTART).parent)),
 ]
-"""Directories of the system that a deploy creates if they are missing, children first.
+"""System directories that a deploy creates if they are missing, children first.
 
-Without /usr/local/libexec, which Debian 13 has by default.
+/usr/local/libexec is not listed: Debian 13 has it.
 """
 _KEPT_PACKAGES = ("util-linux:amd64", "sudo:amd64", "ca-certificates:all")
-"""Packages that a host needs for other things than the game."""
+"""Packages that other programs of a host may need."""
 
 
 def _request(act: str) -> str:
@@ -48,7 +48,7 @@ def _look() -> dict[str, Any]:
     if "python" in seen:
         facts.refuse("refused, nothing changed: python3 is missing: apt-get install python3")
     if not seen["root"]:
-        facts.refuse("refused, nothing changed: the SSH user is not root: set _sudo = True in its data")
+        facts.refuse("refused, nothing changed: the SSH user is not root: set _sudo = True in the host's data")
     if seen["refused"]:
         facts.refuse(f"refused, nothing changed: {'; '.join(seen['refused'])}")
     return seen

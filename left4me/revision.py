@@ -36,9 +36,9 @@ def _merge_base(theirs: str, ours: str) -> subprocess.CompletedProcess[str]:
 
 
 def history(other: str) -> str:
-    """Return how a host's revision relates to this checkout's: `newer`, `diverged`, or `missing` if git lacks it here.
+    """Return how a host's revision relates to this checkout's: `newer`, `diverged`, or `missing` (unknown to git).
 
-    Returns "" if it is part of this checkout's history, or if either revision is unknown.
+    Returns "" if this checkout's history includes it, or if a revision is unknown.
     """
     theirs, ours = other.removesuffix("+"), checked_out().removesuffix("+")
     if "unknown" in (theirs, ours) or theirs in ("", ours):

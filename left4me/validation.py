@@ -1,6 +1,6 @@
-"""Validation of a host's data before the first connection: one line for each mistake.
+"""Validates a host's data before the first connection, with one line for each mistake.
 
-check_hosts of pyinfra_hooks.py calls it and refuses the run.
+check_hosts() of pyinfra_hooks.py refuses a run with mistakes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _REASONS = {
     "union_tag_invalid": "`source` must be one of {expected_tags}",
     "string_pattern_mismatch": "must match {pattern}",
 }
-"""Messages for pydantic's error types that replace its own."""
+"""Messages that replace pydantic's own, by error type."""
 
 
 def _mistake(host: str, error: ErrorDetails) -> Mistake:
@@ -77,7 +77,7 @@ def _mistake(host: str, error: ErrorDetails) -> Mistake:
 
 
 def _causes(error: ValidationError) -> Iterator[ErrorDetails]:
-    """Yield all errors except "too short" of a list whose items are invalid, since pydantic does not count those."""
+    """Yield all errors, but not "too short" for a list with invalid items, which pydantic does not count."""
     errors = error.errors()
     for each in errors:
         depth = len(each["loc"])
@@ -127,7 +127,7 @@ def _outside_the_model(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
 
 
 def _conflicts(host: model.Host) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and reason where valid values contradict each other."""
+    """Yield key, value and reason of each conflict between valid values."""
     first, last = host.port_range
     if last < first:
         yield "port_range", str(host.port_range), "has a last port that is lower than the first"
@@ -180,7 +180,7 @@ def _layers_that_fit(server_id: str, server: model.Server) -> int:
 
 
 def _directories(host: model.Host) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and reason of each unusable directory on this machine; preflight checks the host's."""
+    """Yield key, value and reason of each unusable directory on this machine; preflight.py checks hosts."""
     for key, source in {"game": host.game, **{f"layers.{name}": each for name, each in host.layers.items()}}.items():
         if isinstance(source, model.GameOnControl | model.LayerOnControl) and (reason := _unusable(source)):
             yield f"{key}.path", repr(source.path), reason
@@ -202,7 +202,7 @@ def _unreadable(path: str) -> str:
     try:
         for _, full, status in filetree.walk(path, model.TOOLS_OWN):
             if stat.S_ISREG(status.st_mode) and not os.access(full, os.R_OK, effective_ids=True):
-                return f"{full} is not readable for the user who deploys"
+                return f"{full} cannot be read: change its owner or mode"
     except (OSError, ValueError) as error:
         return f"cannot be sent: {error}"
     return ""
@@ -217,7 +217,7 @@ def _no_effect(path: str, into: str | None) -> str:
 
 
 def _as_written(mistake: Mistake, data: Mapping[str, Any]) -> Mistake:
-    """Return a server's mistake with the key in server_defaults, where its value comes from there."""
+    """Return the mistake; `key` is in server_defaults if its value comes from there."""
     defaults, servers = data.get("server_defaults"), data.get("servers")
     if isinstance(defaults, dict) and isinstance(servers, dict):
         for server, own in servers.items():
@@ -231,7 +231,7 @@ def _as_written(mistake: Mistake, data: Mapping[str, Any]) -> Mistake:
 def validate(name: str, data: Mapping[str, Any]) -> model.Host:
     """Return the model of the host `name`.
 
-    Raises InvalidData with all mistakes; conflicts between values are only looked for once each value is valid.
+    Raises InvalidData with all mistakes. Conflicts are checked only if each value is valid by itself.
     """
     mistakes = {Mistake(name, *each) for each in _outside_the_model(data)}
     try:

@@ -1,6 +1,6 @@
-"""The declared versions of the game and its layers: their names, and the description from which the host builds them.
+"""Names the declared versions of the game and its layers, and describes how the host builds them.
 
-A name is a digest of the content, or of what determines it: the same data give the same names on every host.
+A name is a digest of the content or of the content's source: equal data give equal names on every host.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _listed(path: str) -> Any:
 
 
 def listing(path: str, into: str | None = None) -> dict[str, str]:
-    """Return filetree's listing of a local directory, with all names below `into`, as on the host.
+    """Return filetree's listing of a local directory; `into/` precedes all names, as on the host.
 
     Each directory is read once, in a thread, so that connections stay alive. Raises OSError.
     """
@@ -44,7 +44,7 @@ def listing(path: str, into: str | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Tree:
-    """A version that must be on the host and current, as left4me-content reads it."""
+    """A version that must be current on the host. left4me-content reads this as JSON."""
 
     what: str
     place: str
@@ -64,7 +64,7 @@ def _digest(*parts: object, length: int = model.VERSION_LENGTH) -> str:
 
 
 def game(declares: model.Host) -> Tree:
-    """Return the declared build of the game; its name is empty if Steam is to deliver the first one."""
+    """Return the declared build of the game. Its name is empty before the first build from Steam."""
     source = declares.game.model_dump(exclude={"build"})
     name = declares.game.build or _name_of_build(declares.game)
     return Tree("game", layout.RELEASES, layout.INSTALLATION, name, source)
@@ -73,7 +73,7 @@ def game(declares: model.Host) -> Tree:
 def _name_of_build(game: model.Game) -> str:
     match game:
         case model.GameFromSteam():
-            # The current build stays: only the host asks for updates.
+            # A deploy keeps the current build; the host updates it.
             link = facts.host_state()["entries"].get(layout.INSTALLATION)
             return link["content"].removeprefix("releases/") if link else ""
         case model.GameOnControl():
@@ -106,12 +106,12 @@ def _layer(name: str, layer: model.Layer) -> Tree:
 def _workshop() -> dict[str, Any]:
     answer = facts.workshop()
     if "error" in answer:
-        facts.refuse(f"Steam's workshop cannot be asked: {answer['error']}. Layers are unchanged; deploy again")
+        facts.refuse(f"Steam's workshop: {answer['error']}. Layers are unchanged; deploy again")
     return answer
 
 
 def _items(layer: model.LayerWorkshop) -> dict[str, dict[str, Any]]:
-    """Return what Steam says about each item of a layer and of its collections, by number."""
+    """Return Steam's answer for each item of a layer and its collections, by item id."""
     answer, items = _workshop(), {}
     queue, seen = [str(item) for item in layer.items], set()
     while queue:
@@ -139,8 +139,8 @@ def missing_items(declares: model.Host) -> Iterator[str]:
 class Upload(list[str]):
     """The standard input of left4me-content: the trees as JSON, then a tar of the local files that the host lacks.
 
-    It is a list because pyinfra accepts only text and lists of text, but its lines are produced while they are sent.
-    `bases` are the names and listings of current versions on the host, by place; `on_host` the paths of all versions.
+    It is a list because pyinfra accepts only text and lists of text, but its lines are generated while they are sent.
+    `bases` maps Tree.place to the current version's name and listing; `on_host` has the paths of all versions.
     """
 
     def __init__(
@@ -175,9 +175,9 @@ class Upload(list[str]):
 
 
 def _tar(directory: str, into: str | None, names: Sequence[str]) -> Iterator[str]:
-    """Yield a tar of these names of a directory in lines of base64, and a last line with a dot.
+    """Yield a tar of these paths in `directory` as lines of base64, then a line with a dot.
 
-    `names` and the members of the tar are paths on the host, where the directory is `into`.
+    `names` and the tar's members are paths on the host, where `into` is the parent of all.
     """
     prefix = f"{into}/" if into else ""
     names = [name.removeprefix(prefix) for name in names]

@@ -1,4 +1,4 @@
-"""Take the deploy's lock on a host over the deploy's own connection, and fence each command of an operation with it."""
+"""Take the deploy's lock on a host over the deploy's own connection, and fence each command of an operation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from left4me.lock import protocol
 from left4me.pyinfra_connection import command_line
 
 GIVEN = os.environ.get(protocol.TOKEN)
-"""The token of the rollout that started this run and holds the locks of its hosts."""
+"""The lock token of the rollout that started this run, else None."""
 TOKEN = GIVEN or secrets.token_hex(8)
 P = ParamSpec("P")
 
@@ -44,7 +44,7 @@ class NoAnswer(Exception):
 
 
 def take(host: PyinfraHost) -> str:
-    """Take a host's lock until this process ends; return "", or why it is refused. Raises NoAnswer."""
+    """Take a host's lock until this process ends; return "" or why the host refused. Raises NoAnswer."""
     if isinstance(host.connector, FakeConnector):
         return ""
     arguments: Any = {
@@ -82,7 +82,7 @@ def take(host: PyinfraHost) -> str:
 
 @cache
 def _end_with_parent() -> None:
-    """Kill this process when the rollout that started it and holds the locks has ended."""
+    """Kill this process when its parent ends: the rollout, which holds the locks."""
     gevent.spawn(_watch, os.getppid())
 
 
@@ -99,7 +99,7 @@ def _start(host: PyinfraHost, command: str) -> tuple[IO[bytes], IO[bytes], IO[by
         process: Any = Popen(command, shell=True, stdin=PIPE, stdout=PIPE, stderr=PIPE)
         return process.stdin, process.stdout, process.stderr
     if not isinstance(connector, SSHConnector):
-        raise NoAnswer("the lock needs an SSH connection or @local")
+        raise NoAnswer("this connector is not supported: use SSH or @local")
     channel: Any = connector.client.get_transport().open_session()  # type: ignore[union-attr]
     channel.exec_command(command)
     return channel.makefile_stdin("wb"), channel.makefile("rb"), channel.makefile_stderr("rb")
@@ -123,7 +123,7 @@ def _send_heartbeats(connector: BaseConnector, prefix: str, stdin: IO[bytes], st
 
 
 def operation(function: Callable[P, Generator[StringCommand, None, None]]) -> PyinfraOperation[P]:
-    """Make a pyinfra operation of a function; the fence stops its commands when another deploy has the lock."""
+    """Return `function` as a pyinfra operation whose commands fail once another deploy has the lock."""
 
     @wraps(function)
     def fenced(*args: P.args, **kwargs: P.kwargs) -> Generator[StringCommand, None, None]:

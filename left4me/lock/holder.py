@@ -1,11 +1,11 @@
-"""Hold this host's deploy lock: holder.py REQUEST, as JSON: who, revision, token, given, waits, silence and mark.
+"""Hold this host's deploy lock: holder.py REQUEST, a JSON object: who, revision, token, given, waits, silence, mark.
 
-Prints `mark` and `locked`, or `mark` and the reason why not, in one line. Then it holds the lock and answers each
-heartbeat on its standard input with an empty line. End of file, or `silence` seconds without a heartbeat (SILENCE in
-protocol.py), frees the lock. With `given` the token is that of a rollout, which must hold the lock already. With
-`waits` it starts at the first heartbeat.
+It prints `mark`, followed by `locked` or the reason of a refusal. Then it holds the lock and answers each heartbeat on
+standard input with an empty line. It ends at end of file, or after `silence` seconds without a heartbeat. With
+`given`, the token belongs to a rollout, which must already hold the lock. With `waits`, holder.py takes the lock at the
+first heartbeat.
 
-The file has two kinds of lock. The deploy holds the POSIX lock. Each command that changes the host holds a shared
+The lock file has two kinds of lock. A deploy holds the POSIX lock. Each command that changes the host holds a shared
 flock until it ends, so that a new deploy can wait for orphaned commands. The fence (protocol.py) reads the token.
 """
 
@@ -24,11 +24,11 @@ from typing import IO, Any
 
 from left4me_host import layout, posix_lock
 
-WAIT = 30  # seconds for orphaned commands
+WAIT = 30  # seconds for orphaned commands to end
 
 
 def origin() -> str:
-    """Return the client address of this SSH session, from the environments of the parents: sudo does not pass it on."""
+    """Return the SSH client's address from a parent's environment, since sudo drops SSH_CONNECTION."""
     pid = os.getpid()
     while pid > 1:
         with open(f"/proc/{pid}/environ", "rb") as environment, open(f"/proc/{pid}/status", encoding="utf-8") as status:
@@ -39,7 +39,7 @@ def origin() -> str:
 
 
 def commands_ended(file: IO[str]) -> bool:
-    """Wait up to WAIT seconds for orphaned commands; return whether they have ended."""
+    """Return whether all orphaned commands end within WAIT seconds."""
 
     def give_up(_signal: int, _frame: object) -> None:
         raise TimeoutError
@@ -63,20 +63,20 @@ def write_record(file: IO[str], request: dict[str, Any]) -> None:
     file.seek(0)
     file.write(f"{json.dumps(record)}\n")
     file.flush()
-    file.truncate()  # last, because a command of the same deploy may read its token at this moment
+    file.truncate()  # last, because a command of this deploy may be reading the token
 
 
 def take(file: IO[str], request: dict[str, Any]) -> tuple[str, bool]:
-    """Take the lock until this process ends; return `locked`, or why not, and whether this process holds it.
+    """Take the lock. Return `locked` or the reason of a refusal, and whether this process holds the lock.
 
-    With `locked` it may not: then another process with the same token does.
+    If another process with the same token holds the lock, the answer is `locked` too.
     """
     holds = False
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         record = json.loads(file.readline() or "{}")
-        if record.get("pid") != posix_lock.holder(file.fileno()):  # the record is that of an earlier deploy
+        if record.get("pid") != posix_lock.holder(file.fileno()):  # the record is of an earlier deploy
             return "another deploy has just begun; wait for it", holds
         if record["token"] != request["token"]:
             owner = "is being deployed by {who} from {from} since {since} (revision {revision}); wait for it"
@@ -102,7 +102,7 @@ def main(request: dict[str, Any]) -> None:
         print(f"{request['mark']}{answer}", flush=True)
         while answer == "locked" and select.select([0], [], [], request["silence"])[0] and os.read(0, 4096):
             if not holds and not request["given"]:
-                # An earlier connection of the same deploy still has the lock. It was cut off and will end.
+                # A lost connection of this deploy still has the lock, but will end.
                 with suppress(BlockingIOError):
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     holds = True

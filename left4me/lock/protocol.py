@@ -15,15 +15,15 @@ SILENCE = 60
 HEARTBEAT = 15
 """Seconds between two heartbeats."""
 TOKEN = "LEFT4ME_LOCK_TOKEN"
-"""The environment variable with which a rollout passes the token of its locks to a deploy."""
+"""The environment variable in which a rollout passes its lock token to a deploy."""
 LOCKED = "locked"
-"""The answer of holder.py if it has the lock; any other answer is the reason why not."""
+"""holder.py's answer when it has the lock; any other answer is the reason of a refusal."""
 
 
 def request(token: str, *, given: bool = False, waits: bool = False) -> str:
     """Return the lock request, the argument of holder.py.
 
-    With `given` the token is that of a rollout which holds the lock already. With `waits` holder.py takes the lock at
+    With `given`, the token belongs to a rollout that already holds the lock. With `waits`, holder.py takes the lock at
     the first heartbeat.
     """
     who = f"{getpass.getuser()}@{socket.gethostname()}"
@@ -32,10 +32,10 @@ def request(token: str, *, given: bool = False, waits: bool = False) -> str:
 
 
 def fence(token: str) -> str:
-    """Return a shell prefix that runs a command only if the lock still has this token, else fails with a message.
+    """Return a shell prefix that fails with a message unless the lock file has this token.
 
-    Another deploy may take the lock after a minute of silence, or while the command is on its way. It then waits for
-    all commands that have passed the fence: they and their children inherit file descriptor 9 with the shared flock.
+    Another deploy may take the lock after SILENCE seconds, or while a command is on its way. That deploy waits for
+    commands that have passed the fence: these and their children inherit file descriptor 9 with the shared flock.
     """
     return (
         f"exec 9<{layout.DEPLOY_LOCK} && flock --shared 9 && grep --quiet --fixed-strings {shlex.quote(token)} <&9 || "

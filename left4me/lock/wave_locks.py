@@ -1,4 +1,4 @@
-"""The locks of a wave's hosts, each held over its own connection while the rollout runs."""
+"""Holds the locks of a wave's hosts, each over its own connection."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from left4me.rollout.children import last_lines
 from left4me.rollout.waves import Host
 
 LIMIT = 60
-"""Seconds for a host to answer a lock request; it may wait half of that for orphaned commands."""
+"""Seconds for a host to answer a lock request. The host may wait half of them for orphaned commands."""
 RELEASE = 20
 """Seconds for all hosts to release their locks; ssh itself closes a dead connection after 15 to 20 seconds."""
 
 
 class Locks:
-    """The locks of one wave; a context manager that releases them all at the end."""
+    """Holds the locks of one wave; the end of its context releases all locks."""
 
     def __init__(self) -> None:
         self._token = secrets.token_hex(8)
@@ -45,13 +45,13 @@ class Locks:
         timer.cancel()
 
     def _kill_holders(self) -> None:
-        """Kill the connections that do not end, as when only the sshd of a host responds; this frees the locks."""
+        """Free the locks by killing connections that do not end, as when only a host's sshd responds."""
         for holder in self._holders.values():
             holder.kill()
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The environment variables with which a pyinfra uses these locks."""
+        """Environment variables that make pyinfra use these locks."""
         return {protocol.TOKEN: self._token}
 
     def fenced(self, *words: str) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class Locks:
         return "sh", "-c", f'{protocol.fence(self._token)} exec "$@"', "sh", *words
 
     def connect(self, host: Host) -> None:
-        """Connect to a host and start holder.py there, which waits for `take`."""
+        """Connect to a host and start holder.py, which waits for take()."""
         words = program_command("holder", protocol.request(self._token, waits=True))
         command = connection.command(host.name, host.connection, *words)
         holder = self._holders[host.name] = Popen(
@@ -76,11 +76,11 @@ class Locks:
         holder.stdin.flush()  # type: ignore[union-attr]
 
     def take(self, host: Host) -> list[str]:
-        """Take the lock of a connected host; return [], or the lines with the reason why not."""
+        """Take the lock of a connected host; return [], or the reason of a refusal as lines."""
         holder = self._holders[host.name]
         timer = threading.Timer(LIMIT, holder.kill)
         timer.start()
-        with suppress(OSError):  # its output has the reason
+        with suppress(OSError):  # the output has the reason
             self._send_heartbeat(holder)
         lines = []
         for line in holder.stdout:  # type: ignore[union-attr]
@@ -97,7 +97,7 @@ class Locks:
         return last_lines(*lines) or ["its lock cannot be taken; the host gave no reason"]
 
     def keep(self, host: Host) -> list[str]:
-        """Take the lock again if its connection has ended; return [], or the lines with the reason of a refusal.
+        """Take the lock again if its connection has ended; return [], or the reason of a refusal as lines.
 
         Raises Unreachable if the host does not answer.
         """
@@ -105,7 +105,7 @@ class Locks:
             return []
         self.connect(host)
         why = self.take(host)
-        if self._holders[host.name].returncode:  # of ssh, or of the kill after LIMIT
+        if self._holders[host.name].returncode:  # ssh failed, or LIMIT killed it
             raise fleet_status.Unreachable(why[-1])
         return why
 
@@ -116,7 +116,7 @@ class Locks:
 
     def _send_heartbeats(self) -> None:
         while not self._released.wait(protocol.HEARTBEAT):
-            # Only to holders that have the lock: the others would take it at a heartbeat.
+            # Only to holders with the lock: the others would take theirs at a heartbeat.
             for holder in list(self._held.values()):
-                with suppress(OSError, ValueError):  # it has ended, or is being released
+                with suppress(OSError, ValueError):  # the holder has ended or is ending
                     self._send_heartbeat(holder)

@@ -1,8 +1,8 @@
 """Write and remove files, directories and symlinks: apply_files.py, with a JSON list on standard input.
 
 The items are those of left4me/manifest.py, or {"do": "remove", "path": …}. A file is written under an unguessable name
-in its directory, gets its owner before its content, and is renamed: it is never half-written, and only root can write
-it. Everything is on disk (fsync) before this program ends.
+in its directory, gets its owner before its content, and is then renamed. So nobody sees a half-written file, and only
+root can write it. Everything is on disk (fsync) before this program ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def owner_of(item: dict[str, Any]) -> tuple[int, int]:
 
 
 def beside(path: str) -> str:
-    """Return an unguessable name in the same directory."""
+    """Return an unguessable path in the same directory."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.{secrets.token_hex(8)}")
 

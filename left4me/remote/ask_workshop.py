@@ -1,7 +1,7 @@
 """Ask Steam about workshop items: ask_workshop.py API ID…; changes nothing.
 
-Prints a JSON object by id: {"time", "size", "url"} for an item, {"items": [ID…]} for a collection, whose items are in
-the answer too, {"why": one line} for an item that cannot be used. Or only {"error": one line} if Steam gives no answer.
+Prints a JSON object by id: {"time", "size", "url"} for an item, {"items": [ID…]} for a collection (its items follow),
+{"why": one line} for an unusable item. If Steam does not answer, prints only {"error": one line}.
 https://partner.steamgames.com/doc/webapi/ISteamRemoteStorage
 """
 
@@ -19,18 +19,18 @@ from typing import Any
 
 from left4me_host import layout
 
-SECONDS = 30  # without data from Steam
+SECONDS = 30  # limit without data from Steam
 APP = 550
-"""Left 4 Dead 2, which owns the workshop; the dedicated server is another app."""
+"""Left 4 Dead 2: its app owns the workshop, not the app of the dedicated server."""
 VPK = b"\x34\x12\xaa\x55"
 """The magic number of a VPK file (developer.valvesoftware.com/wiki/VPK_(file_format))."""
 NESTED = 3
-"""The limit of collections nested in each other."""
+"""How many levels of collections may be nested."""
 HEADERS = {"User-Agent": "left4me"}
 
 
 def call(api: str, method: str, key: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the answer of a method of Steam for each id; `key` is the field of the response with the list."""
+    """Return the answers of a method of Steam's API by id; `key` is the response's field with the list."""
     count = {"GetPublishedFileDetails": "itemcount", "GetCollectionDetails": "collectioncount"}[method]
     form = {count: len(ids)} | {f"publishedfileids[{at}]": each for at, each in enumerate(ids)}
     address = f"{api.rstrip('/')}/ISteamRemoteStorage/{method}/v1/"
@@ -40,13 +40,13 @@ def call(api: str, method: str, key: str, ids: list[str]) -> dict[str, dict[str,
 
 
 def kept(each: str) -> list[os.stat_result]:
-    """Return the files of an item in the current layers, the newest last."""
+    """Return the stat of an item's files in current layers, newest last."""
     paths = glob.glob(f"{layout.OVERLAYS}/*/current/{layout.ADDONS}/{each}.vpk")
     return sorted(map(os.stat, paths), key=lambda about: about.st_mtime)
 
 
 def is_vpk(url: str) -> bool:
-    """Return whether a file starts like a VPK; also true if the URL fails, since the download then reports why."""
+    """Return whether a file starts like a VPK. If the URL fails, return True: the download reports why."""
     if not url.startswith(("http://", "https://")):
         return True
     try:
@@ -58,10 +58,10 @@ def is_vpk(url: str) -> bool:
 
 
 def item(each: str, details: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer for one item from Steam's `details`. Raises ValueError or KeyError if these are malformed."""
+    """Return the answer for one item from Steam's `details`. Raises ValueError or KeyError for malformed details."""
     files = kept(each)
     if int(details.get("result", 0)) != 1 or not details.get("file_url"):
-        if files:  # servers keep an item that its author has withdrawn, perhaps for an hour
+        if files:  # its author may have withdrawn the item for an hour: keep it
             return {"time": int(files[-1].st_mtime), "size": files[-1].st_size, "url": ""}
         return {"why": "is not available from Steam"}
     app = int(details.get("consumer_app_id", APP))
@@ -77,7 +77,7 @@ def item(each: str, details: dict[str, Any]) -> dict[str, Any]:
 
 
 def items(api: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the answers for items and collections, and for all that the collections hold."""
+    """Return the answers by id for items, collections, and the collections' items."""
     found: dict[str, dict[str, Any]] = {}
     pending = list(dict.fromkeys(ids))
     for _depth in range(NESTED + 1):
@@ -104,7 +104,7 @@ def answer(api: str, ids: list[str]) -> dict[str, Any]:
         reason = error.reason if type(error) is urllib.error.URLError else error
     except (ValueError, KeyError, TypeError, AttributeError):
         reason = "its answer is not in Steam's format"
-    return {"error": f"{api} cannot be asked about workshop items: {reason}"}
+    return {"error": f"the request to {api} failed: {reason}"}
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def below(patterns: list[str]) -> list[str]:
 
 
 def packages(names: list[str]) -> list[str]:
-    """Return the installed ones of these packages (NAME:ARCHITECTURE)."""
+    """Return which packages (NAME:ARCHITECTURE) are installed."""
     query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n"]
     bare = [name.partition(":")[0] for name in names]
     lines = subprocess.run([*query, *bare], capture_output=True, text=True, check=False).stdout.splitlines()
@@ -89,10 +89,10 @@ def has_overlay() -> bool:
 
 
 def installation(path: str) -> dict[str, Any]:
-    """Return the name of the build to copy from an installation, and in `leads_out` the links that a copy breaks.
+    """Return the `name` of a build copied from this installation, and as `leads_out` the links that a copy breaks.
 
-    Returns {} if there is no installation. The current build keeps its name while it has the same names, types, sizes
-    and times as the installation; no file is read.
+    Returns {} without srcds_run. The name is the current build's if the names, types, sizes and times of all files
+    are equal; no file is read.
     """
     if not os.path.isfile(os.path.join(path, "srcds_run")):
         return {}
@@ -112,11 +112,11 @@ WRITTEN = re.compile(
     r"|^steamapps/(downloading|temp|shadercache)"
     r"|\.(log|dem|dmp|mdmp|pid|sq3|sqlite)(-wal|-shm|-journal)?$|^left4dead2/cfg/banned_\w+\.cfg$|^\.steam(/|$)"
 )
-"""Paths that running servers write in an installation, or left4me in a copy; they do not make a new build."""
+"""Ignored paths: running servers write them in an installation, or left4me writes them in a copy."""
 
 
 def listing(path: str) -> dict[str, tuple[str, int, str]]:
-    """Return type, mtime in nanoseconds, and size or target of everything below a path, by relative path."""
+    """Return type, mtime in nanoseconds, and size or link target of all files, by path relative to `path`."""
     found = {}
     for base, names, files in os.walk(path):
         for name in names + files:
@@ -135,7 +135,7 @@ def listing(path: str) -> dict[str, tuple[str, int, str]]:
 
 
 def same(one: dict[str, tuple[str, int, str]], other: dict[str, tuple[str, int, str]]) -> bool:
-    """Return whether two listings are the same, with times compared in seconds: some copies keep no fractions."""
+    """Return whether two listings are equal. Times count in seconds, since some copies lose fractions."""
 
     def rounded(listed: dict[str, tuple[str, int, str]]) -> dict[str, tuple[str, int, str]]:
         return {at: (kind, time // 10**9, detail) for at, (kind, time, detail) in listed.items()}
@@ -144,22 +144,22 @@ def same(one: dict[str, tuple[str, int, str]], other: dict[str, tuple[str, int, 
 
 
 def leads_out(at: str, target: str) -> bool:
-    """Return whether a link at path `at` of a tree points to a place that a server does not see."""
+    """Return whether a link at path `at` of a tree points to a path that servers cannot see."""
     if target.startswith("/"):
         return not target.startswith(("/usr/", "/lib/", "/lib32/", "/lib64/"))
     return os.path.normpath(os.path.join(os.path.dirname(at), target)).split("/")[0] == ".."
 
 
 def mounts() -> list[str]:
-    """Return the mount points of the servers' overlays, as PID 1 sees them; no others, such as those of sysext."""
+    """Return the mount points of the servers' overlays, as PID 1 sees them; ignores other overlays, as of sysext."""
     servers = f"{layout.RUNTIME}/"
     return [mount.point for mount in mountinfo.mounts() if mount.kind == "overlay" and mount.point.startswith(servers)]
 
 
 def ports() -> dict[str, int]:
-    """Return the port of each server by id; for removed servers in the attic their former port if it is free.
+    """Return the port of each server by id. A removed server in the attic has its former port, if that is free.
 
-    New servers get the former ports last.
+    New servers get former ports last.
     """
     found = {}
     for path in glob.glob(f"{layout.SERVERS}/*/server.env"):
@@ -177,7 +177,7 @@ def ports() -> dict[str, int]:
 
 
 def running() -> dict[str, dict[str, str]]:
-    """Return the start record of each running server by id, {} without one. A server with a process is running."""
+    """Return the start records by id of servers that have a process; a record is {} if it is missing."""
     servers = set()
     for path in glob.glob("/proc/[0-9]*/cgroup"):
         try:
@@ -189,10 +189,10 @@ def running() -> dict[str, dict[str, str]]:
 
 
 def record(server: str) -> dict[str, str]:
-    """Return the start record of a server as left4me-overlay wrote it; {} if it is missing or outdated.
+    """Return a server's start record, which left4me-overlay writes; {} if it is missing or outdated.
 
-    It is outdated if it is older than the overlay's note of the mount. An old left4me-overlay writes the note only, as
-    when an operator deployed an older revision in between.
+    An outdated record is older than the overlay's note of the mount: an older revision of left4me-overlay, deployed in
+    between, writes only the note.
     """
     path, note = layout.started_record(server), layout.overlay_note(server)
     try:
@@ -214,7 +214,7 @@ def revision() -> str:
 
 
 def groups(gid: int, operators: str | None) -> dict[str, int]:
-    """Return the gids by name of the groups left4me and `operators`, and of any group with this gid."""
+    """Return the gids by name of the groups left4me and `operators`, and of groups with this gid."""
     found = {each.gr_name: each.gr_gid for each in grp.getgrall() if each.gr_name == "left4me" or each.gr_gid == gid}
     if operators:
         with contextlib.suppress(KeyError):  # looked up by name: a directory service may not list all groups

@@ -1,11 +1,10 @@
 """Reconstruct the start records of running servers that have none: generation.py [--record] ID…
 
-Prints JSON by id: a record, or only `error` if there is no proof. The proof is that the unit template, the drop-in and
-server.env have not changed since the server was started. Without a record a server requires a restart. With --record
-the records are written as left4me-overlay writes them at a mount.
+Prints JSON by id: a record, or only `error` if the unit template, the drop-in or server.env have changed since the
+server's start. A server without a record requires a restart. --record also writes the records, as left4me-overlay does.
 
-A generation is the digest of what only a restart applies from these three files. It covers directives, not text, so a
-comment changes nothing. The deploy writes it into server.env, computed by the same function.
+A generation is the digest of the settings in these three files that only a restart applies; comments do not count. The
+deploy writes the generation into server.env.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from left4me_host import layout, mountinfo
 TEMPLATE = f"{layout.UNITS}/left4me-server@.service"
 LIVE = frozenset(
     {
-        # systemd reads these only at the next start or stop, in their newest version (systemd.service(5)).
+        # systemd reads the newest values only at the next start or stop (systemd.service(5)).
         *("ExecCondition", "ExecStartPre", "ExecStop", "ExecStopPost", "Restart", "RestartSec", "SuccessExitStatus"),
         *("RestartForceExitStatus", "RestartPreventExitStatus", "KillSignal", "KillMode", "SendSIGKILL"),
         *("TimeoutSec", "TimeoutStartSec", "TimeoutStopSec"),
@@ -51,7 +50,7 @@ def directives(text: str) -> list[str]:
 
 
 def generation(template: str, drop_in: str, environment: str) -> str:
-    """Return the digest of a unit template, a drop-in and a server.env; ignores a LEFT4ME_GENERATION in the last."""
+    """Return the digest of a unit template, a drop-in and a server.env without its LEFT4ME_GENERATION."""
     lines = [line for line in environment.splitlines() if line[:1] not in ("", "#")]
     values = [line for line in lines if not line.startswith("LEFT4ME_GENERATION=")]
     parts = "\0".join("\n".join(each) for each in (directives(template), directives(drop_in), values))
@@ -72,7 +71,7 @@ def lowers(server: str) -> str:
 
 
 def reconstructed(server: str) -> dict[str, str]:
-    """Return the record of a server from its files, or only `error`."""
+    """Return a server's record, built from its files, or only `error`."""
     environment = f"{layout.SERVERS}/{server}/server.env"
     paths = [TEMPLATE, f"{layout.OWN_UNITS}/{layout.unit(server)}.d/limits.conf", environment]
     texts = []

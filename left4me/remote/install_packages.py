@@ -1,6 +1,6 @@
 """Install Debian packages: install_packages.py NAME:ARCHITECTURE…; fails if one is not installed at the end.
 
-Waits for another package manager.
+While another package manager runs, it waits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(*command: str) -> tuple[bool, list[str]]:
 
 
 def apt(*arguments: str) -> tuple[bool, list[str]]:
-    """Run apt-get; it waits WAIT seconds for its locks and at most 20 for a mirror that does not respond."""
+    """Run apt-get, which waits up to WAIT seconds for locks and up to 20 for a silent mirror."""
     options = [f"-oDPkg::Lock::Timeout={WAIT}", "-oAcquire::Retries=1", "-oAcquire::http::Timeout=20"]
     return run("apt-get", *options, *arguments)
 
@@ -59,7 +59,7 @@ def main(names: list[str]) -> None:
     if any(os.scandir("/var/lib/dpkg/updates")) or os.path.exists("/var/lib/dpkg/lock-interrupted"):
         run("dpkg", "--configure", "-a")  # an interrupted run left packages half-configured
     _, why = run("dpkg", "--add-architecture", "i386")
-    # Its failure is no error yet: with some proxies one index fails and the install still works.
+    # A failed update is not an error: with some proxies one index fails, but the install works.
     updated, update_why = apt("update")
     _, install_why = apt("install", "--yes", "--no-install-recommends", "--fix-broken", *names)
     if left := missing(names):

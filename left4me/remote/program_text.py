@@ -1,7 +1,7 @@
-"""The text of the programs that a deploy sends to a host, which runs them as `python3 -I -c TEXT`.
+"""Builds the text of the programs that a deploy sends to a host, which runs `python3 -I -c TEXT`.
 
-A new host does not have left4me_host, so the text includes the modules of it that a program imports. These modules
-must not import other modules of left4me_host themselves.
+A new host does not have the library left4me_host, so the text includes the library's modules that a program imports.
+These modules must not import left4me_host themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 _CONTROL = Path(__file__).parent.parent
 _HOST = _CONTROL.parent / "files/lib/left4me_host"
-# Parts of the library that are needed before it is installed.
+# Modules of the library that run before it is installed.
 _OF_THE_HOST = ("daemon_reload.py", "filetree.py", "gc.py")
 _PROGRAMS = {
     path.stem: path

@@ -1,9 +1,9 @@
-"""Remove left4me from this host: remove_everything.py REQUEST, as JSON: act, host, keep, ours, shared and packages.
+"""Remove left4me from this host: remove_everything.py REQUEST, a JSON object: act, host, keep, ours, shared, packages.
 
-With act `look` it prints as JSON what left4me has here and why it cannot be removed now; it changes nothing. With
-`remove` it looks again and removes everything, and prints a line for each step. `ours` are patterns of paths, `shared`
-directories of the system that are removed if they are empty, `packages` packages to report. The next run finishes an
-interrupted one: the programs that unmount are removed late, and what servers wrote only after its archive is on disk.
+The act `look` changes nothing: it prints as JSON what left4me has here and why that cannot be removed now. The act
+`remove` looks again, removes everything, and prints a line for each step. `ours` are patterns of paths, `shared` system
+directories to remove if empty, `packages` only reported. The next run finishes an interrupted run: the programs that
+unmount are removed late, and what servers wrote is removed after its archive is on disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from left4me_host import layout, mountinfo, procfs
 
 ARCHIVES = "/root"
 REMOVED = f"{layout.VAR}/.removed"
-"""The directory for what is archived, or need not be, and not yet removed."""
+"""Directories wait here for removal once archived (or without `keep`)."""
 SERVER_UNIT = re.compile(r"/left4me-server@([^/\n]+)\.service(?:/|$)", re.MULTILINE)
 OUR_UNIT = re.compile(r"/left4me[^/\n]*\.service(?:/|$)", re.MULTILINE)
 
@@ -52,7 +52,7 @@ def running() -> list[str]:
 
 
 def matching(patterns: list[str]) -> list[str]:
-    """Return the paths that match, without those below another one."""
+    """Return the paths that match, except paths below another match."""
     # Without include_hidden, * would not match stale temporary files.
     found = {path for pattern in patterns for path in glob.glob(pattern, include_hidden=True)}
     found |= {path for path in patterns if os.path.lexists(path)}
@@ -60,7 +60,7 @@ def matching(patterns: list[str]) -> list[str]:
 
 
 def units(*states: str) -> list[str]:
-    """Return left4me's units that systemd has loaded, in these states or in all."""
+    """Return left4me's loaded units, in these states or by default in all."""
     names = ("left4me*", "system-left4me*")
     which = f"--state={','.join(states)}" if states else "--all"
     listed = run("systemctl", "list-units", which, "--plain", "--no-legend", "--no-pager", *names)
@@ -68,7 +68,7 @@ def units(*states: str) -> list[str]:
 
 
 def users() -> list[str]:
-    """Return the users of the servers, and last left4me."""
+    """Return the servers' users, then the user left4me."""
     try:
         gid = grp.getgrnam("left4me").gr_gid
     except KeyError:
@@ -100,7 +100,7 @@ def overlaid() -> list[str]:
 
 
 def played(servers: list[str]) -> Iterator[str]:
-    """Yield why running servers cannot be stopped; test instances have no players."""
+    """Yield a line for each server that may have players; ignores test instances."""
     servers = [each for each in servers if not each.startswith("_")]
     asked = [each for each in servers if os.path.exists(layout.CTL) and os.path.isdir(f"{layout.SERVERS}/{each}")]
     rows = {row["id"]: row for row in json.loads(run(layout.CTL, "status", "--json", *asked))} if asked else {}
@@ -114,7 +114,7 @@ def played(servers: list[str]) -> Iterator[str]:
 
 
 def busy(servers: list[str]) -> Iterator[str]:
-    """Yield a line for each holder that is not a process of the server itself."""
+    """Yield a line for each holder that is not a server's own process."""
     if not servers or not os.path.exists(layout.CTL):
         return
     for server, holders in json.loads(run(layout.CTL, "holders", "--json", *servers)).items():
@@ -125,7 +125,7 @@ def busy(servers: list[str]) -> Iterator[str]:
 
 
 def foreign_processes() -> Iterator[str]:
-    """Yield a line for each process that runs as one of the users but in no unit of left4me."""
+    """Yield a line for each process of left4me's users outside left4me's units."""
     names = {pwd.getpwnam(each).pw_uid: each for each in users()}
     for pid in processes():
         found = re.search(r"^Uid:\s+(\d+)", status := procfs.read(f"/proc/{pid}/status"), re.MULTILINE)
@@ -161,10 +161,10 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def installed(names: list[str]) -> list[str]:
-    """Return the installed ones of these packages (NAME:ARCHITECTURE), and all of i386 if libc6:i386 is among them."""
+    """Return the installed packages among `names` (NAME:ARCHITECTURE), and with libc6:i386 all of i386."""
     lines = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").splitlines()
     found = {name for name in names if f"{name} installed" in lines}
-    if "libc6:i386" in found:  # apt refuses to remove it without the names of all packages that depend on it
+    if "libc6:i386" in found:  # apt removes it only together with all packages that depend on it
         found |= {line.split()[0] for line in lines if line.endswith(":i386 installed")}
     return sorted(name.removesuffix(":amd64").removesuffix(":all") for name in found)
 
@@ -201,7 +201,7 @@ def remove_units(paths: list[str]) -> None:
 
 
 def written() -> list[str]:
-    """Return the directories that servers wrote, relative to VAR: uppers, those of an unfinished undo, the attic."""
+    """Return the directories that servers wrote, relative to VAR: uppers, unfinished undos, the attic."""
     found = []
     for server in runtimes():
         if not server.startswith("_"):
@@ -248,7 +248,7 @@ def sync_directory(path: str) -> None:
 
 
 def put_aside() -> None:
-    """Rename what the archive now holds, so that no later run archives it again."""
+    """Move the archived directories away, so that no later run archives them."""
     os.makedirs(REMOVED, mode=0o700, exist_ok=True)
     for name in ("attic", "runtime"):
         if os.path.lexists(f"{layout.VAR}/{name}"):
@@ -290,7 +290,7 @@ def remove_all(request: dict[str, Any]) -> None:
     members = written()
     if request["keep"] and members:
         path = archive_of(request["host"])
-        say(f"archiving what servers wrote into {path}")
+        say(f"archiving what servers wrote: {path}")
         archive(path, members)
     if os.path.isdir(layout.VAR):
         put_aside()

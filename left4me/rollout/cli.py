@@ -30,28 +30,28 @@ from left4me_host.commands import print_table
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
-Deploy to a fleet in waves. In each wave: lock the hosts, deploy, restart the servers that require it once they are
-idle, wait until every server answers, and run tests/deployed. The rollout stops after the first wave in which a host
-fails. Servers that were stopped by hand stay down. Pending states are listed at the end.
+Deploy to a fleet in waves. The steps of each wave: lock the hosts; deploy; once idle, restart the servers that require
+it; wait until every server answers; run tests/deployed. The rollout stops after the first wave in which a host fails.
+Servers stopped by hand stay down. At the end, the rollout lists these and other pending states, which you must end.
 
 examples:
-  python rollout.py ../fleet/inventory                      the group canary or the first host, 25 %, then the rest
+  python rollout.py ../fleet/inventory                      group canary or one host, then 25 %, then the rest
   python rollout.py ../fleet/inventory --dry                show the waves and what would change
   python rollout.py ../fleet/inventory --waves 1,10%        one host, then 10 % of all hosts at a time
   python rollout.py ../fleet/inventory --limit eu --exclude game7.example.org
-  python rollout.py ../fleet/inventory --drain 20m          restart after 20 minutes even if there are players
+  python rollout.py ../fleet/inventory --drain 20m          restart after 20 minutes even with players
   python rollout.py ../fleet/inventory -y --drain 0         do not ask, do not wait for players
 
-After a stop, an interruption or a kill, run the same command again: hosts that are done are not changed or restarted.
+If a rollout ends early, run the same command again: finished hosts are not changed or restarted.
 To go back, check out an older commit of this repository (git checkout COMMIT) and run the same command.
 
-The first Ctrl-C stops waiting for players and finishes each host's current step; the second stops at once.
-exit codes: 0 all hosts deployed and verified, 1 stopped, 2 refused, nothing changed, 130 interrupted
+Ctrl-C finishes the current step of each host without waiting for players. A second Ctrl-C stops at once.
+exit codes: 0 all hosts deployed and verified; 1 stopped at a failure; 2 refused, nothing changed; 130 interrupted
 """
 
 
 class Refused(Exception):
-    """Why the rollout does not start; one argument per line."""
+    """The rollout does not start; each argument is one line of the reason."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,14 +62,14 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{which} host, group or pattern; can be repeated"
         parser.add_argument(option, action="append", default=[], metavar="NAME", help=text)
     for option, kind, default, help_text in (
-        ("--waves", waves.sizes, "canary,25%,100%", "sizes of the waves, the last one repeats: 5, 10%, canary"),
-        ("--drain", waves.duration, "30m", "how long to wait for players to leave; 0: do not wait"),
-        ("--quiet", waves.duration, "1m", "how long a server must be without players before its restart"),
+        ("--waves", waves.sizes, "canary,25%,100%", "wave sizes, each 5, 10% or canary; the last repeats"),
+        ("--drain", waves.duration, "30m", "wait this long for players to leave; 0: do not wait"),
+        ("--quiet", waves.duration, "1m", "restart a server after this long without players"),
         ("--grace", waves.duration, "2m", "how long a server may take to answer"),
     ):
         text = f"{help_text} (default: {default})".replace("%", "%%")
         parser.add_argument(option, type=kind, default=default, metavar=option[2:].upper(), help=text)
-    parser.add_argument("--no-restart", action="store_true", help="restart nothing; list the servers that require it")
+    parser.add_argument("--no-restart", action="store_true", help="do not restart servers; list those that require it")
     parser.add_argument("--dry", action="store_true", help="show the plan and exit")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     return parser
@@ -85,14 +85,14 @@ class Rollout:
         self._pending: list[dict[str, str]] = []
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
-        """Handle a signal: finish the current steps; on the second one, or if no step has started, stop at once."""
+        """Handle a signal: finish the current steps; on the second, or if no step has started, stop at once."""
         if number == signal.SIGHUP:  # the terminal is closed: writing to it would fail
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             os.dup2(null, 2)
         if self._report.content["hosts"] and not interrupted.is_set():
             interrupted.set()
-            if not self._report.is_live:  # a live table shows it as its last row
+            if not self._report.is_live:  # a live table shows FINISHING itself
                 os.write(2, f"{FINISHING}\n".encode())
             return
         try:
@@ -106,7 +106,7 @@ class Rollout:
     def select(self) -> list[Host]:
         """Return the selected hosts of the inventory. Raises Refused."""
         if Path.cwd() != ROOT:
-            raise Refused(f"start it in the root of this repository: cd {shlex.quote(str(ROOT))}")
+            raise Refused(f"run it in the root of this repository: cd {shlex.quote(str(ROOT))}")
         options = [f"--{key}={each}" for key in ("limit", "exclude") for each in getattr(self._arguments, key)]
         export = run([sys.executable, "-m", "left4me.inventory_export", self._arguments.inventory, *options])
         if export.returncode:
@@ -206,8 +206,8 @@ class Rollout:
             try:
                 draining = drain.Drain(host, self._arguments, self._locks, partial(self._report.note, host.name))
                 result.changed, required, down = draining.restart_servers()
-                result.changed += [f"not restarted: server {server}" for server in required]
-                result.changed += [f"not started: server {server}" for server in down]
+                result.changed += [f"server {each} was not restarted: l4d2ctl restart {each}" for each in required]
+                result.changed += [f"server {each} waits for its port: l4d2ctl start {each}" for each in down]
             except drain.Failed as failed:
                 result.wrong = list(failed.args)
             return self._succeeded("restart", [host], {host.name: result})

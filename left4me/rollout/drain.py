@@ -1,4 +1,4 @@
-"""Restart the servers of a host that require it, each once it is idle, and wait until every server answers."""
+"""Restarts idle servers of a host that require it, and waits until every server answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 120
 
 
 class Failed(Exception):
-    """Why the restarts of a host failed; one argument per line."""
+    """The restarts of a host failed; each argument is one line of the reason."""
 
 
 def _run(command: Command, limit: float) -> Done:
@@ -42,20 +42,20 @@ def _players(row: Status) -> str:
 
 
 class Drain:
-    """The restarts of one host, between its deploy and its verification."""
+    """Restarts the servers of one host after its deploy."""
 
     def __init__(self, host: Host, policy: Namespace, locks: Locks, note: Callable[[str], None]) -> None:
         self._host, self._policy, self._locks, self._note = host, policy, locks, note
         self._deadline = time.monotonic() + policy.drain
         self._idle: dict[str, IdleTimer] = {}
         self._silent: dict[str, float] = {}
-        """The time since when a server, or the host itself, does not answer."""
+        """The time of the first missing answer, by server or host."""
         self._started: set[str] = set()
 
     def restart_servers(self) -> tuple[list[str], list[str], list[str]]:
-        """Return what was done, which servers still require a restart, and which wait for the port of one of those.
+        """Restart servers; return what was done, servers to restart later, and servers that wait for their ports.
 
-        The last two are empty unless the rollout was interrupted or must not restart anything.
+        Both lists of servers are empty unless the rollout was interrupted or has --no-restart.
         Raises Failed if the host or a server does not answer within the grace period.
         """
         done: list[str] = []
@@ -76,7 +76,7 @@ class Drain:
             stop = interrupted.is_set() or self._policy.no_restart
             if not silent and (stop or not (required or down)):
                 if done:  # the restarted servers no longer use their old versions
-                    self._change("garbage collection failed", manifest.CONTENT, "prune")
+                    self._change("unused versions were not removed: deploy again", manifest.CONTENT, "prune")
                 return done, [row.id for row in required], down
             if not silent and ready:
                 done.append(self._restart(ready[0]))  # the next one only after this one answers
@@ -87,7 +87,7 @@ class Drain:
                 time.sleep(STARTING) if silent else interrupted.wait(min(POLL, max(self._policy.quiet / 2, STARTING)))
 
     def _ask(self) -> list[Status] | fleet_status.Unreachable:
-        """Ask the host for the status of its servers, after making sure that its lock is still held."""
+        """Make sure that the host's lock is still held, then return the status of its servers."""
         try:
             lost = self._locks.keep(self._host)
         except fleet_status.Unreachable as error:  # the host may be back within the grace period
@@ -108,11 +108,11 @@ class Drain:
         return f"{what}: {why}"
 
     def _waits_for_a_port(self, row: Status) -> bool:
-        """Return whether the deploy could not start a server because another one holds its port until a restart."""
+        """Return whether the deploy could not start a server because another server uses its port."""
         return row.state == "inactive" and not row.held and row.id not in self._started
 
     def _silent_servers(self, rows: Iterable[Status], now: float) -> list[str]:
-        """Return a note for each server that must answer but does not; one that requires a restart need not answer."""
+        """Return a note for each silent server. Servers that require a restart need not answer."""
         notes = []
         for row in rows:
             what = f"server {row.id}"
@@ -121,7 +121,7 @@ class Drain:
                 continue
             try:
                 if row.state == "failed":
-                    raise Failed(f"{what} cannot start")
+                    raise Failed(f"{what} cannot start; its log:")
                 notes.append(self._silence(what, f"{row.state}, no answer", now))
             except Failed as failed:
                 log = _remote(self._host, "l4d2ctl", "logs", "-n", "10", row.id)
@@ -137,7 +137,8 @@ class Drain:
         names = ", ".join(servers)
         self._note(f"starting server {names}")
         self._started |= {*servers}
-        self._change(f"server {names} was not started", "l4d2ctl", "start", *servers)
+        failure = f"server {names} was not started: fix the error below, then run the rollout again"
+        self._change(failure, "l4d2ctl", "start", *servers)
         return f"started server {names}"
 
     def _restart(self, row: Status) -> str:
@@ -146,6 +147,7 @@ class Drain:
         if row.players != 0:
             said = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
             how = f"{_players(row)}, {'not warned' if said.returncode else 'warned'}"
-        self._change(f"server {row.id} was not restarted", "l4d2ctl", "restart", "--unless-stopped", row.id)
+        failure = f"server {row.id} was not restarted: fix the error below, then run the rollout again"
+        self._change(failure, "l4d2ctl", "restart", "--unless-stopped", row.id)
         self._idle.pop(row.id, None)
         return f"restarted server {row.id} ({how})"

@@ -1,4 +1,4 @@
-"""The output of a rollout, and its report file: every step of every host, with times."""
+"""Prints a rollout's progress and writes its report file, with every step and its time."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Report:
         return seconds
 
     def close(self, code: int) -> None:
-        """Remove the table and finish the file; steps that are still running count as interrupted."""
+        """Remove the table and finish the file; mark running steps as interrupted."""
         with self._lock:
             self.is_live = False
             self._erase()

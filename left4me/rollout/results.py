@@ -19,9 +19,9 @@ _ROUTINE = ("Connected", _READY, "No changes", "Error: executed 0 commands")
 
 @dataclass
 class Result:
-    """The result of a step on a host: it succeeded if `wrong` is empty.
+    """The result of a step on a host; the step succeeded if `wrong` is empty.
 
-    `tests` has the names of the failed tests, `pending` a line for each state that the step would leave pending.
+    `tests` has the names of the failed tests, `pending` a line for each pending state after a dry run's deploy.
     """
 
     wrong: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ def planned(done: Done, hosts: Sequence[str]) -> dict[str, Result]:
 
 
 def deployed(done: Done, hosts: Sequence[str]) -> dict[str, Result]:
-    """Return the results of `pyinfra -y --json`: every operation must have succeeded; the exit code does not count."""
+    """Return the results of `pyinfra -y --json`: every operation must have succeeded. Ignores the exit code."""
     results = _json(done).get("results") or {"operations": [], "failed_hosts": []}
     found = {}
     for host in hosts:
@@ -88,7 +88,7 @@ def deployed(done: Done, hosts: Sequence[str]) -> dict[str, Result]:
 
 
 def verified(done: Done, junit: Path, hosts: Sequence[str]) -> dict[str, Result]:
-    """Return the results in pytest's junit file: tests of a host must have run, and none failed."""
+    """Return the results in pytest's junit file: some test of a host must pass, and none fail."""
     if done.returncode not in (0, 1) or not junit.is_file():
         wrong = [f"pytest exited with {done.returncode}", *last_lines(done.stdout, done.stderr)]
         return {host: Result(wrong) for host in hosts}

@@ -53,7 +53,7 @@ def _size(size: str, hosts: Sequence[Host]) -> int:
 
 
 def split(hosts: Sequence[Host], wave_sizes: Sequence[str]) -> list[list[Host]]:
-    """Return the waves: the group canary first, then the inventory's order. The last size repeats."""
+    """Return the waves: the group canary first, then the others in order. The last size repeats."""
     left = sorted(hosts, key=lambda host: CANARY not in host.groups)
     waves: list[list[Host]] = []
     while left:

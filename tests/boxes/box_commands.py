@@ -11,18 +11,19 @@ from tests.boxes import requirements
 from tests.boxes.boxes import Box, BoxError, boxes, down, up
 
 _HELP = """\
-Debian machines to deploy to and to break. Each has systemd as PID 1, sshd and an address of its own.
+Start Debian machines to deploy to and to break. Each has systemd, sshd and its own address.
 
   ./box up                      start box1 with Debian 13; the first run builds the image
-  ./box up a b --debian 12      start two more boxes; boxes that are up stay as they are
-  ./box list --json             list the boxes, for programs
-  ./box ssh a uptime            run a command as root (default: a shell); `a-admin` is the user with sudo
+  ./box up a b --debian 12      start two more boxes; running boxes are not changed
+  ./box list --json             list the boxes as JSON
+  ./box ssh a uptime            run a command as root (default: a shell);
+                                `a-admin`: log in as admin, who has sudo
   ./box reboot a                reboot cleanly
   ./box crash a                 cut the power; `./box start a` boots it again
-  ./box down                    remove all boxes of this checkout and their traces on this machine
+  ./box down                    remove all boxes of this checkout from this machine
 
-`pyinfra inventory deploy.py` deploys to the boxes that are up. Keys and disks are in .boxes/, images in
-/var/cache/left4me/boxes/; to rebuild an image, delete it there.
+`pyinfra inventory deploy.py` deploys to the boxes that are up. Keys and disks are in .boxes/. Images are
+in /var/cache/left4me/boxes/: delete an image to rebuild it.
 """
 
 
@@ -68,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("up", help="create or start boxes (default: box1)")
     one.add_argument("name", nargs="*", metavar="NAME")
     one.add_argument("--debian", type=int, choices=(12, 13), default=13, help="default: 13")
-    one = commands.add_parser("list", help="list the boxes; needs no root")
+    one = commands.add_parser("list", help="list the boxes, also without root")
     one.add_argument("--json", action="store_true", help="print name, address, users, key, debian and state as JSON")
-    one = commands.add_parser("ssh", help="open a shell or run a command in a box as root, or as admin with NAME-admin")
+    one = commands.add_parser("ssh", help="open a shell or run a command as root; NAME-admin: log in as admin")
     one.add_argument("name", metavar="NAME")
     one.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
     for command, text in (

@@ -67,7 +67,7 @@ def _differences(found: Mapping[str, Any], server: str, declared: model.Server) 
     """Return the names of what a restart of a server would change."""
     record, on_disk = found["servers"][server]["record"], environment_of(found, server)
     if not record:
-        return ["the record of its start is missing"]
+        return ["its start is not recorded: restart it"]
     keys = [key for key in on_disk if record.get(key) != on_disk[key] and key != "LEFT4ME_GENERATION"]
     names = [key.removeprefix("LEFT4ME_").lower() for key in keys]
     if not names and record.get("LEFT4ME_GENERATION") != on_disk.get("LEFT4ME_GENERATION"):

@@ -61,7 +61,7 @@ REASONS = [
     ),
     Reason(
         "no-systemd",
-        "PID 1 is init, not systemd",
+        "PID 1 is init; left4me needs systemd",
         wrong="echo init >/run/other && mount --bind /run/other /proc/1/comm",
         right="umount /proc/1/comm",
     ),

@@ -34,7 +34,7 @@ def test_an_operator_without_root_runs_the_servers_and_nothing_else(operator: Op
     # Before root says so in the data she is nobody.
     types_as("olga", "sudo -n l4d2ctl status", "password is required", code=1)
     operator.declare(operators="gamer")
-    operator.types(deploy, "refused, nothing changed: operators: this host has no group gamer", code=1)
+    operator.types(deploy, "refused, nothing changed: operators: group gamer does not exist: groupadd gamer", code=1)
     operator.declare(operators="gamers")
     operator.types(deploy)
 

@@ -793,11 +793,11 @@ def test_what_is_no_campaign_is_left_out_and_collections_are_what_they_hold(web:
 
 
 def test_steam_that_cannot_be_asked_is_one_line(web: Web) -> None:
-    why = "cannot be asked about workshop items:"
-    assert details("http://127.0.0.1:1", "1") == {"error": f"http://127.0.0.1:1 {why} [Errno 111] Connection refused"}
-    assert details(f"{web.url}/x", "1") == {"error": f"{web.url}/x {why} HTTP Error 404: Not Found"}
+    api = "http://127.0.0.1:1"
+    assert details(api, "1") == {"error": f"the request to {api} failed: [Errno 111] Connection refused"}
+    assert details(f"{web.url}/x", "1") == {"error": f"the request to {web.url}/x failed: HTTP Error 404: Not Found"}
     web.items = [{"publishedfileid": "1", "result": 1, "file_url": "x", "file_size": "much"}]
-    assert details(web.url, "1") == {"error": f"{web.url} {why} its answer is not in Steam's format"}
+    assert details(web.url, "1") == {"error": f"the request to {web.url} failed: its answer is not in Steam's format"}
 
 
 def test_only_an_item_whose_update_time_changed_is_downloaded(host: Host, web: Web) -> None:

@@ -112,7 +112,7 @@ def revision() -> tuple[str, str]:
 def _differences(started: dict[str, str], env: dict[str, str], lowers: list[str], declared: list[str]) -> list[str]:
     """Return the settings that a restart would change, by their keys in the data."""
     if not started:
-        return ["what it was started with is not recorded"]
+        return ["its start is not recorded: restart it"]
     found = [key for key in env if key != _GENERATION and started.get(key) != env[key]]
     names = [key.removeprefix("LEFT4ME_").lower() for key in found]
     if not names and started.get(_GENERATION) != env.get(_GENERATION):
