@@ -10,21 +10,21 @@ PYTEST := $(PYTHON) -m pytest
 
 ## make demo      deploy to a test box; start, query, stop and reset one server
 ## make status    show the servers of all hosts in one table
-## make show      show the data of a host with all defaults (HOST=name)
+## make show      show the data of all hosts, or of HOST=NAME, with all defaults
 ## make verify    check that the hosts are as declared; changes nothing
 ##
 ## make lint      run ruff
 ## make types     run mypy
 ## make unit      run the unit tests; needs no root
 ## make boxes     build the images and snapshots of the test boxes
-## make test      run lint, types, the unit tests and the stories (5 minutes)
+## make test      run lint, types, unit tests and stories, the tests that act as an operator (5 minutes)
 ## make test-all  run all tests, the stories on both Debians (30 minutes)
-## make soak      run the counted tests with their full counts (10 minutes)
+## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
 ## make bench     measure resets, starts and a fleet
 ## make clean     remove the test boxes and .venv
 ##
-## status, show and verify read INVENTORY=../fleet/inventory (default: inventory);
-## LIMIT=name selects a host or group for status and verify.
+## status, show and verify take INVENTORY=PATH (default: inventory, the test boxes).
+## status and verify also take LIMIT=NAME, a host or a group.
 help:
 	@sed -n 's/^## \{0,1\}//p' Makefile
 
