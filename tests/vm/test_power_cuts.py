@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,6 @@ def test_power_cuts(machine: Machine, kind: str, capsys: pytest.CaptureFixture[s
         machine.cut(kind)
         machine.box.start()
         found += [f"round {number}: {each}" for each in machine.wrong(kind)]
-    with capsys.disabled():
-        print(f"\nDebian {machine.box.debian}, {kind}: {ROUNDS} power cuts, {len(found)} findings")
+    with capsys.disabled():  # on stderr, which reaches the terminal from a worker of xdist too
+        print(f"\nDebian {machine.box.debian}, {kind}: {ROUNDS} power cuts, {len(found)} findings", file=sys.stderr)
     assert not found, "\n".join(found)
