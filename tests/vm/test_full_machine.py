@@ -17,6 +17,11 @@ SLOW = 600
 """Seconds for one command of an operator: an emulated machine takes several times what a box takes."""
 
 
+@pytest.fixture(params=(12, 13), ids=("debian12", "debian13"))
+def debian(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture
 def operator(debian: int, tmp_path: Path) -> Iterator[Operator]:
     build()
