@@ -1,4 +1,4 @@
-# demo, test, test-all, soak, bench and boxes run test boxes: they need root on Debian 12 or 13.
+# demo, test, test-all, soak, soak-vm, bench and boxes run test boxes: they need root on Debian 12 or 13.
 INVENTORY ?= inventory
 LIMIT ?=
 PYTHON := .venv/bin/python
@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help demo show status test test-all lint types unit boxes soak bench verify clean
+.PHONY: help demo show status test test-all lint types unit boxes soak soak-vm bench verify clean
 
 ## make demo      deploy to a test box; start, query, stop and reset one server
 ## make status    show the servers of all hosts in one table
@@ -20,6 +20,7 @@ PYTEST := $(PYTHON) -m pytest
 ## make test      run lint, types, unit tests and stories, the tests that act as an operator (5 minutes)
 ## make test-all  run all tests, the stories on both Debians (30 minutes)
 ## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
+## make soak-vm   cut the power of full machines, ROUNDS=30 of each kind (hours; not part of CI)
 ## make bench     measure resets, starts and a fleet
 ## make clean     remove the test boxes and .venv
 ##
@@ -76,6 +77,10 @@ test-all: lint types boxes
 
 soak: boxes
 	@SOAK=1 $(RUN) tests/integration -m soak $(SIDE_BY_SIDE)
+
+# By hand: without KVM each power cut takes about a minute.
+soak-vm: boxes
+	@$(PYTEST) tests/vm -n 2 --dist loadgroup
 
 bench: .venv/installed
 	@$(PYTHON) -m bench.reset

@@ -15,6 +15,7 @@ Start Debian machines to deploy to and to break. Each has systemd, sshd and its 
 
   ./box up                      start box1 with Debian 13; the first run builds the image
   ./box up a b --debian 12      start two more boxes; running boxes are not changed
+  ./box up v --vm               start a full machine with Debian's own kernel; a power cut loses what is not synced
   ./box list --json             list the boxes as JSON
   ./box ssh a uptime            run a command as root (default: a shell);
                                 `a-admin`: log in as admin, who has sudo
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int | None:
     match options.command:
         case "up":
-            for one in up(options.name or ["box1"], options.debian):
+            for one in up(options.name or ["box1"], options.debian, is_vm=options.vm):
                 print(f"{one.name} is up: Debian {one.debian}, {one.address}")
         case "down":
             down(options.name or None)
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("up", help="create or start boxes (default: box1)")
     one.add_argument("name", nargs="*", metavar="NAME")
     one.add_argument("--debian", type=int, choices=(12, 13), default=13, help="default: 13")
+    one.add_argument("--vm", action="store_true", help="full machines with Debian's own kernel (slow without KVM)")
     one = commands.add_parser("list", help="list the boxes, also without root")
     one.add_argument("--json", action="store_true", help="print name, address, users, key, debian and state as JSON")
     one = commands.add_parser("ssh", help="open a shell or run a command as root; NAME-admin: log in as admin")
@@ -99,7 +101,7 @@ def _list(as_json: bool) -> int:
         print(json.dumps([_facts(one) for one in found], indent=2))
         return 0
     for one in found:
-        print(f"{one.name:20} {one.state:8} Debian {one.debian}  {one.address}")
+        print(f"{one.name:20} {one.state:8} Debian {one.debian}  {one.address}{'  vm' if one.is_vm else ''}")
     if not found:
         print("no boxes; create one with ./box up")
     return 0
@@ -115,5 +117,6 @@ def _facts(one: Box) -> dict[str, object]:
         "ssh_config": str(one.ssh_config),
         "known_hosts": str(one.known_hosts),
         "debian": one.debian,
+        "vm": one.is_vm,
         "state": one.state,
     }

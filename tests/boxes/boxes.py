@@ -15,11 +15,11 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tests.boxes import image, network, requirements
+from tests.boxes import image, network, requirements, vm
 from tests.boxes.cgroup import Group, groups
 from tests.boxes.system import CHECKOUT_ID, STATE, BoxError, allow_many, locked, tool, write
 
@@ -54,6 +54,8 @@ class Box:
     image: Path
     snapshot: Path | None = None
     """The files that another box had written when it was stopped: a layer between the image and this box's upper."""
+    is_vm: bool = False
+    """Whether the box is a full machine (vm.py)."""
 
     @property
     def directory(self) -> Path:
@@ -138,10 +140,11 @@ class Box:
         self.start()
 
     def crash(self) -> None:
-        """Cut the power: kill PID 1 and wait until all processes of the box have ended."""
+        """Cut the power: kill PID 1, or the machine, and wait until all processes of the box have ended."""
         with _locked():
-            os.kill(self.leader, 9)
-            self._group.wait_empty(30)
+            if not self.is_vm:
+                os.kill(self.leader, 9)
+                self._group.wait_empty(30)
             self._stop()
 
     def keep(self, place: Path) -> None:
@@ -167,13 +170,15 @@ class Box:
         # 255 comes from ssh: the connection may end before the answer.
         if done.returncode not in (0, 255):
             raise BoxError(f"{self.name}: systemctl {how} failed: {done.stderr.strip()}")
-        self._group.wait_empty(_STOP_SECONDS)
+        self._group.wait_empty(vm.STOP_SECONDS if self.is_vm else _STOP_SECONDS)
 
     def down(self) -> None:
         down([self.name])
 
     def journal(self) -> str:
-        """Return the journal of all boots; works for a stopped box too."""
+        """Return the journal of all boots. Works for a stopped box too, unless it is a full machine."""
+        if self.is_vm:
+            return self.run("journalctl --no-pager --output=short-precise --quiet").stdout
         return tool(
             *("journalctl", "--no-pager", "--output=short-precise", "--quiet"),
             f"--directory={self.directory / 'disk/upper/var/log/journal'}",
@@ -184,6 +189,10 @@ class Box:
             return
         self._stop()
         disk = self.directory / "disk"
+        if self.is_vm:
+            cable = (network.veth(self.index), network.BRIDGE, network.mac(self.index))
+            self._group.start(vm.command(self.image, disk, *cable), self.directory / "console.log")
+            return
         launch = Path(__file__).with_name("launch.sh")
         lowers = [*([self.snapshot / "upper"] if self.snapshot else []), self.image]
         # The disk is an overlay layer over exactly these directories; rebuilt ones would not match it.
@@ -200,12 +209,13 @@ class Box:
 
     def _await_running(self) -> None:
         console = self.directory / "console.log"
+        limit = vm.START_SECONDS if self.is_vm else _START_SECONDS
         try:
-            network.await_port(self.address, 22, _START_SECONDS, self._group)
+            network.await_port(self.address, 22, limit, self._group)
         except BoxError as error:
             last = (console.read_text(errors="replace").strip() or "no output").splitlines()[-1]
             raise BoxError(f"{self.name} does not start: {error}; last line of {console}: {last}") from None
-        state = self.run("systemctl is-system-running --wait", check=False, timeout=_START_SECONDS)
+        state = self.run("systemctl is-system-running --wait", check=False, timeout=limit)
         if state.stdout.strip() != "running":
             tail = "\n".join(self.journal().splitlines()[-20:])
             raise BoxError(f"{self.name} is {state.stdout.strip() or state.stderr.strip()}; its journal:\n{tail}")
@@ -238,10 +248,18 @@ def box(name: str) -> Box:
     raise BoxError(f"there is no box {name}; create it with ./box up {name}, or see ./box list")
 
 
-def up(names: list[str], debian: int = 13, packages: Sequence[str] = (), snapshot: Path | None = None) -> list[Box]:
+def up(
+    names: list[str],
+    debian: int = 13,
+    packages: Sequence[str] = (),
+    snapshot: Path | None = None,
+    *,
+    is_vm: bool = False,
+) -> list[Box]:
     """Create or start these boxes in parallel and return them once systemd in each reports `running`.
 
     A new box gets `packages` and the files of `snapshot`, which must have been made over the same image.
+    With `is_vm` the boxes are full machines.
     Raises BoxError for a bad name, for a box that exists with another Debian, and for one that does not start.
     """
     for name in names:
@@ -250,19 +268,22 @@ def up(names: list[str], debian: int = 13, packages: Sequence[str] = (), snapsho
                 f"{name!r} is not a box name: use a lower-case letter, then up to 19 lower-case letters, digits or "
                 "dashes, without -admin at the end"
             )
-    requirements.ensure()
+    requirements.ensure(requirements.FOR_MACHINES if is_vm else {})
     with _locked():
         allow_many()
-        root = image.image(debian, packages)
+        root = image.image(debian, [*packages, *(vm.PACKAGES if is_vm else ())])
         network.ensure()
         _make_key()
         selected = []
         for name in dict.fromkeys(names):
             existing = {one.name: one for one in boxes()}
             taken = {other.index for other in existing.values()}
-            one = existing.get(name) or _create(name, debian, root, taken, snapshot)
-            if one.debian != debian:
-                raise BoxError(f"{name} already exists with Debian {one.debian}; run ./box down {name} first")
+            one = existing.get(name) or _create(Box(name, "", debian, 0, root, snapshot, is_vm), taken)
+            if (one.debian, one.is_vm) != (debian, is_vm):
+                kind = "full machine" if one.is_vm else "box"
+                raise BoxError(
+                    f"{name} already exists as a {kind} with Debian {one.debian}; run ./box down {name} first"
+                )
             selected.append(one)
         for one in selected:
             one._launch()
@@ -326,31 +347,37 @@ def _make_key() -> None:
         new.rename(_KEY)
 
 
-def _create(name: str, debian: int, root: Path, taken: set[int], snapshot: Path | None) -> Box:
+def _create(wanted: Box, taken: set[int]) -> Box:
     """Create the box's directory under a temporary name and rename it once it is complete."""
     index = next(number for number in range(200) if number not in taken)
-    one = Box(name, network.address(index), debian, index, root, snapshot)
+    one = replace(wanted, index=index, address=network.address(index))
     if one.directory.exists():
         raise BoxError(f"{one.directory} exists but is not a box: choose another name")
     if tool("stat", "--file-system", "--format=%T", STATE).strip() == "overlayfs":
         raise BoxError(
             f"{STATE} is on an overlay, which cannot hold the upper of another one: move the checkout to a disk"
         )
-    new = STATE / f".{name}.new"
+    new = STATE / f".{one.name}.new"
     disk, upper = new / "disk", new / "disk" / "upper"
     new.mkdir()
     disk.mkdir(mode=0o700)
     for directory in (upper, disk / "work", disk / "root"):
         directory.mkdir()
-    # An overlay's upper cannot be on an overlay, so /var/lib is a real directory.
-    data = snapshot / "lib" if snapshot else one.image / "var/lib"
-    tool("cp", "--archive", "--reflink=auto", data, disk / "lib")
-    _write_identity(upper, name)
+    _write_identity(upper, one.name)
     host_key = (upper / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2]
-    write(new / "known_hosts", f"{name},{name}-admin,{one.address} {' '.join(host_key)}\n")
+    if one.is_vm:
+        vm.write_network(upper, one.address, network.gateway(), network.mac(index))
+        vm.make_disk(one.image, disk)
+        _remove_tree(upper)
+    else:
+        # An overlay's upper cannot be on an overlay, so /var/lib is a real directory.
+        data = one.snapshot / "lib" if one.snapshot else one.image / "var/lib"
+        tool("cp", "--archive", "--reflink=auto", data, disk / "lib")
+    write(new / "known_hosts", f"{one.name},{one.name}-admin,{one.address} {' '.join(host_key)}\n")
     write(new / "ssh_config", _ssh_config(one))
-    facts: dict[str, object] = {"address": one.address, "debian": debian, "index": index, "image": str(one.image)}
-    facts |= {"snapshot": str(snapshot)} if snapshot else {}
+    facts: dict[str, object] = {"address": one.address, "debian": one.debian, "index": index, "image": str(one.image)}
+    facts |= {"snapshot": str(one.snapshot)} if one.snapshot else {}
+    facts |= {"is_vm": True} if one.is_vm else {}
     write(new / _FACTS, json.dumps(facts) + "\n")
     new.rename(one.directory)
     return one

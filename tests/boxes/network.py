@@ -36,8 +36,13 @@ def address(index: int) -> str:
     return str(_subnet()[10 + index])
 
 
+def gateway() -> str:
+    """Return this machine's address on the boxes' network."""
+    return str(_subnet()[1])
+
+
 def proxy_url() -> str:
-    return f"http://{_subnet()[1]}:{_PROXY_PORT}"
+    return f"http://{gateway()}:{_PROXY_PORT}"
 
 
 def ensure() -> None:
