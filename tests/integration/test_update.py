@@ -527,6 +527,8 @@ def test_a_build_that_cannot_start(host: Box, inventory: Path, newer: Callable[.
     assert (row["current"], "failed its smoke test" in row["trial"]) == (False, True)
     host.run("systemctl start left4me-game.service")
     assert f"skipping build {number}: build {number} failed its smoke test without layers" in journal(host)
+    # A night that only skips it leaves the reason.
+    assert "failed its smoke test without layers" in ctl(host, "game status").stdout.partition("the last update")[2]
     assert_idle(deploy(inventory), [host])
     assert state(host, "_bare") == "inactive"
     good = newer()

@@ -48,7 +48,8 @@ def switch(link: str, version: str) -> None:
 
 def _write(path: str, text: str) -> None:
     with filetree.beside(os.path.dirname(path)) as new:
-        with open(new, "w", encoding="utf-8") as file:
+        # For root alone: a result may quote a server's log. A file name in it need not be UTF-8.
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", errors="backslashreplace") as file:
             file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
@@ -73,8 +74,8 @@ def forget_result(build: str) -> None:
 
 
 def note_failure(why: str) -> None:
-    """Record why an update from Steam failed. Raises OSError."""
-    _write(layout.FAILED_UPDATE, why)
+    """Record why an update from Steam failed, and for which `game.build`. Raises OSError."""
+    _write(layout.FAILED_UPDATE, json.dumps({"build": game_settings()["build"], "why": why}))
 
 
 def forget_failure() -> None:
@@ -82,24 +83,32 @@ def forget_failure() -> None:
 
 
 def failure() -> str:
-    """Return when and why the last update from Steam failed, in one line; empty if it succeeded."""
+    """Return when and why the last update from Steam failed, in one line.
+
+    Empty if it succeeded, or if `game.build` has changed since.
+    """
     try:
         with open(layout.FAILED_UPDATE, encoding="utf-8") as file:
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(os.fstat(file.fileno()).st_mtime))
-            return f"the last update failed on {when}: {file.read().strip()}"
+            record = json.load(file)
     except FileNotFoundError:
         return ""
+    if record["build"] != game_settings()["build"]:
+        return ""
+    return instance.plain(f"the last update failed on {when}: {record['why']}")
 
 
 def finish(path: str) -> None:
-    """Check that a directory has an L4D2 server for Linux, and link Steam's client into it. Raises ValueError.
+    """Check that a directory has an L4D2 server for Linux, and link Steam's client into it.
+
+    Raises ValueError, or OSError if nothing there can be executed.
 
     A server sees only its overlay, so the client must be inside the game's directory.
     """
     for name in ("srcds_run", "srcds_linux"):
         if not os.access(f"{path}/{name}", os.X_OK):
             if os.path.isfile(f"{path}/{name}") and os.statvfs(path).f_flag & os.ST_NOEXEC:
-                raise ValueError(f"{layout.VAR} is on a filesystem that is mounted noexec: remount it with exec")
+                raise OSError(f"{layout.VAR} is on a filesystem that is mounted noexec: remount it with exec")
             raise ValueError(f"no executable {name}: is this an L4D2 server?")
     for folder in ("bin", "left4dead2/bin"):
         libraries = glob.glob(f"{path}/{folder}/*.so")

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=_Help,
     )
-    parser.add_argument("--version", action="version", version=f"{parser.prog} {version()}")
+    parser.add_argument("--version", action="store_true", help="show the version and the deployed revision")
     # Without prog argparse makes a formatter, whose imports cost more than everything else here.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
 
@@ -341,6 +341,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def main(words: list[str]) -> int:
+    if words == ["--version"]:
+        print(f"l4d2ctl {version()}")
+        return 0
     try:
         arguments = _parser().parse_args(words)
         if os.geteuid() != 0:

@@ -8,6 +8,7 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from left4me_host import builds, daemon_reload, game, gc, holders, instance, layout, reset, server_removal
@@ -87,19 +88,23 @@ def _game() -> Iterator[Finding]:
     elif not os.path.isdir(layout.INSTALLATION):
         name = os.path.basename(os.readlink(layout.INSTALLATION))
         yield Finding("", f"the current build {name} is not on this host", do)
-    if (why := builds.failure()) and not game.is_updating():
+    if not game.is_updating() and (why := builds.failure()):
         yield Finding("", why, "l4d2ctl game update")
+
+
+@contextmanager
+def _without_deploys() -> Iterator[None]:
+    with instance.between_deploys() as free:
+        if not free:
+            raise instance.Failed("a deploy is running and removes them itself")
+        yield
 
 
 def _collect_garbage(_server: str) -> str:
     from left4me_host import versions  # here: it imports every kind of source
 
-    with instance.between_deploys() as free:
-        if not free:
-            raise instance.Failed("a deploy is running and removes them itself")
-        versions.set_aside()
     try:
-        versions.remove_stale()  # outside the lock: this may take long
+        versions.prune(_without_deploys())
     except ValueError as error:
         raise instance.Failed(str(error)) from None
     return "removed"

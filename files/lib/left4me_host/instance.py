@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from left4me_host import layout, mountinfo, posix_lock
+from left4me_host import layout, mountinfo
 
 ID = re.compile(layout.SERVER_ID)
 
@@ -198,6 +198,8 @@ def between_deploys() -> Iterator[bool]:
 
     During a deploy the current versions and the servers' files may not match yet.
     """
+    from left4me_host import posix_lock  # here: hardly any command needs it
+
     os.makedirs(layout.RUN, 0o755, exist_ok=True)
     with open(os.open(layout.DEPLOY_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b") as file:
         try:

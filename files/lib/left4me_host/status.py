@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from left4me_host import a2s, instance, layout
@@ -60,9 +61,11 @@ def _at_the_next_map(units: dict[str, dict[str, str]]) -> set[str]:
 
 
 def _last_echo(path: str) -> str:
-    """Return the text that the last line of a server.cfg prints at each map load."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read().splitlines()[-1].removeprefix("echo ")
+    """Return the text that a server.cfg prints at each map load; without one, a text that no game prints."""
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        if echoes := re.findall("^echo (left4me: server.cfg .+)$", file.read(), re.MULTILINE):
+            return str(echoes[-1])
+    return "left4me: no server.cfg"
 
 
 def _changed(server: str) -> int:

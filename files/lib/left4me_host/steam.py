@@ -331,11 +331,12 @@ def prepare() -> None:
     subprocess.run(["rm", "--force", cache, f"{PROGRAM}/appcache/appinfo.vdf"], check=True, **_as_left4me())
 
 
-def update() -> None:
+def update() -> str:
     """Download Steam's build, smoke-test it, and make it current unless `game.build` names another one.
 
-    Raises OSError or ValueError.
+    Returns why Steam's build is skipped after an earlier smoke test; empty otherwise. Raises OSError or ValueError.
     """
+    failed_before = ""
     if (source := builds.game_settings()["source"]) != "steamcmd":
         raise ValueError(f"`game.source` is {source}, not steamcmd: deploy to update the game")
     with instance.locked(layout.VERDICTS):
@@ -348,6 +349,7 @@ def update() -> None:
             say(f"build {build} is current, here and at Steam")
         elif (result := gc.smoke_test_result(build)) not in ("", gc.GOOD):
             say(f"skipping build {build}: {result}; `l4d2ctl game update` tests it again")
+            failed_before = "" if result.startswith(gc.LEFT) else result
         else:
             if build not in builds.names():
                 say(f"Steam has build {build}, {gigabytes(size)}; current here is {builds.current() or 'none'}")
@@ -362,6 +364,7 @@ def update() -> None:
                 say(f"build {build} is ready; game.build keeps this host at {declared}")
         builds.follow_restarts()
         builds.prune()
+    return failed_before
 
 
 def check() -> tuple[str, str]:
@@ -382,8 +385,10 @@ def main(words: list[str]) -> int:
         if updates:
             with suppress(OSError):  # a full disk: the update itself reports it
                 builds.note_failure("interrupted")
-            update()
-            builds.forget_failure()
+            if skipped := update():
+                builds.note_failure(skipped)
+            else:
+                builds.forget_failure()
         else:
             print(" ".join(each or "none" for each in check()))
     except (OSError, ValueError, subprocess.CalledProcessError, instance.Failed) as error:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from stat import S_ISDIR, S_ISREG
 from typing import IO, Any
 
@@ -92,26 +93,22 @@ def build(stdin: IO[bytes]) -> int:
     return failed
 
 
-def set_aside() -> None:
-    """Rename unused versions, so that no server can mount them; builds only if no update is running."""
-    with (
-        instance.locked(layout.VERDICTS, waits=False) as free,
-        instance.locked(layout.RELEASES),  # so that no server mounts a version before it is renamed
-    ):
-        for path in gc.unused() if free else gc.layers(gc.mounted()):
-            os.rename(path, f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
+def prune(exclusive: AbstractContextManager[object] | None = None) -> int:
+    """Remove unused versions and stale temporary directories; builds only if no update is running.
 
-
-def remove_stale() -> None:
-    """Remove renamed versions and stale temporary directories, unless an update is running."""
+    `exclusive` keeps deploys away while versions are renamed; they are removed after it ends, which may take long.
+    """
     with instance.locked(layout.VERDICTS, waits=False) as free:
-        for path in gc.stale() if free else ():
+        paths = []
+        # No server can mount a version between the look and its new name.
+        with exclusive or nullcontext(), instance.locked(layout.RELEASES):
+            for path in gc.unused() if free else gc.layers(gc.mounted()):
+                paths.append(f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
+                os.rename(path, paths[-1])
+            if free:
+                paths += gc.stale()
+        for path in dict.fromkeys(paths):
             filetree.remove(path)
-
-
-def prune() -> int:
-    set_aside()
-    remove_stale()
     return 0
 
 
