@@ -52,8 +52,8 @@ MARK = "left4me-answer:"
 
 _ASKPASS = Path(__file__).with_name("ssh_askpass.sh")
 _NO_PASSWORD = "left4me-no-password"
-_ENOUGH = f"x\n{_NO_PASSWORD}\n"
-"""Input after the password. sudo asks three times; these lines make it fail at once on a wrong password."""
+_ENOUGH = "x\n" * 9 + f"{_NO_PASSWORD}\n"
+"""Input after the password. sudo asks three times, or as `passwd_tries` says; it never waits for more input."""
 
 
 def mistakes(data: Mapping[str, Any]) -> dict[str, str]:
@@ -65,8 +65,16 @@ def mistakes(data: Mapping[str, Any]) -> dict[str, str]:
     for key, kind in KEYS.items():
         if key in data and (not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool))):
             found[key] = f"must be {_TYPES[kind]}, or removed"
-        elif "password" in key and re.search(r"[\r\n\0]", data.get(key, "")):
-            found[key] = "must be a single line"
+        elif kind is str and key in data and not re.fullmatch(r"[^\r\n\0]+", data[key]):
+            found[key] = "must be a single line that is not empty, or removed"
+    ranges = {"ssh_port": range(1, 65536), "ssh_connect_retries": range(100)}
+    for key, allowed in ranges.items():
+        if key in data and key not in found and data[key] not in allowed:
+            found[key] = f"must be {allowed[0]} to {allowed[-1]}"
+    if data.get("ssh_strict_host_key_checking", "yes") not in ("yes", "no", "off", "accept-new"):
+        found["ssh_strict_host_key_checking"] = "must be yes, no, off or accept-new: nobody is asked"
+    if str(data.get("ssh_config_file", "")).startswith("~"):
+        found["ssh_config_file"] = "must be without ~, which pyinfra does not expand"
     return found
 
 
@@ -75,8 +83,8 @@ class Command:
     """A command on a host, as this machine starts it: ssh, or sh for @local."""
 
     words: list[str]
-    environment: dict[str, str] = field(default_factory=dict)
-    stdin: str = ""
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    stdin: str = field(default="", repr=False)
     """The first part of the standard input."""
 
     @property
@@ -115,7 +123,7 @@ def command(name: str, data: Mapping[str, Any], *words: str) -> Command:
     secrets = {"LEFT4ME_SSH_PASSWORD": "ssh_password", "LEFT4ME_KEY_PASSWORD": "ssh_key_password"}
     environment = {variable: data[key] for variable, key in secrets.items() if data.get(key)}
     if environment:
-        environment |= {"SSH_ASKPASS": str(_ASKPASS), "SSH_ASKPASS_REQUIRE": "force"}
+        environment |= {"SSH_ASKPASS": str(_ASKPASS), "SSH_ASKPASS_REQUIRE": "force", "LEFT4ME_PID": str(os.getpid())}
     asks = [] if environment else ["-oBatchMode=yes"]
     ssh = ["ssh", "-T", *asks, *_options(data), *_where(name, data), for_any_shell(line)]
     return Command(ssh, environment, stdin)

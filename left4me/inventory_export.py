@@ -46,6 +46,8 @@ def main() -> None:
         parser.add_argument(option, action="append", default=[], metavar="NAME", help=text)
     parser.add_argument("--show", action="store_true", help="show all values with defaults; hide secrets")
     arguments = parser.parse_args()
+    if not arguments.show and sys.stdout.isatty():
+        parser.error("the output has passwords and is for programs: add --show")
     # pyinfra sets these before it runs an inventory file, which may use them.
     state = State()
     state.cwd = str(Path.cwd())

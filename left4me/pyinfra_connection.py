@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import paramiko
 import pyinfra.connectors.local
 import pyinfra.connectors.ssh
 import pyinfra.connectors.ssh_util
 from pyinfra.api.command import StringCommand
-from pyinfra.api.exceptions import ConnectError
+from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.base import BaseConnector
 from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
@@ -41,11 +43,15 @@ def command_line(connector: BaseConnector, command: StringCommand, arguments: di
     return (line if isinstance(connector, LocalConnector) else connection.for_any_shell(line)), stdin
 
 
+_answered: WeakSet[BaseConnector] = WeakSet()
+"""Connections over which a command has run."""
+
+
 class _Stdin(list[str]):
     """Standard input: `beginning`, then the lines of `rest`, which an Upload generates as they are sent."""
 
     def __init__(self, beginning: str, rest: Any) -> None:
-        super().__init__(beginning.splitlines())
+        super().__init__(beginning.split("\n")[:-1])
         self._rest = rest if isinstance(rest, list | tuple) else [rest] if rest else []
 
     def __iter__(self) -> Iterator[str]:
@@ -75,7 +81,10 @@ def _run(
             **how,
         )
     except paramiko.ChannelException as error:
+        if connector in _answered:
+            raise
         raise OneSession from error
+    _answered.add(connector)
     if not done and (why := connection.sudo_reason(output.stderr)):
         output = CommandOutput([OutputLine("stderr", why)])
     return done, output
@@ -92,6 +101,16 @@ def _refuse_to_ask(question: str) -> NoReturn:
     raise ConnectError(
         f"the key {key} has a passphrase: set ssh_key_password, or remove ssh_key and run: ssh-add {key}"
     )
+
+
+def _load_key(load: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Load a key. Raises ConnectError, which concerns one host, where pyinfra's PyinfraError would end the run."""
+    try:
+        return load(*args, **kwargs)
+    except ConnectError:
+        raise
+    except PyinfraError as error:
+        raise ConnectError(f"{error}: check ssh_key and ssh_key_password") from error
 
 
 def _quick_start(start: Callable[..., None], transport: paramiko.Transport, *args: Any, **kwargs: Any) -> None:
@@ -120,6 +139,8 @@ def install() -> None:
         connector.run_shell_command = _method(_run, connector.run_shell_command)  # type: ignore[method-assign]
     for module in (pyinfra.connectors.ssh, pyinfra.connectors.local):
         module.execute_command_with_sudo_retry = _without_a_question  # type: ignore[attr-defined]
+    load = pyinfra.connectors.ssh.get_private_key  # type: ignore[attr-defined]
+    pyinfra.connectors.ssh.get_private_key = partial(_load_key, load)  # type: ignore[attr-defined]
     pyinfra.connectors.ssh_util.getpass = _refuse_to_ask  # type: ignore[attr-defined, assignment]
     paramiko.Transport.start_client = _method(_quick_start, paramiko.Transport.start_client)  # type: ignore[method-assign]
     SSHClient.connect = _method(_connect, SSHClient.connect)  # type: ignore[method-assign]

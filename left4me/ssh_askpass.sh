@@ -1,12 +1,12 @@
 #!/bin/sh
 # SSH_ASKPASS of left4me/connection.py: ssh runs this instead of prompting. It prints the key's passphrase or the host's
-# password, never for a jump host (ProxyJump starts ssh -W for it).
+# password, and only for an ssh that left4me started itself: the ssh of a ProxyJump or ProxyCommand is another's child.
 set -eu
-command=$(ps -o args= -p "$PPID")
-case "$command" in *" -W "*) exit 1 ;; esac
+[ "$(ps -o ppid= -p "$PPID" | tr -d ' ')" = "$LEFT4ME_PID" ] || exit 1
 case "$1" in
-    *passphrase*) answer=${LEFT4ME_KEY_PASSWORD-} ;;
-    *assword:*) answer=${LEFT4ME_SSH_PASSWORD-} ;;
+    # A server can choose the text of a prompt. ssh puts (user@host) before that.
+    "Enter passphrase for key "*) answer=${LEFT4ME_KEY_PASSWORD-} ;;
+    *"'s password: " | "("*") "*assword:*) answer=${LEFT4ME_SSH_PASSWORD-} ;;
     *) exit 1 ;;
 esac
 [ -n "$answer" ] || exit 1

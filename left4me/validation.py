@@ -120,7 +120,8 @@ def _outside_the_model(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     if not isinstance(data.get("server_defaults"), dict):
         yield "server_defaults", _shown(data.get("server_defaults")), "must be a dictionary"
     for key, reason in connection.mistakes(data).items():
-        yield key, "(hidden)" if "password" in key else _shown(data[key]), reason
+        secret = "password" in key or isinstance(data[key], dict)
+        yield key, "(hidden)" if secret else _shown(data[key]), reason
     timeout = data.get("_timeout", 1)
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 1:
         yield "_timeout", _shown(timeout), "must be a whole number of seconds, 1 or more"

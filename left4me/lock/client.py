@@ -58,17 +58,18 @@ def take(host: PyinfraHost) -> str:
     try:
         with gevent.Timeout(limit, TimeoutError(f"no answer in {limit} s")):
             stdin, stdout, stderr = _start(host, line)
-            stdin.write(password.encode())
-            stdin.flush()
+            with suppress(OSError):  # it has ended already; the output has the reason
+                stdin.write(password.encode())
+                stdin.flush()
             lines = [""]
-            while not lines[-1].startswith(connection.MARK):  # the login shell may print something first
+            while connection.MARK not in lines[-1]:  # the login shell may print something first
                 if not (line := stdout.readline().decode(errors="replace")):
                     errors = stderr.read().decode(errors="replace")
                     if refusal := connection.sudo_reason(errors):
                         return refusal
                     raise NoAnswer(connection.reason(errors, lines[-1].strip() or "no reason given"))
                 lines.append(line)
-            answer = lines[-1].removeprefix(connection.MARK).strip()
+            answer = lines[-1].partition(connection.MARK)[2].strip()
     except (OSError, SSHException) as error:
         raise NoAnswer(str(error)) from None
     if answer != protocol.LOCKED:

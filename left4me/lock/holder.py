@@ -76,7 +76,8 @@ def take(file: IO[str], request: dict[str, Any]) -> tuple[str, bool]:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         record = json.loads(file.readline() or "{}")
-        if record.get("pid") != posix_lock.holder(file.fileno()):  # the record is of an earlier deploy
+        # Without a pid it is of an older left4me.
+        if not record or ("pid" in record and record["pid"] != posix_lock.holder(file.fileno())):
             return "another deploy has just begun; wait for it", holds
         if record["token"] != request["token"]:
             owner = "is being deployed by {who} from {from} since {since} (revision {revision}); wait for it"

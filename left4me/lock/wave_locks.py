@@ -72,8 +72,9 @@ class Locks:
             errors="replace",
             start_new_session=True,
         )
-        holder.stdin.write(command.stdin)  # type: ignore[union-attr]
-        holder.stdin.flush()  # type: ignore[union-attr]
+        with suppress(OSError):  # it has ended already; take() reads the reason
+            holder.stdin.write(command.stdin)  # type: ignore[union-attr]
+            holder.stdin.flush()  # type: ignore[union-attr]
 
     def take(self, host: Host) -> list[str]:
         """Take the lock of a connected host; return [], or the reason of a refusal as lines."""
@@ -84,11 +85,12 @@ class Locks:
             self._send_heartbeat(holder)
         lines = []
         for line in holder.stdout:  # type: ignore[union-attr]
-            if line.strip() == connection.MARK + protocol.LOCKED:
+            answer = line.partition(connection.MARK)[2] or line
+            if connection.MARK in line and answer.strip() == protocol.LOCKED:
                 timer.cancel()
                 self._held[host.name] = holder
                 return []
-            lines.append(line.removeprefix(connection.MARK))  # including messages of ssh and sudo
+            lines.append(answer)  # including messages of ssh and sudo
         if holder.wait() < 0:
             lines.append(f"no answer in {LIMIT} s")
         timer.cancel()

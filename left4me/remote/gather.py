@@ -108,9 +108,9 @@ def installation(path: str) -> dict[str, Any]:
 
 
 WRITTEN = re.compile(
-    r"(^|/)(logs?|cache|downloads?|stats|lgsm)(/|$)|^left4dead2/addons/sourcemod/data/"
-    r"|^steamapps/(downloading|temp|shadercache)"
-    r"|\.(log|dem|dmp|mdmp|pid|sq3|sqlite)(-wal|-shm|-journal)?$|^left4dead2/cfg/banned_\w+\.cfg$|^\.steam(/|$)"
+    r"(^|/)(logs?|(sound|mission)?cache|downloads?|stats|lgsm|ems)(/|$)|^left4dead2/addons/sourcemod/data/"
+    r"|^steamapps/(downloading|temp|shadercache|[^/]+\.(acf|vdf)$)|^left4dead2/(addonlist\.txt|voice_ban\.dt)$"
+    r"|\.(log|cache|dem|dmp|mdmp|pid|sq3|sqlite)(-wal|-shm|-journal)?$|^left4dead2/cfg/banned_\w+\.cfg$|^\.steam(/|$)"
 )
 """Ignored paths: running servers write them in an installation, or left4me writes them in a copy."""
 
@@ -124,9 +124,13 @@ def listing(path: str) -> dict[str, tuple[str, int, str]]:
             at = os.path.relpath(full, path)
             if WRITTEN.search(at):
                 continue
-            about = os.lstat(full)
-            if stat.S_ISLNK(about.st_mode):
-                found[at] = ("link", 0, os.readlink(full))
+            try:
+                about = os.lstat(full)
+                target = os.readlink(full) if stat.S_ISLNK(about.st_mode) else ""
+            except FileNotFoundError:
+                continue  # a running server has removed it
+            if target:
+                found[at] = ("link", 0, target)
             elif stat.S_ISREG(about.st_mode):
                 found[at] = ("file", about.st_mtime_ns, str(about.st_size))
             else:

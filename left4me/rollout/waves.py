@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 CANARY = "canary"
@@ -17,7 +17,7 @@ class Host:
 
     name: str
     groups: frozenset[str]
-    connection: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(repr=False)  # may have passwords
     running: tuple[str, ...]
 
     @classmethod

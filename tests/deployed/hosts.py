@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Target:
     """A host of the inventory: how to reach it, and what its data declares."""
 
     name: str
-    connection: Mapping[str, Any]
+    connection: Mapping[str, Any] = field(repr=False)
     declares: model.Host
 
     def ask(self, question: Mapping[str, Any], seconds: float = READ_SECONDS) -> dict[str, Any]:

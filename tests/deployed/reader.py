@@ -461,7 +461,8 @@ def links_out(top: str) -> dict[str, str]:
             if os.path.islink(full):
                 target = os.readlink(full)
                 full_target = os.path.normpath(os.path.join(base, target))
-                if not full_target.startswith((f"{top}/", "/usr/", "/lib")):
+                seen = (f"{top}/", "/usr/", "/lib/", "/lib32/", "/lib64/")
+                if full_target != top and not full_target.startswith(seen):
                     found[os.path.relpath(full, top)] = target
     return found
 

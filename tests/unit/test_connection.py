@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from left4me import connection
+from left4me.rollout import waves
 
 SECRET = 'it\'s a "$ecret"'
 PASSWORDS: dict[str, Any] = {"_sudo": True, "_sudo_password": SECRET, "ssh_password": SECRET}
@@ -55,22 +57,31 @@ def test_no_password_stands_in_a_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "parent", "answer"),
+    ("asked", "starter", "answer"),
     [
-        ("olga@game1's password: ", "ssh game1", "of the host"),
-        ("(olga@game1) Password: ", "ssh game1", "of the host"),
-        ("Enter passphrase for key '/home/o/.ssh/id': ", "ssh game1", "of the key"),
-        # ProxyJump: what the host on the way asks for is nobody's business.
-        ("olga@gate's password: ", "ssh -W [game1]:22 gate", None),
-        ("Are you sure you want to continue connecting (yes/no/[fingerprint])? ", "ssh game1", None),
+        ("olga@game1's password: ", "left4me", "of the host"),
+        ("(olga@game1) Password: ", "left4me", "of the host"),
+        ("Enter passphrase for key '/home/o/.ssh/id': ", "left4me", "of the key"),
+        # The server chose this text.
+        ("(olga@game1) Enter passphrase for key 'id': ", "left4me", None),
+        # ProxyJump or ProxyCommand: this ssh was started by ssh.
+        ("olga@gate's password: ", "ssh", None),
+        ("Are you sure you want to continue connecting (yes/no/[fingerprint])? ", "left4me", None),
     ],
 )
-def test_ssh_is_answered_for_the_host_alone(asked: str, parent: str, answer: str | None) -> None:
-    secrets = {"LEFT4ME_SSH_PASSWORD": "of the host", "LEFT4ME_KEY_PASSWORD": "of the key", "PATH": "/usr/bin:/bin"}
-    as_ssh = ["sh", "-c", '"$0" "$1"; exit $?', str(ASKPASS), asked, *parent.split()]
-    done = subprocess.run(as_ssh, env=secrets, stdout=subprocess.PIPE, text=True, check=False)
+def test_ssh_is_answered_for_the_host_alone(asked: str, starter: str, answer: str | None) -> None:
+    pid = os.getpid() if starter == "left4me" else os.getppid()
+    secrets = {"LEFT4ME_SSH_PASSWORD": "of the host", "LEFT4ME_KEY_PASSWORD": "of the key", "LEFT4ME_PID": str(pid)}
+    as_ssh = ["sh", "-c", '"$0" "$1"; exit $?', str(ASKPASS), asked]
+    environment = secrets | {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(as_ssh, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     assert done.stdout == (f"{answer}\n" if answer else "")
     assert bool(done.returncode) is (answer is None)
+
+
+def test_no_password_is_shown_with_a_traceback() -> None:
+    assert "ecret" not in repr(connection.command("game1", PASSWORDS, "true"))
+    assert "ecret" not in repr(waves.Host("game1", frozenset(), PASSWORDS, ()))
 
 
 @pytest.mark.parametrize(
