@@ -114,7 +114,7 @@ def _shared_uppers(servers: list[str]) -> Iterator[Finding]:
     spaces = [holders.mounts_of(tasks) for tasks in holders.spaces().values()]
     for server in servers:
         if (several := len({copy.device for mounts in spaces for copy in holders.copies(server, mounts)})) > 1:
-            do = f"l4d2ctl stop {server}; then end the processes that l4d2ctl holders {server} lists"
+            do = f"l4d2ctl stop {server}; end the processes listed by: l4d2ctl holders {server}"
             yield Finding(server, f"{several} overlays use {layout.runtime(server)}/upper", do)
 
 

@@ -94,7 +94,7 @@ def _unanswered_since(server: str, answered: bool, unit: dict[str, str]) -> str 
 
 
 def _written(path: str, after: int = 0) -> str:
-    """Return a file's mtime as systemd writes times; empty if it is missing or not newer than `after` (in ns)."""
+    """Return a file's mtime in systemd's format; empty if the file is missing or not newer than `after` (in ns)."""
     try:
         when = os.stat(path).st_mtime_ns
     except FileNotFoundError:
