@@ -20,7 +20,7 @@ PYTEST := $(PYTHON) -m pytest
 ## make test      run lint, types, unit tests and stories, the tests that act as an operator (5 minutes)
 ## make test-all  run all tests, the stories on both Debians (30 minutes)
 ## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
-## make soak-vm   cut the power of full machines, ROUNDS=30 of each kind (hours; not part of CI)
+## make soak-vm   cut the power of full machines during deploys, resets, updates … (ROUNDS=30; hours)
 ## make bench     measure resets, starts and a fleet
 ## make clean     remove the test boxes and .venv
 ##

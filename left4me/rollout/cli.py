@@ -32,10 +32,10 @@ STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
 Deploy to a fleet in waves. The steps of each wave: lock the hosts; deploy; once idle, restart the servers that require
 it; wait until every server answers; run tests/deployed. The rollout stops after the first wave in which a host fails.
-Servers stopped by hand stay down. At the end, the rollout lists these and other pending states, which you must end.
+Servers stopped by hand stay down. At the end, the rollout lists them and what else waits for you.
 
 examples:
-  python rollout.py ../fleet/inventory                      group canary or one host, then 25 %, then the rest
+  python rollout.py ../fleet/inventory                      the group canary (without it: one host), 25 %, the rest
   python rollout.py ../fleet/inventory --dry                show the waves and what would change
   python rollout.py ../fleet/inventory --waves 1,10%        one host, then 10 % of all hosts at a time
   python rollout.py ../fleet/inventory --limit eu --exclude game7.example.org
@@ -62,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{which} host, group or pattern; can be repeated"
         parser.add_argument(option, action="append", default=[], metavar="NAME", help=text)
     for option, kind, default, help_text in (
-        ("--waves", waves.sizes, "canary,25%,100%", "wave sizes, each 5, 10% or canary; the last repeats"),
+        (
+            "--waves",
+            waves.sizes,
+            "canary,25%,100%",
+            "wave sizes: a number (5), a share (10%) or canary; the last repeats",
+        ),
         ("--drain", waves.duration, "30m", "wait this long for players to leave; 0: do not wait"),
         ("--quiet", waves.duration, "1m", "restart a server after this long without players"),
         ("--grace", waves.duration, "2m", "how long a server may take to answer"),

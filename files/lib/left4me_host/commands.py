@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add("start", _run, "start servers, including those stopped by hand")
     add("stop", _run, "stop servers; they stay down over deploys and reboots until `l4d2ctl start`")
     restart = add("restart", _restart, "stop servers and start them again")
-    text = "skip servers that are not running; do not start servers that are stopped by hand meanwhile"
+    text = "skip servers that are not running; leave a server down that is stopped by hand during the restart"
     restart.add_argument("--unless-stopped", action="store_true", help=text)
     reset = add(
         "reset",
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "download Steam's newest build and make it current if its smoke test passes"
     update = add("update", _game, text, ids="", group=acts)
     update.add_argument("--check", action="store_true", help="only show the current build and Steam's newest")
-    text = "make the previous good build current, or BUILD"
+    text = "make BUILD current (default: the previous good build)"
     back = add("rollback", _game, text, ids="", group=acts)
     back.add_argument("build", metavar="BUILD", nargs="?", help="a build that `l4d2ctl game status` lists")
     doctor = add("doctor", _doctor, "find problems on this host: mounts, layers, leftovers, units, owners", ids="")

@@ -8,8 +8,8 @@ line. Names stay escaped; bytes that are not UTF-8 become surrogates, which os.f
 class Mount:
     """A line of mountinfo: the filesystem's `device` (major:minor) and type (`kind`), and the mount point (`point`).
 
-    `root` is the mounted directory of the filesystem. `peers` are the mount's peer groups: an unmount in one of them also
-    happens here. `options` are the filesystem's own, such as an overlay's lowerdir=….
+    `root` is the mounted directory of the filesystem. `peers` are the mount's peer groups: an unmount in one
+    of them also happens here. `options` are the filesystem's own, such as an overlay's lowerdir=….
     """
 
     __slots__ = ("device", "kind", "options", "peers", "point", "root")
