@@ -25,7 +25,7 @@ def test_a_bad_night_ends_well(operator: Operator) -> None:
         game_writes(host, "evening.txt", "crowded")
         playing = main_pid(host, "3")
         disk.fill()
-        operator.on(host, "l4d2ctl reset 3", "not reset, nothing changed", "No space left on device", code=1)
+        operator.on(host, "l4d2ctl reset 3", "is not reset and nothing changed", "No space left on device", code=1)
         assert (main_pid(host, "3"), evening()) == (playing, "crowded")
         disk.empty()
         operator.on(host, "l4d2ctl reset 3")

@@ -342,7 +342,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 def main(words: list[str]) -> int:
     if words == ["--version"]:
-        print(f"l4d2ctl {version()}")
+        print(f"l4d2ctl {version()}", flush=True)  # l4d2ctl ends without Python's own clean-up
         return 0
     try:
         arguments = _parser().parse_args(words)
