@@ -50,7 +50,9 @@ class Machine:
 
     def inventory(self) -> Path:
         mods = self.folder / "mods/left4dead2/addons"
-        mods.mkdir(parents=True, exist_ok=True)
+        if not mods.exists():
+            mods.mkdir(parents=True)
+            (mods / "0.vpk").write_bytes(b"\x34\x12\xaa\x55")
         servers: dict[str, Any] = {
             "3": {**SERVERS["3"], "hostname": f"evening {self.count}", "layers": ["mods"]},
             "4": SERVERS["4"],
