@@ -115,7 +115,7 @@ def command(name: str, data: Mapping[str, Any], *words: str) -> Command:
     """Return the command that runs `words` on a host as root; `@local` is this machine.
 
     ssh_config(5) supplies what `data` leaves out. Like pyinfra, ssh accepts a new host's key and refuses a changed
-    key. ssh never prompts.
+    key. ssh never prompts for the host itself; for a jump host it may.
     """
     line, stdin = as_root(shlex.join(words), data)
     if name == "@local":
@@ -124,16 +124,16 @@ def command(name: str, data: Mapping[str, Any], *words: str) -> Command:
     environment = {variable: data[key] for variable, key in secrets.items() if data.get(key)}
     if environment:
         environment |= {"SSH_ASKPASS": str(_ASKPASS), "SSH_ASKPASS_REQUIRE": "force", "LEFT4ME_PID": str(os.getpid())}
-    asks = [] if environment else ["-oBatchMode=yes"]
-    ssh = ["ssh", "-T", *asks, *_options(data), *_where(name, data), for_any_shell(line)]
+    batch = [] if environment else ["-oBatchMode=yes"]
+    ssh = ["ssh", "-T", *batch, *_options(data), *_where(name, data), for_any_shell(line)]
     return Command(ssh, environment, stdin)
 
 
 def typed(name: str, data: Mapping[str, Any], *words: str) -> str:
     """Return the line that an operator types to run `words` on a host as root, without secrets."""
     line = shlex.join([*(["sudo"] if data.get("_sudo") else []), *words])
-    asks = ["-t"] if data.get("_sudo_password") else []
-    return line if name == "@local" else shlex.join(["ssh", *asks, *_options(data), *_where(name, data), line])
+    terminal = ["-t"] if data.get("_sudo_password") else []
+    return line if name == "@local" else shlex.join(["ssh", *terminal, *_options(data), *_where(name, data), line])
 
 
 def _options(data: Mapping[str, Any]) -> list[str]:

@@ -85,12 +85,12 @@ class Locks:
             self._send_heartbeat(holder)
         lines = []
         for line in holder.stdout:  # type: ignore[union-attr]
-            answer = line.partition(connection.MARK)[2] or line
-            if connection.MARK in line and answer.strip() == protocol.LOCKED:
+            _before, mark, answer = line.partition(connection.MARK)
+            if mark and answer.strip() == protocol.LOCKED:
                 timer.cancel()
                 self._held[host.name] = holder
                 return []
-            lines.append(answer)  # including messages of ssh and sudo
+            lines.append(answer or line)  # including messages of ssh and sudo
         if holder.wait() < 0:
             lines.append(f"no answer in {LIMIT} s")
         timer.cancel()

@@ -208,7 +208,7 @@ def prune() -> None:
             renamed = {path: f"{layout.GAME}/.gone-{secrets.token_hex(8)}" for path in gc.builds(gc.mounted())}
             for path, aside in renamed.items():
                 os.rename(path, aside)
-    for aside in renamed.values():  # outside of the locks: removing 9 GB from a slow disk takes a while
+    for aside in renamed.values():  # deploys do not wait: removing 9 GB from a slow disk takes a while
         filetree.remove(aside)
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from left4me_host import instance, layout, version
+from left4me_host import VERSION, instance, layout
 
 # Imports are most of a command's run time, so json and typing are not imported here.
 TYPE_CHECKING = False
@@ -340,11 +340,19 @@ def _doctor(arguments: argparse.Namespace) -> None:
         raise instance.Failed("")
 
 
+def _version() -> str:
+    """Return the version and, if a deploy recorded it, the git revision: `0.1.0 (revision abc1234)`."""
+    from left4me_host import status
+
+    revision, _since = status.revision()
+    return f"{VERSION} (revision {revision})" if revision else VERSION
+
+
 def main(words: list[str]) -> int:
-    if words == ["--version"]:
-        print(f"l4d2ctl {version()}", flush=True)  # l4d2ctl ends without Python's own clean-up
-        return 0
     try:
+        if words == ["--version"]:
+            print(f"l4d2ctl {_version()}", flush=True)  # l4d2ctl ends without Python's own clean-up
+            return 0
         arguments = _parser().parse_args(words)
         if os.geteuid() != 0:
             raise instance.Failed("needs root: run sudo l4d2ctl (allowed for the operators' group)")

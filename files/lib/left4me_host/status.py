@@ -104,10 +104,9 @@ def _written(path: str, after: int = 0) -> str:
 
 def revision() -> tuple[str, str]:
     """Return the revision of the last deploy and when it was first deployed; both empty if unknown."""
-    path = f"{os.path.dirname(layout.SERVERS)}/revision"
     try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip(), _written(path)
+        with open(layout.REVISION, encoding="ascii") as file:
+            return file.read().strip(), _written(layout.REVISION)
     except FileNotFoundError:
         return "", ""
 
