@@ -139,6 +139,11 @@ class Box:
         self._end("reboot")
         self.start()
 
+    def upgrade_kernel(self) -> None:
+        """Reboot a full machine with the kernel that it has installed since it was made, and wait until it runs."""
+        vm.take_kernel(self.ssh_config, self.name, self.directory / "disk")
+        self.reboot()
+
     def crash(self) -> None:
         """Cut the power: kill PID 1, or the machine, and wait until all processes of the box have ended."""
         with _locked():

@@ -47,7 +47,7 @@ def make_disk(image: Path, disk: Path) -> None:
 
 def command(image: Path, disk: Path, tap: str, bridge: str, mac: str) -> list[str]:
     """Return what runs the machine until it ends or wants to reboot. Raises BoxError where the image has no kernel."""
-    kernel, initrd = _kernel(image)
+    kernel, initrd = _kernel(disk if (disk / "boot").exists() else image)
     qemu = [
         *_qemu(accelerator(kernel, initrd), kernel, initrd, "root=/dev/vda rw console=ttyS0"),
         *("-smp", str(_CPUS), "-m", str(_MEMORY_MB), "-device", "virtio-rng-pci"),
@@ -57,6 +57,13 @@ def command(image: Path, disk: Path, tap: str, bridge: str, mac: str) -> list[st
         *("-device", f"virtio-net-pci,netdev=n0,mac={mac}"),
     ]
     return ["sh", "-c", _LAUNCH, "sh", tap, bridge, *qemu]
+
+
+def take_kernel(ssh_config: Path, name: str, disk: Path) -> None:
+    """Let the machine boot the kernel that it installed last: qemu loads a kernel from here, not from the disk."""
+    (disk / "boot").mkdir(exist_ok=True)
+    for link in ("vmlinuz", "initrd.img"):
+        tool("scp", "-q", "-F", ssh_config, f"{name}:/{link}", disk / "boot" / f"{link}-taken", timeout=300)
 
 
 def accelerator(kernel: Path, initrd: Path) -> str:

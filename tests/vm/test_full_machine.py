@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.boxes import boxes as machines
-from tests.boxes.game import build
 from tests.integration.ctl import main_pid, state
 from tests.integration.harness import wait_for, wait_for_server
 from tests.stories.operator import Operator
-
-SLOW = 600
-"""Seconds for one command of an operator: an emulated machine takes several times what a box takes."""
-
-
-@pytest.fixture(params=(12, 13), ids=("debian12", "debian13"))
-def debian(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
-@pytest.fixture
-def operator(debian: int, tmp_path: Path) -> Iterator[Operator]:
-    build()
-    someone = Operator(f"test-vm-{debian}", tmp_path, debian)
-    someone.leaves()
-    yield someone
-    someone.leaves()
+from tests.vm.conftest import SLOW, machine
 
 
 def test_a_bad_night_on_debians_own_kernel(operator: Operator, debian: int) -> None:
-    [host] = machines.up([operator.name], debian, is_vm=True)
-    operator.hosts.append(host)
+    host = machine(operator)
     operator.declare()
     kernel = {12: "6.1.", 13: "6.12."}[debian]
     assert host.run("uname -r").stdout.startswith(kernel)

@@ -15,6 +15,7 @@ and these are commands:
     standin_bots N                        N bots
     standin_sourcetv 0|1|2                SourceTV: absent, counted as a player, counted as a player and a bot
     standin_hang SECONDS|forever          the process lives and does nothing, not even end at a SIGINT
+    standin_busy SECONDS                  take all CPU time there is, and do nothing else
     standin_crash [SIGNAL]                die of a signal (default SEGV)
     standin_leak MB                       take memory, and use it
 """
@@ -259,6 +260,16 @@ class Game:
                 time.sleep(min(3600, end - time.monotonic()))
 
         self.later.append(hang)
+        return ""
+
+    def _do_standin_busy(self, values: list[str]) -> str:
+        end = time.monotonic() + float(values[0])
+
+        def spin() -> None:
+            while time.monotonic() < end:
+                pass
+
+        self.later.append(spin)
         return ""
 
     def _do_standin_crash(self, values: list[str]) -> str:

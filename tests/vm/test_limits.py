@@ -1,0 +1,131 @@
+"""Limits that bite: memory and CPU on Debian's own kernel, where boxes only accept them. By hand, `make soak-vm`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from tests.boxes.boxes import Box
+from tests.integration.ctl import main_pid, rcon, state, unit
+from tests.integration.harness import properties, wait_for, wait_for_server
+from tests.stories.operator import Operator
+from tests.vm.conftest import SLOW, machine
+
+CGROUP = "/sys/fs/cgroup/left4me.slice"
+PORTS = {"3": 27015, "4": 27016}
+BUSY = 20.0
+"""Seconds over which the CPU time of two busy servers is compared."""
+STOP_SECONDS = 15
+"""TimeoutStopSec= of a server. A neighbour that takes all memory must not make a stop reach it."""
+
+
+def stopping(host: Box, server: str) -> float:
+    """Stop a server, and start it again. Return how long the stop took, in seconds, measured on the host."""
+    timed = f"begin=$(date +%s%N); l4d2ctl stop {server} >&2; echo $((($(date +%s%N) - begin) / 1000000))"
+    seconds = int(host.run(timed, timeout=120).stdout) / 1000
+    assert state(host, server) == "inactive"
+    assert f"/runtime/{server}/" not in host.run("cat /proc/1/mountinfo").stdout
+    host.run(f"l4d2ctl start {server}", timeout=120)
+    wait_for_server(host, PORTS[server], 120)
+    return seconds
+
+
+def leaking(host: Box, server: str, megabytes: int) -> threading.Thread:
+    """Have a server take memory; the answer never comes if the kernel kills it."""
+
+    def leak() -> None:
+        with suppress(OSError, ValueError):
+            rcon(host, PORTS[server], f"standin_leak {megabytes}")
+
+    thread = threading.Thread(target=leak)
+    thread.start()
+    return thread
+
+
+def oom_kills(host: Box, server: str) -> int:
+    """Return how often systemd has seen the kernel kill a process of a server for its memory."""
+    killed = host.run(f"journalctl --quiet -o cat -u {unit(server)} | grep -c 'result .oom-kill'", check=False)
+    return int(killed.stdout)
+
+
+@pytest.mark.parametrize(
+    ("limit", "megabytes"), [("300M", 400), ("2G", 3000)], ids=("its own limit", "more than the machine has")
+)
+def test_a_server_that_takes_all_memory_is_killed_alone(
+    operator: Operator, limit: str, megabytes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = machine(operator)
+    operator.declare({server: {"port": port, "memory_max": limit} for server, port in PORTS.items()})
+    operator.types(f"pyinfra {operator.inventory} deploy.py -y", seconds=SLOW)
+    for port in PORTS.values():
+        wait_for_server(host, port, 120)
+    host.run("echo evening >/var/lib/left4me/runtime/4/merged/left4dead2/evening.txt")
+
+    quiet = [stopping(host, "4") for _ in range(3)]
+    neighbour, greedy, beside = main_pid(host, "4"), main_pid(host, "3"), []
+    for number in range(3):
+        thread = leaking(host, "3", megabytes)
+        beside.append(stopping(host, "4"))
+        thread.join()
+        wait_for("the greedy server is killed", lambda: oom_kills(host, "3") > number, 120)  # noqa: B023
+        wait_for_server(host, PORTS["3"], 180)  # systemd has started it again
+    with capsys.disabled():
+        print(
+            f"\nDebian {host.debian}, {limit}: stops of the neighbour {quiet} s quiet, {beside} s while server 3 takes "
+            f"{megabytes} MB",
+            file=sys.stderr,
+        )
+    assert max(beside) < STOP_SECONDS
+    assert main_pid(host, "3") != greedy
+    assert main_pid(host, "4") != neighbour  # by its own stops alone:
+    assert oom_kills(host, "4") == 0
+    assert "evening" in host.run("cat /var/lib/left4me/runtime/4/merged/left4dead2/evening.txt").stdout
+    operator.types(f"make verify INVENTORY={operator.inventory}", "passed", never=["failed"], seconds=SLOW)
+
+
+def used(host: Box) -> tuple[float, dict[str, float]]:
+    """Return the host's clock and the CPU time of each server, in seconds."""
+    files = " ".join(f"{CGROUP}/{unit(server)}/cpu.stat" for server in PORTS)
+    lines = host.run(f"cut -d' ' -f1 /proc/uptime; grep -h usage_usec {files}").stdout.split("\n")
+    return float(lines[0]), {server: int(line.split()[1]) / 1e6 for server, line in zip(PORTS, lines[1:], strict=False)}
+
+
+def shares(host: Box) -> dict[str, float]:
+    """Return which part of one CPU each server gets while both want all of it."""
+    for port in PORTS.values():
+        rcon(host, port, f"standin_busy {BUSY + 20}")
+    begin, before = used(host)
+    time.sleep(BUSY)  # the length is the point
+    end, after = used(host)
+    for port in PORTS.values():
+        wait_for_server(host, port, 180)
+    return {server: (after[server] - before[server]) / (end - begin) for server in PORTS}
+
+
+def test_cpu_weight_and_quota_show_in_what_two_busy_servers_get(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = machine(operator)
+    servers = {"3": {"port": PORTS["3"], "cpu_weight": 100}, "4": {"port": PORTS["4"], "cpu_weight": 400}}
+    operator.declare(servers)
+    operator.types(f"pyinfra {operator.inventory} deploy.py -y", seconds=SLOW)
+    host.run("echo 0 >/sys/devices/system/cpu/cpu1/online")  # with a CPU each they would not compete
+    for port in PORTS.values():
+        wait_for_server(host, port, 120)
+    weighed = shares(host)
+
+    operator.declare({server: {"port": port} for server, port in PORTS.items()}, cpu_quota=40)
+    operator.types(f"pyinfra {operator.inventory} deploy.py -y", seconds=SLOW)
+    host.run("l4d2ctl restart --all", timeout=120)
+    for port in PORTS.values():
+        wait_for_server(host, port, 180)
+    limited = shares(host)
+    with capsys.disabled():
+        print(f"\nDebian {host.debian}: of one CPU, weights 1:4 {weighed}, quota 40 % {limited}", file=sys.stderr)
+    assert 2.5 < weighed["4"] / weighed["3"] < 6
+    assert sum(limited.values()) < 0.48
+    assert properties(host, "left4me.slice", "CPUQuotaPerSecUSec")["CPUQuotaPerSecUSec"] == "400ms"
