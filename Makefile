@@ -20,7 +20,7 @@ PYTEST := $(PYTHON) -m pytest
 ## make test      run lint, types, unit tests and stories, the tests that act as an operator (5 minutes)
 ## make test-all  run all tests, the stories on both Debians (30 minutes)
 ## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
-## make soak-vm   cut the power of full machines during deploys, resets, updates … (ROUNDS=30; hours)
+## make soak-vm   cut the power of full machines 180 times, test limits and an upgrade (hours)
 ## make bench     measure resets, starts and a fleet
 ## make clean     remove the test boxes and .venv
 ##
@@ -78,7 +78,7 @@ test-all: lint types boxes
 soak: boxes
 	@SOAK=1 $(RUN) tests/integration -m soak $(SIDE_BY_SIDE)
 
-# By hand: without KVM each power cut takes about a minute.
+# By hand: without KVM each power cut takes about a minute. ROUNDS=1 is one of each kind on each Debian.
 soak-vm: boxes
 	@$(PYTEST) tests/vm -n 2 --dist loadgroup
 
