@@ -875,6 +875,7 @@ def test_what_is_neither_current_nor_mounted_goes(versions: Host) -> None:
     for name in ("var/.new-1", "var/releases/.gone-1", "var/overlays/.gone-2", "var/overlays/sm/.new-3"):
         write({"a/b": ("f", b"")}, versions.top / name)
     (versions.overlay("mm") / ".new-4").symlink_to("x")
+    write({"a": ("f", b"")}, versions.overlay("old") / ".new-6")  # which nothing uses either
     (versions.overlay("mm") / ".download-5").write_text("half")
     assert versions.run("prune") == []
     assert left(versions) == (

@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from left4me_host import builds, filetree, gc, instance, layout, steamcmd_words
+from left4me_host import builds, filetree, gc, instance, layout, steamcmd_words, versions
 from left4me_host.source_kinds import archive
 
 APP = "222860"
@@ -363,7 +363,7 @@ def update() -> str:
             else:
                 say(f"build {build} is ready; game.build keeps this host at {declared}")
         builds.follow_restarts()
-        builds.prune()
+        versions.remove_unused(lambda: gc.builds(gc.mounted()), in_deploy=False)
     return failed_before
 
 
