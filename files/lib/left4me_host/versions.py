@@ -22,8 +22,7 @@ def fill(wanted: dict[str, Any], new: str, sent: ReceivedTar | None) -> None:
     kind = wanted["source"]["source"]
     if kind not in KINDS:
         raise ValueError(f"unknown source {kind!r}: use one of {', '.join(KINDS)}")
-    # The names of an uploaded tree begin with `into` already.
-    into = wanted["source"].get("into") if kind != "control" else None
+    into = wanted["source"].get("into")
     target = f"{new}/{into}" if into else new
     os.makedirs(target, exist_ok=True)
     KINDS[kind](wanted, target, sent)
