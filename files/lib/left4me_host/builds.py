@@ -25,6 +25,12 @@ def game_settings() -> dict[str, Any]:
     return found
 
 
+def require_steam() -> None:
+    """Raise Failed if the game does not come from Steam."""
+    if (source := game_settings()["source"]) != "steamcmd":
+        raise instance.Failed(f"`game.source` of this host is {source}, not steamcmd: deploy to update the game")
+
+
 def current() -> str:
     """Return the name of the current build; empty if no build is current or its directory is missing."""
     return os.path.basename(os.readlink(layout.INSTALLATION)) if os.path.isdir(layout.INSTALLATION) else ""

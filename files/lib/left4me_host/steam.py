@@ -334,11 +334,11 @@ def prepare() -> None:
 def update() -> str:
     """Download Steam's build, smoke-test it, and make it current unless `game.build` names another one.
 
-    Returns why Steam's build is skipped after an earlier smoke test; empty otherwise. Raises OSError or ValueError.
+    Returns why Steam's build is skipped after an earlier smoke test; empty otherwise. Raises OSError, ValueError or
+    Failed.
     """
     failed_before = ""
-    if (source := builds.game_settings()["source"]) != "steamcmd":
-        raise ValueError(f"`game.source` is {source}, not steamcmd: deploy to update the game")
+    builds.require_steam()
     with instance.locked(layout.VERDICTS):
         prepare()
         say("asking Steam for the current build")
