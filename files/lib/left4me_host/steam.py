@@ -11,7 +11,6 @@ import os
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -121,11 +120,9 @@ def _lines(words: tuple[str, ...], silence: float) -> Iterator[str]:
         raise TransientError(f"SteamCMD printed nothing for {silence} s")
     finally:
         os.close(leader)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
         # Root reads SteamCMD's files next: no process of left4me may survive, whatever its session.
         subprocess.run(["sh", "-c", "kill -KILL -1"], check=False, stderr=subprocess.DEVNULL, **_as_left4me())
+        process.wait()
 
 
 def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
@@ -134,7 +131,6 @@ def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
     Raises OSError if SteamCMD reports an error, TransientError if a retry may succeed.
     """
     output, last = [], 0.0
-    was_there = os.path.isfile(f"{PROGRAM}/steamcmd.sh") and not _downloaded
     _download_program()
     with open(LOG, "a", encoding="utf-8") as log:
         log.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S %Z')} steamcmd.sh {' '.join(words)}\n")
@@ -150,7 +146,7 @@ def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
                 say(f"{found[1]}: {found[2]} % ({gigabytes(done)} of {gigabytes(whole)})")
     if not any("Loading Steam API" in line for line in output):
         why = steamcmd_words.startup_reason(_bootstrap_log()) or " / ".join(output[-3:])
-        if was_there:  # a SteamCMD that was killed during its self-update does not repair itself
+        if not _downloaded:  # a SteamCMD that was killed during its self-update does not repair itself
             filetree.remove(PROGRAM)
         raise TransientError(f"SteamCMD did not start: {why}; see {LOG}")
     errors = steamcmd_words.errors(output)
