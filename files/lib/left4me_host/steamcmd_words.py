@@ -12,12 +12,12 @@ _ERROR = re.compile(
     r"^(?:ERROR|Error)! |(?:^|\.\.\.)(?:ERROR|FAILED)\b|Please use force_install_dir|Assertion Failed"
     r"|Rate Limit Exceeded|Not enough disk space|Disk write failure|^Segmentation fault|No app info"
 )
-# State 0x202 means a full disk. A retry within minutes does not help with any of these errors.
-_FINAL = re.compile(
-    r"state is 0x202|No subscription|Please use force_install_dir|Assertion Failed|Rate Limit Exceeded"
-    r"|Not enough disk space|Disk write failure|^Segmentation fault"
-)
 _FULL = re.compile(r"state is 0x202|Not enough disk space|Disk write failure")
+# A retry within minutes does not help with any of these errors.
+_FINAL = re.compile(
+    rf"{_FULL.pattern}|No subscription|Please use force_install_dir|Assertion Failed|Rate Limit Exceeded"
+    r"|^Segmentation fault"
+)
 _MEANINGS = (
     (re.compile(r"No Connection|http error 0|Timeout", re.IGNORECASE), "no connection to Steam"),
     (re.compile(r"Rate Limit Exceeded"), "Steam accepts no more logins from this address for now: retry in an hour"),
@@ -36,7 +36,6 @@ def is_final(line: str) -> bool:
 
 
 def is_full(line: str) -> bool:
-    """Return whether an error means a full disk."""
     return bool(_FULL.search(line))
 
 
