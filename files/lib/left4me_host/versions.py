@@ -12,7 +12,6 @@ from stat import S_ISDIR, S_ISREG
 from typing import IO, Any
 
 from left4me_host import builds, filetree, game_paths, gc, instance, layout
-from left4me_host.builds import switch
 from left4me_host.source_kinds import KINDS
 from left4me_host.source_kinds.control import ReceivedTar
 
@@ -89,7 +88,7 @@ def build(stdin: IO[bytes]) -> int:
         if sent:
             sent.drain()
     for wanted in () if failed else trees:
-        switch(wanted["link"], f"{wanted['place']}/{wanted['name']}")
+        builds.switch(wanted["link"], f"{wanted['place']}/{wanted['name']}")
     return failed
 
 
