@@ -184,30 +184,11 @@ def with_retries(step: Callable[[], T], within: float = math.inf) -> T:
 # -- what Steam has
 
 
-def parsed(text: str) -> dict[str, Any]:
-    """Return Valve's KeyValues as nested dictionaries. https://developer.valvesoftware.com/wiki/KeyValues"""
-    top: dict[str, Any] = {}
-    stack, key = [top], ""
-    for quoted, brace in re.findall(r'"((?:[^"\\]|\\.)*)"|([{}])', text):
-        if brace == "{":
-            stack[-1][key] = {}
-            stack.append(stack[-1][key])
-            key = ""
-        elif brace == "}":
-            if len(stack) > 1:
-                stack.pop()
-        elif key:
-            stack[-1][key], key = quoted, ""
-        else:
-            key = quoted
-    return top
-
-
 def latest() -> tuple[str, int]:
     """Return Steam's current build and its size on Linux in bytes, 0 if Steam reports none. Raises OSError."""
     words = ("+login", "anonymous", "+app_info_update", "1", "+app_info_print", APP)
     output = "\n".join(_steamcmd(*words, silence=ASKING))
-    depots = parsed(steamcmd_words.app_info(output, APP)).get(APP, {}).get("depots", {})
+    depots = steamcmd_words.app_info(output, APP).get("depots", {})
     build = depots.get("branches", {}).get("public", {}).get("buildid", "")
     if not re.fullmatch(r"[0-9]{1,20}", build):
         raise TransientError(f"Steam did not report the current build of app {APP}; see {LOG}")
@@ -289,7 +270,7 @@ def _release_stage() -> str:
     """Move STAGE to releases/ and return the build's name. Raises OSError or ValueError if it is not a build."""
     filetree.confine(STAGE)
     with open(MANIFEST, encoding="utf-8", errors="replace") as file:
-        manifest: dict[str, str] = parsed(file.read()).get("AppState", {})
+        manifest: dict[str, str] = steamcmd_words.parsed(file.read()).get("AppState", {})
     build = manifest.get("buildid", "")
     # 4 is StateFullyInstalled.
     if manifest.get("StateFlags") != "4" or not re.fullmatch(r"[0-9]{1,20}", build):
