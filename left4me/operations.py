@@ -98,14 +98,14 @@ def _build(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> fac
     """Return the command that uploads local files, builds the trees on the host and makes them current."""
     on_host, entries = _versions(state), state["entries"]
     # Only the difference from the current version is sent.
-    bases = {
-        tree.place: f"{tree.place}/{Path(entries[tree.link]['content']).name}"
-        for tree in trees
-        if tree.source["source"] == "control" and tree.link in entries and f"{tree.place}/{tree.name}" not in on_host
-    }
-    bases = {place: path for place, path in bases.items() if path in on_host}
+    bases = {}
+    for tree in trees:
+        if tree.source["source"] == "control" and tree.link in entries and f"{tree.place}/{tree.name}" not in on_host:
+            current = f"{tree.place}/{Path(entries[tree.link]['content']).name}"
+            if current in on_host:
+                bases[tree.place] = f"{current}/{tree.source.get('into') or ''}"
     listings = facts.ask("filetree", *bases.values()) if bases else {}
-    known = {place: (Path(path).name, listings[path]) for place, path in bases.items()}
+    known = {place: (path, listings[path]) for place, path in bases.items()}
     return facts.Command(manifest.CONTENT, "build", stdin=wanted_versions.Upload(trees, known, on_host))
 
 

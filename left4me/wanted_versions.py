@@ -103,16 +103,11 @@ def _layer(name: str, layer: model.Layer) -> Tree:
     return Tree(f"layer {name}", f"{layout.OVERLAYS}/{name}", manifest.link_of(name), version, source)
 
 
-def _workshop() -> dict[str, Any]:
-    answer = facts.workshop()
-    if "error" in answer:
-        facts.refuse(f"Steam's workshop: {answer['error']}. Layers are unchanged; deploy again")
-    return answer
-
-
 def _items(layer: model.LayerWorkshop) -> dict[str, dict[str, Any]]:
     """Return Steam's answer for each item of a layer and its collections, by item id."""
-    answer, items = _workshop(), {}
+    answer, items = facts.workshop(), {}
+    if "error" in answer:
+        facts.refuse(f"Steam's workshop: {answer['error']}. Layers are unchanged; deploy again")
     queue, seen = [str(item) for item in layer.items], set()
     while queue:
         item = queue.pop(0)
@@ -140,7 +135,8 @@ class Upload(list[str]):
     """The standard input of left4me-content: the trees as JSON, then a tar of the local files that the host lacks.
 
     It is a list because pyinfra accepts only text and lists of text, but its lines are generated while they are sent.
-    `bases` maps Tree.place to the current version's name and listing; `on_host` has the paths of all versions.
+    `bases` maps Tree.place to the path in the current version that `source` fills and to its listing; `on_host` has the
+    paths of all versions.
     """
 
     def __init__(
@@ -157,37 +153,28 @@ class Upload(list[str]):
             if source["source"] == "control":
                 base, known = self.bases.get(each.place, ("", {}))
                 is_new = f"{each.place}/{each.name}" not in self.on_host
-                path, into = source["path"], source.get("into")
-                files = listing(path, into) if is_new else {}
+                files = listing(source["path"]) if is_new else {}
                 names = [name for name in files if known.get(name) != files[name]]
-                source = {"source": "control", "send": bool(names), "base": base, "files": files}
-                if into:  # tar creates the parents when it unpacks
-                    names = [name for name in names if name.startswith(f"{into}/")]
                 if names:  # tar refuses to create an empty archive
-                    tars.append((path, into, names))
+                    tars.append((source["path"], names))
+                # Without files, `base` may not exist.
+                source |= {"send": bool(names), "base": base if known else "", "files": files}
             request.append({**asdict(each), "source": source})
         yield json.dumps(request)
-        for path, into, names in tars:
-            yield from _tar(path, into, names)
+        for path, names in tars:
+            yield from _tar(path, names)
 
     def __bool__(self) -> bool:
         return True  # an empty list would be false, and pyinfra would send nothing
 
 
-def _tar(directory: str, into: str | None, names: Sequence[str]) -> Iterator[str]:
-    """Yield a tar of these paths in `directory` as lines of base64, then a line with a dot.
-
-    `names` and the tar's members are paths on the host, where `into` is the parent of all.
-    """
-    prefix = f"{into}/" if into else ""
-    names = [name.removeprefix(prefix) for name in names]
+def _tar(directory: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield a tar of these paths in `directory` as lines of base64, then a line with a dot."""
     with tempfile.NamedTemporaryFile() as listed:
         listed.write("\0".join(names).encode("utf-8", "surrogateescape"))
         listed.flush()
         command = ["tar", "--create", "--directory", directory, "--no-recursion", "--null"]
         command += ["--verbatim-files-from", "--files-from", listed.name]
-        # flags=r: only member names, not the targets of symlinks and hard links.
-        command += [f"--transform=flags=r;s,^,{prefix},"] if prefix else []
         with subprocess.Popen(command, stdout=subprocess.PIPE) as tar:
             assert tar.stdout
             while chunk := tar.stdout.read(48 * 1024):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from left4me_host import gc, layout, steam, update_restarts
+from left4me_host import gc, layout, steam, steamcmd_words, update_restarts
 
 MANIFEST = """"AppState"
 {
@@ -23,13 +23,13 @@ MANIFEST = """"AppState"
 
 
 def test_a_manifest_is_read() -> None:
-    state = steam.parsed(MANIFEST)["AppState"]
+    state = steamcmd_words.parsed(MANIFEST)["AppState"]
     assert (state["StateFlags"], state["buildid"], state["UserConfig"]) == ("4", "14716838", {})
 
 
 @pytest.mark.parametrize("text", ["", "}", '"a"', '"a" {', "} } {", '"a" { "b" "c'])
 def test_what_is_no_manifest_is_read_as_far_as_it_goes(text: str) -> None:
-    assert isinstance(steam.parsed(text), dict)
+    assert isinstance(steamcmd_words.parsed(text), dict)
 
 
 def test_steam_is_asked_a_bounded_number_of_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from left4me_host.steam import parsed
 from left4me_host.steamcmd_words import app_info, errors, is_final, is_full, meaning, startup_reason
 
 TO_STEAM = "Connecting anonymously to Steam Public..."
@@ -59,6 +58,6 @@ def test_the_bootstrap_says_why_it_did_not_start() -> None:
 def test_quotes_before_the_answer_are_no_part_of_it() -> None:
     before = 'ILocalize::AddFile() failed to load file "public/steambootstrapper_english.txt".\nAppID : 222860\n'
     answer = '"222860"\n{\n\t"depots"\n\t{\n\t\t"branches" { "public" { "buildid" "14716838" } }\n\t}\n}\n'
-    found = parsed(app_info(before + answer, "222860"))
-    assert found["222860"]["depots"]["branches"]["public"]["buildid"] == "14716838"
-    assert parsed(app_info(before, "222860")) == {}
+    found = app_info(before + answer, "222860")
+    assert found["depots"]["branches"]["public"]["buildid"] == "14716838"
+    assert app_info(before, "222860") == {}

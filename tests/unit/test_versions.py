@@ -316,7 +316,7 @@ def test_only_what_changed_travels_and_the_tree_is_the_declared_one(before: Any,
         assert host.build(host.control("sm", "aaaaaaaa", first), data=sent(first)) == []
         assert host.current("sm") == ("aaaaaaaa", old)
         changed = [each for each in new if new[each] != old.get(each)]
-        tree = host.control("sm", "bbbbbbbb", second, base="aaaaaaaa", send=bool(changed))
+        tree = host.control("sm", "bbbbbbbb", second, base=str(host.overlay("sm") / "aaaaaaaa"), send=bool(changed))
         assert host.build(tree, data=sent(second, *changed) if changed else b"") == []
         assert host.current("sm") == ("bbbbbbbb", new)
         assert read(host.overlay("sm") / "aaaaaaaa") == old
@@ -875,6 +875,7 @@ def test_what_is_neither_current_nor_mounted_goes(versions: Host) -> None:
     for name in ("var/.new-1", "var/releases/.gone-1", "var/overlays/.gone-2", "var/overlays/sm/.new-3"):
         write({"a/b": ("f", b"")}, versions.top / name)
     (versions.overlay("mm") / ".new-4").symlink_to("x")
+    write({"a": ("f", b"")}, versions.overlay("old") / ".new-6")  # which nothing uses either
     (versions.overlay("mm") / ".download-5").write_text("half")
     assert versions.run("prune") == []
     assert left(versions) == (
@@ -964,8 +965,8 @@ def test_a_directory_is_sent_to_where_it_belongs(host: Host, tmp_path: Path) -> 
         assert host.run("build", uploaded(tree, bases)) == []
         expected = {"left4dead2/cfg/x.cfg": ("f", content), "left4dead2/addons/link": ("l", b"../cfg/x.cfg")}
         assert host.current("sm") == (name, with_directories(expected))
-        version = host.overlay("sm") / name
-        bases = {str(host.overlay("sm")): (name, listing(version)[str(version)])}
+        base = host.overlay("sm") / name / "left4dead2"
+        bases = {str(host.overlay("sm")): (str(base), listing(base)[str(base)])}
     assert read(host.overlay("sm") / "aaaaaaaa")["left4dead2/cfg/x.cfg"] == ("f", b"1")
 
 

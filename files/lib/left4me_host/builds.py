@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import secrets
 import time
 from typing import Any
 
@@ -24,6 +23,12 @@ def game_settings() -> dict[str, Any]:
     with open(layout.GAME_SETTINGS, encoding="utf-8") as file:
         found: dict[str, Any] = json.load(file)
     return found
+
+
+def require_steam() -> None:
+    """Raise Failed if the game does not come from Steam."""
+    if (source := game_settings()["source"]) != "steamcmd":
+        raise instance.Failed(f"`game.source` of this host is {source}, not steamcmd: deploy to update the game")
 
 
 def current() -> str:
@@ -197,19 +202,6 @@ def _answers(test: str, address: tuple[str, int]) -> bool:
             return True
         time.sleep(0.1)  # the game sends no event to wait for
     return False
-
-
-def prune() -> None:
-    """Remove unused builds; a running deploy removes them itself. The caller holds the lock on VERDICTS."""
-    with instance.between_deploys() as free:
-        if not free:
-            return
-        with instance.locked(layout.RELEASES):  # so that no server mounts a build before it is renamed
-            renamed = {path: f"{layout.GAME}/.gone-{secrets.token_hex(8)}" for path in gc.builds(gc.mounted())}
-            for path, aside in renamed.items():
-                os.rename(path, aside)
-    for aside in renamed.values():  # deploys do not wait: removing 9 GB from a slow disk takes a while
-        filetree.remove(aside)
 
 
 def follow_restarts() -> None:

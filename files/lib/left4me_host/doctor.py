@@ -8,7 +8,6 @@ import pwd
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from left4me_host import builds, daemon_reload, game, gc, holders, instance, layout, reset, server_removal
@@ -92,19 +91,12 @@ def _game() -> Iterator[Finding]:
         yield Finding("", why, "l4d2ctl game update")
 
 
-@contextmanager
-def _without_deploys() -> Iterator[None]:
-    with instance.between_deploys() as free:
-        if not free:
-            raise instance.Failed("a deploy is running and removes them itself")
-        yield
-
-
 def _collect_garbage(_server: str) -> str:
     from left4me_host import versions  # here: it imports every kind of source
 
     try:
-        versions.prune(_without_deploys())
+        if not versions.prune(in_deploy=False):
+            raise instance.Failed("a deploy is running and removes them itself")
     except ValueError as error:
         raise instance.Failed(str(error)) from None
     return "removed"

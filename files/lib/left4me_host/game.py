@@ -61,14 +61,9 @@ def update_state() -> str:
     return "an update is running; follow it with `l4d2ctl game update`" if is_updating() else builds.failure()
 
 
-def _require_steam() -> None:
-    if (source := builds.game_settings()["source"]) != "steamcmd":
-        raise instance.Failed(f"`game.source` of this host is {source}, not steamcmd: deploy to update the game")
-
-
 def check() -> tuple[str, str]:
     """Return the current build and Steam's newest. Raises Failed."""
-    _require_steam()
+    builds.require_steam()
     done = subprocess.run([_GAME, "check"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise instance.Failed(instance.plain(done.stderr.strip()))
@@ -92,7 +87,7 @@ def update() -> None:
 
     If this call is interrupted, the unit continues; a second call follows it.
     """
-    _require_steam()
+    builds.require_steam()
     if is_updating():
         print("an update is already running; following it", flush=True)
     else:

@@ -11,7 +11,6 @@ import os
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from left4me_host import builds, filetree, gc, instance, layout, steamcmd_words
+from left4me_host import builds, filetree, gc, instance, layout, steamcmd_words, versions
 from left4me_host.source_kinds import archive
 
 APP = "222860"
@@ -121,11 +120,9 @@ def _lines(words: tuple[str, ...], silence: float) -> Iterator[str]:
         raise TransientError(f"SteamCMD printed nothing for {silence} s")
     finally:
         os.close(leader)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
         # Root reads SteamCMD's files next: no process of left4me may survive, whatever its session.
         subprocess.run(["sh", "-c", "kill -KILL -1"], check=False, stderr=subprocess.DEVNULL, **_as_left4me())
+        process.wait()
 
 
 def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
@@ -134,7 +131,6 @@ def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
     Raises OSError if SteamCMD reports an error, TransientError if a retry may succeed.
     """
     output, last = [], 0.0
-    was_there = os.path.isfile(f"{PROGRAM}/steamcmd.sh") and not _downloaded
     _download_program()
     with open(LOG, "a", encoding="utf-8") as log:
         log.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S %Z')} steamcmd.sh {' '.join(words)}\n")
@@ -150,7 +146,7 @@ def _steamcmd(*words: str, silence: float = SILENCE) -> list[str]:
                 say(f"{found[1]}: {found[2]} % ({gigabytes(done)} of {gigabytes(whole)})")
     if not any("Loading Steam API" in line for line in output):
         why = steamcmd_words.startup_reason(_bootstrap_log()) or " / ".join(output[-3:])
-        if was_there:  # a SteamCMD that was killed during its self-update does not repair itself
+        if not _downloaded:  # a SteamCMD that was killed during its self-update does not repair itself
             filetree.remove(PROGRAM)
         raise TransientError(f"SteamCMD did not start: {why}; see {LOG}")
     errors = steamcmd_words.errors(output)
@@ -188,30 +184,11 @@ def with_retries(step: Callable[[], T], within: float = math.inf) -> T:
 # -- what Steam has
 
 
-def parsed(text: str) -> dict[str, Any]:
-    """Return Valve's KeyValues as nested dictionaries. https://developer.valvesoftware.com/wiki/KeyValues"""
-    top: dict[str, Any] = {}
-    stack, key = [top], ""
-    for quoted, brace in re.findall(r'"((?:[^"\\]|\\.)*)"|([{}])', text):
-        if brace == "{":
-            stack[-1][key] = {}
-            stack.append(stack[-1][key])
-            key = ""
-        elif brace == "}":
-            if len(stack) > 1:
-                stack.pop()
-        elif key:
-            stack[-1][key], key = quoted, ""
-        else:
-            key = quoted
-    return top
-
-
 def latest() -> tuple[str, int]:
     """Return Steam's current build and its size on Linux in bytes, 0 if Steam reports none. Raises OSError."""
     words = ("+login", "anonymous", "+app_info_update", "1", "+app_info_print", APP)
     output = "\n".join(_steamcmd(*words, silence=ASKING))
-    depots = parsed(steamcmd_words.app_info(output, APP)).get(APP, {}).get("depots", {})
+    depots = steamcmd_words.app_info(output, APP).get("depots", {})
     build = depots.get("branches", {}).get("public", {}).get("buildid", "")
     if not re.fullmatch(r"[0-9]{1,20}", build):
         raise TransientError(f"Steam did not report the current build of app {APP}; see {LOG}")
@@ -293,7 +270,7 @@ def _release_stage() -> str:
     """Move STAGE to releases/ and return the build's name. Raises OSError or ValueError if it is not a build."""
     filetree.confine(STAGE)
     with open(MANIFEST, encoding="utf-8", errors="replace") as file:
-        manifest: dict[str, str] = parsed(file.read()).get("AppState", {})
+        manifest: dict[str, str] = steamcmd_words.parsed(file.read()).get("AppState", {})
     build = manifest.get("buildid", "")
     # 4 is StateFullyInstalled.
     if manifest.get("StateFlags") != "4" or not re.fullmatch(r"[0-9]{1,20}", build):
@@ -334,11 +311,11 @@ def prepare() -> None:
 def update() -> str:
     """Download Steam's build, smoke-test it, and make it current unless `game.build` names another one.
 
-    Returns why Steam's build is skipped after an earlier smoke test; empty otherwise. Raises OSError or ValueError.
+    Returns why Steam's build is skipped after an earlier smoke test; empty otherwise. Raises OSError, ValueError or
+    Failed.
     """
     failed_before = ""
-    if (source := builds.game_settings()["source"]) != "steamcmd":
-        raise ValueError(f"`game.source` is {source}, not steamcmd: deploy to update the game")
+    builds.require_steam()
     with instance.locked(layout.VERDICTS):
         prepare()
         say("asking Steam for the current build")
@@ -363,7 +340,7 @@ def update() -> str:
             else:
                 say(f"build {build} is ready; game.build keeps this host at {declared}")
         builds.follow_restarts()
-        builds.prune()
+        versions.remove_unused(lambda: gc.builds(gc.mounted()), in_deploy=False)
     return failed_before
 
 

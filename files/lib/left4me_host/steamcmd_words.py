@@ -1,4 +1,4 @@
-"""SteamCMD's messages: which are errors, whether a retry may help, and what they mean.
+"""What SteamCMD prints: which lines are errors, whether a retry may help, what they mean; and Valve's KeyValues.
 
 The error messages are those of public logs; https://developer.valvesoftware.com/wiki/SteamCMD lists some.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 _ERROR = re.compile(
     r"^(?:ERROR|Error)! |(?:^|\.\.\.)(?:ERROR|FAILED)\b|Please use force_install_dir|Assertion Failed"
     r"|Rate Limit Exceeded|Not enough disk space|Disk write failure|^Segmentation fault|No app info"
 )
-# State 0x202 means a full disk. A retry within minutes does not help with any of these errors.
-_FINAL = re.compile(
-    r"state is 0x202|No subscription|Please use force_install_dir|Assertion Failed|Rate Limit Exceeded"
-    r"|Not enough disk space|Disk write failure|^Segmentation fault"
-)
 _FULL = re.compile(r"state is 0x202|Not enough disk space|Disk write failure")
+# A retry within minutes does not help with any of these errors.
+_FINAL = re.compile(
+    rf"{_FULL.pattern}|No subscription|Please use force_install_dir|Assertion Failed|Rate Limit Exceeded"
+    r"|^Segmentation fault"
+)
 _MEANINGS = (
     (re.compile(r"No Connection|http error 0|Timeout", re.IGNORECASE), "no connection to Steam"),
     (re.compile(r"Rate Limit Exceeded"), "Steam accepts no more logins from this address for now: retry in an hour"),
@@ -36,7 +37,6 @@ def is_final(line: str) -> bool:
 
 
 def is_full(line: str) -> bool:
-    """Return whether an error means a full disk."""
     return bool(_FULL.search(line))
 
 
@@ -53,7 +53,26 @@ def startup_reason(log: str) -> str:
     return meaning(found[-1]) if found else ""
 
 
-def app_info(text: str, app: str) -> str:
-    """Return the KeyValues of an app from app_info_print's output; the lines before them may contain quotes."""
-    at = text.find(f'"{app}"')
-    return text[at:] if at >= 0 else ""
+def parsed(text: str) -> dict[str, Any]:
+    """Return Valve's KeyValues as nested dictionaries. https://developer.valvesoftware.com/wiki/KeyValues"""
+    top: dict[str, Any] = {}
+    stack, key = [top], ""
+    for quoted, brace in re.findall(r'"((?:[^"\\]|\\.)*)"|([{}])', text):
+        if brace == "{":
+            stack[-1][key] = {}
+            stack.append(stack[-1][key])
+            key = ""
+        elif brace == "}":
+            if len(stack) > 1:
+                stack.pop()
+        elif key:
+            stack[-1][key], key = quoted, ""
+        else:
+            key = quoted
+    return top
+
+
+def app_info(output: str, app: str) -> dict[str, Any]:
+    """Return what app_info_print printed about an app, if anything; the lines before it may contain quotes."""
+    found: dict[str, Any] = parsed("".join(output.partition(f'"{app}"')[1:])).get(app, {})
+    return found

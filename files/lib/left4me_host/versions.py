@@ -6,12 +6,12 @@ import json
 import os
 import secrets
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from stat import S_ISDIR, S_ISREG
 from typing import IO, Any
 
 from left4me_host import builds, filetree, game_paths, gc, instance, layout
-from left4me_host.builds import switch
 from left4me_host.source_kinds import KINDS
 from left4me_host.source_kinds.control import ReceivedTar
 
@@ -21,8 +21,7 @@ def fill(wanted: dict[str, Any], new: str, sent: ReceivedTar | None) -> None:
     kind = wanted["source"]["source"]
     if kind not in KINDS:
         raise ValueError(f"unknown source {kind!r}: use one of {', '.join(KINDS)}")
-    # The names of an uploaded tree begin with `into` already.
-    into = wanted["source"].get("into") if kind != "control" else None
+    into = wanted["source"].get("into")
     target = f"{new}/{into}" if into else new
     os.makedirs(target, exist_ok=True)
     KINDS[kind](wanted, target, sent)
@@ -89,27 +88,33 @@ def build(stdin: IO[bytes]) -> int:
         if sent:
             sent.drain()
     for wanted in () if failed else trees:
-        switch(wanted["link"], f"{wanted['place']}/{wanted['name']}")
+        builds.switch(wanted["link"], f"{wanted['place']}/{wanted['name']}")
     return failed
 
 
-def prune(exclusive: AbstractContextManager[object] | None = None) -> int:
-    """Remove unused versions and stale temporary directories; builds only if no update is running.
+def remove_unused(find: Callable[[], list[str]], in_deploy: bool) -> bool:
+    """Remove the versions that `find` returns; return False and remove nothing if a deploy runs that is not the caller.
 
-    `exclusive` keeps deploys away while versions are renamed; they are removed after it ends, which may take long.
+    `find` runs while no server can mount a version. Neither mounts nor deploys wait for the removal of 9 GB.
     """
-    with instance.locked(layout.VERDICTS, waits=False) as free:
-        paths = []
-        # No server can mount a version between the look and its new name.
-        with exclusive or nullcontext(), instance.locked(layout.RELEASES):
-            for path in gc.unused() if free else gc.layers(gc.mounted()):
+    paths = []
+    with nullcontext(True) if in_deploy else instance.between_deploys() as free:
+        if not free:
+            return False
+        with instance.locked(layout.RELEASES):
+            # A stale directory may be in a layer that has just been renamed.
+            for path in filter(os.path.lexists, find()):
                 paths.append(f"{os.path.dirname(path)}/.gone-{secrets.token_hex(8)}")
                 os.rename(path, paths[-1])
-            if free:
-                paths += gc.stale()
-        for path in dict.fromkeys(paths):
-            filetree.remove(path)
-    return 0
+    for path in paths:
+        filetree.remove(path)
+    return True
+
+
+def prune(in_deploy: bool) -> bool:
+    """Do as remove_unused() with all versions and stale temporary directories; with layers alone during an update."""
+    with instance.locked(layout.VERDICTS, waits=False) as free:
+        return remove_unused(lambda: [*gc.unused(), *gc.stale()] if free else gc.layers(gc.mounted()), in_deploy)
 
 
 def main(arguments: list[str]) -> int:
@@ -117,7 +122,10 @@ def main(arguments: list[str]) -> int:
         print("usage: left4me-content build|prune", file=sys.stderr)
         return 2
     try:
-        return build(sys.stdin.buffer) if arguments == ["build"] else prune()
+        if arguments == ["build"]:
+            return build(sys.stdin.buffer)
+        prune(in_deploy=True)
     except (OSError, ValueError, instance.Failed) as error:
         print(f"left4me-content {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    return 0

@@ -50,10 +50,10 @@ class ReceivedTar:
 
 
 def fill(wanted: dict[str, Any], new: str, sent: ReceivedTar | None) -> None:
-    """Fill the directory `new` with the unchanged files of an earlier version and the uploaded ones."""
+    """Fill the directory `new` with the unchanged files of an earlier version (`base`) and the uploaded ones."""
     source = wanted["source"]
     if source["base"]:
-        filetree.copy([f"{wanted['place']}/{source['base']}/."], new)
+        filetree.copy([f"{source['base']}/."], new)
         for name, full, _ in reversed(list(filetree.walk(new))):  # contents before their directory
             if name not in source["files"]:
                 filetree.remove(full)

@@ -17,12 +17,10 @@ def fill(wanted: dict[str, Any], target: str, _sent: object) -> None:
     Raises ValueError or OSError.
     """
     os.makedirs(f"{target}/{layout.ADDONS}")
-    overlays, current = os.path.split(wanted["link"])
-    currents = f"{glob.escape(os.path.dirname(overlays))}/*/{current}"
     same = []
     for each, item in wanted["source"]["items"].items():
         path = f"{target}/{layout.ADDONS}/{each}.vpk"
-        copies = {copy: os.stat(copy) for copy in glob.glob(f"{currents}/{layout.ADDONS}/{each}.vpk")}
+        copies = {copy: os.stat(copy) for copy in glob.glob(f"{layout.OVERLAYS}/*/current/{layout.ADDONS}/{each}.vpk")}
         same_as = (item["time"], item["size"])
         if found := [copy for copy, status in copies.items() if (status.st_mtime, status.st_size) == same_as]:
             same.append(found[0])
