@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from left4me_host import layout, mountinfo
@@ -52,31 +52,17 @@ class Systemctl:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]), text
 
 
-def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
-    """Ask systemd for properties of servers' units; return a function that waits for the answer and returns it by id.
-
-    That function raises Failed if systemd does not know a unit.
-    """
-    if not servers:
-        return dict
-    show = Systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(layout.unit, servers))
-
-    def answer() -> dict[str, dict[str, str]]:
-        text = show.wait()[1]
-        blocks = [
-            dict(line.split("=", 1) for line in lines.splitlines() if "=" in line) for lines in text.split("\n\n")
-        ]
-        found = {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
-        if missing := set(servers) - found.keys():
-            raise Failed(f"systemctl show returned nothing for {layout.unit(missing.pop())}: {text}")
-        return found
-
-    return answer
-
-
 def properties(servers: list[str], *names: str) -> dict[str, dict[str, str]]:
-    """Return systemd's properties of servers' units, by id, from one systemctl call. Raises Failed."""
-    return asking(servers, *names)()
+    """Return systemd's properties of servers' units, by id. Raises Failed if systemd does not know a unit."""
+    if not servers:
+        return {}
+    show = Systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(layout.unit, servers))
+    text = show.wait()[1]
+    blocks = [dict(line.split("=", 1) for line in lines.splitlines() if "=" in line) for lines in text.split("\n\n")]
+    found = {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
+    if missing := set(servers) - found.keys():
+        raise Failed(f"systemctl show returned nothing for {layout.unit(missing.pop())}: {text}")
+    return found
 
 
 def environment(server: str) -> dict[str, str]:
