@@ -28,9 +28,9 @@ def _umount(server: str) -> str:
     # The server may have started since examine(); the helper would unmount its overlay.
     if instance.properties([server], "ActiveState")[server]["ActiveState"] not in ("inactive", "failed"):
         raise instance.Failed(f"server {server} was started meanwhile; run l4d2ctl doctor again")
-    done = subprocess.run([*layout.OVERLAY_HELPER, "umount", server], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise instance.Failed(done.stderr.strip())
+    failed, why = instance.Command(*layout.OVERLAY_HELPER, "umount", server).wait()
+    if failed:
+        raise instance.Failed(why)
     return "unmounted, and work/work removed"
 
 

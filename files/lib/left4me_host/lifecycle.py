@@ -141,13 +141,8 @@ def _after_stop(server: str, state: dict[str, str], ran: bool, again: str) -> st
 
         found, why = holders.holders(server), ""
         if not found:
-            import subprocess
-
             # The holder has ended, and systemd runs ExecStopPost= only once.
-            done = subprocess.run(
-                [*layout.OVERLAY_HELPER, "umount", server], capture_output=True, text=True, check=False
-            )
-            why = done.stderr.strip()
+            _code, why = instance.Command(*layout.OVERLAY_HELPER, "umount", server).wait()
         if instance.mounted(server) or instance.noted(server):
             by = "; ".join(map(str, found or holders.holders(server))) or f"a process that /proc does not show ({why})"
             return (
