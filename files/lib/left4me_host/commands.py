@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from left4me_host import VERSION, attic, instance, layout, lifecycle, reset
 
@@ -41,11 +42,8 @@ IDS, DEFAULT_ALL = "server ids, or --all", "server ids (default: all)"
 Run = Callable[[argparse.Namespace], None]
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        # argparse makes a formatter for each argument; without a width it imports shutil.
-        columns = os.environ.get("COLUMNS", "")
-        super().__init__(prog, width=int(columns) if columns.isdecimal() else 100)
+# Without a width argparse imports shutil.
+_Help = partial(argparse.RawDescriptionHelpFormatter, width=100)
 
 
 class _Parser(argparse.ArgumentParser):
