@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 
-from left4me_host import VERSION, instance, layout
+from left4me_host import VERSION, attic, instance, layout, lifecycle, reset
 
-# Imports are most of a command's run time, so json and typing are not imported here.
+# Imports are most of a command's run time: the functions import what a reset does not need, and nothing imports typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -40,11 +42,8 @@ IDS, DEFAULT_ALL = "server ids, or --all", "server ids (default: all)"
 Run = Callable[[argparse.Namespace], None]
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        # argparse makes a formatter for each argument; without a width it imports shutil.
-        columns = os.environ.get("COLUMNS", "")
-        super().__init__(prog, width=int(columns) if columns.isdecimal() else 100)
+# Without a width argparse imports shutil.
+_Help = partial(argparse.RawDescriptionHelpFormatter, width=100)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     parser.add_argument("--version", action="store_true", help="show the version and the deployed revision")
-    # Without prog argparse makes a formatter, whose imports cost more than everything else here.
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog=parser.prog)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(
         name: str, run: Run, text: str, *, ids: str = IDS, examples: str = "", group: _Commands = commands
@@ -89,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     restart = add("restart", _restart, "stop servers and start them again")
     text = "skip servers that are not running; leave a server down that is stopped by hand during the restart"
     restart.add_argument("--unless-stopped", action="store_true", help=text)
-    reset = add(
+    command = add(
         "reset",
         _reset,
         "clean servers: move their files to the attic and restart the servers that ran",
@@ -99,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
   l4d2ctl reset --undo 20261128T1503 3    bring back the files of this time (see l4d2ctl attic 3)
 """,
     )
-    reset.add_argument(
+    command.add_argument(
         "--undo",
         metavar="WHEN",
         nargs="?",
@@ -107,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         help="undo the latest reset, or bring back the files of WHEN, a time that `l4d2ctl attic` lists",
     )
     text = "list the attic: files from resets, undos and removed servers, latest first"
-    attic = add("attic", _attic, text, ids=DEFAULT_ALL)
-    attic.add_argument("--json", action="store_true", help="print JSON")
+    command = add("attic", _attic, text, ids=DEFAULT_ALL)
+    command.add_argument("--json", action="store_true", help="print JSON")
     holders = add("holders", _holders, "list the processes that keep a server's overlay busy, and how")
     holders.add_argument("--json", action="store_true", help="print JSON")
     holders.add_argument("--watch", action="store_true", help="repeat until the overlay is released (Ctrl-C to stop)")
@@ -126,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("-f", "--follow", action="store_true", help="show new lines as they arrive")
     logs.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (default 50)")
     game = add("game", _game, "list the game's builds, install a new build from Steam, roll back", ids="")
-    acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True, prog=f"{parser.prog} game")
+    acts = game.add_subparsers(dest="act", metavar="status|update|rollback", required=True)
     builds = add("status", _game, "list the builds on this host and their servers", ids="", group=acts)
     builds.add_argument("--json", action="store_true", help="print JSON")
     text = "download Steam's newest build and make it current if its smoke test passes"
@@ -193,20 +191,14 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from left4me_host import lifecycle
-
     getattr(lifecycle, arguments.command)(_selected(arguments))
 
 
 def _restart(arguments: argparse.Namespace) -> None:
-    from left4me_host import lifecycle
-
     lifecycle.restart(_selected(arguments), arguments.unless_stopped)
 
 
 def _reset(arguments: argparse.Namespace) -> None:
-    from left4me_host import reset
-
     if arguments.undo and "T" not in arguments.undo:
         # argparse took an ID as WHEN. A time contains a "T"; a server id has no capital letters.
         arguments.ids.insert(0, arguments.undo)
@@ -225,8 +217,6 @@ def _reset(arguments: argparse.Namespace) -> None:
 
 
 def _attic(arguments: argparse.Namespace) -> None:
-    from left4me_host import attic
-
     rows = attic.rows()
     if not arguments.all and arguments.ids:
         known = {*instance.declared(), *(row["id"] for row in rows)}  # removed servers too
@@ -257,8 +247,6 @@ def _holders(arguments: argparse.Namespace) -> None:
 
 
 def _watch(server: str) -> None:
-    import time
-
     from left4me_host import holders
 
     seen: set[holders.Holder] = set()

@@ -27,9 +27,9 @@ def _umount(server: str) -> str:
     # The server may have started since examine(); the helper would unmount its overlay.
     if instance.properties([server], "ActiveState")[server]["ActiveState"] not in ("inactive", "failed"):
         raise instance.Failed(f"server {server} was started meanwhile; run l4d2ctl doctor again")
-    done = subprocess.run([*layout.OVERLAY_HELPER, "umount", server], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise instance.Failed(done.stderr.strip())
+    failed, why = instance.Command(*layout.OVERLAY_HELPER, "umount", server).wait()
+    if failed:
+        raise instance.Failed(why)
     return "unmounted, and work/work removed"
 
 
@@ -53,19 +53,15 @@ def _mounts(servers: list[str], running: set[str]) -> Iterator[Finding]:
             yield Finding(server, f"{mount} is mounted, but not by left4me", f"umount {mount}")
         elif server not in running:
             yield Finding(server, f"{mount} is mounted, but its unit is not running", "l4d2ctl doctor --fix", _umount)
-        elif server in servers and several[0] != (now := instance.lowers(server)):
-            yield Finding(server, _difference(several[0], now), f"l4d2ctl restart {server} when convenient")
+        elif server in servers:
+            do = f"l4d2ctl restart {server} when convenient"
+            if several[0] != (now := instance.lowers(server)):
+                yield Finding(server, _difference(several[0], now), do)
+            if not instance.started_with(server):
+                yield Finding(server, "runs, but what it was started with is not recorded", do)
         if len(several) > 1 and server in running:
             do = f"l4d2ctl stop {server} && l4d2ctl start {server}"
             yield Finding(server, f"{mount} is mounted {len(several)} times", do)
-
-
-def _records(running: set[str]) -> Iterator[Finding]:
-    mounted = instance.overlays()  # a server without its mount is between two starts
-    for server in sorted(running):
-        if layout.merged(server) in mounted and not instance.started_with(server):
-            do = f"l4d2ctl restart {server} when convenient"
-            yield Finding(server, "runs, but what it was started with is not recorded", do)
 
 
 def _unused() -> Iterator[Finding]:
@@ -204,7 +200,6 @@ def examine() -> list[Finding]:
     )
     running = {server for server, state in states.items() if state["ActiveState"] not in ("inactive", "failed")}
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
-    findings += [*_records(running.intersection(declared)), *_game(), *_unused()]
     # An unfinished reset may not have made the directories yet; it is reported separately.
     complete = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
-    return [*findings, *_systemd(declared), *_owners(complete, running)]
+    return [*findings, *_game(), *_unused(), *_systemd(declared), *_owners(complete, running)]

@@ -9,14 +9,14 @@ mountinfo, and compares the devices of all its references with the overlay's dev
 from __future__ import annotations
 
 import os
-from collections import namedtuple
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from left4me_host import instance, layout, mountinfo, procfs
 from left4me_host.mountinfo import Mount
 
 
-class Holder(namedtuple("Holder", ("pid", "command", "kind", "path"))):
+class Holder(NamedTuple):
     """A process that holds the overlay; `kind` is cwd, root, exe, fd N, map, mount, mount POINT or mount namespace."""
 
     pid: int

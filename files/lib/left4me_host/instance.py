@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from left4me_host import layout, mountinfo
@@ -35,14 +35,14 @@ def instances() -> list[str]:
         return []
 
 
-class Systemctl:
-    """A systemctl process, started on creation, without subprocess, whose import would delay a reset."""
+class Command:
+    """A process, started on creation, without subprocess, whose import would delay a reset."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *words: str) -> None:
         self._output, end = os.pipe()
         output = [(os.POSIX_SPAWN_DUP2, end, 1), (os.POSIX_SPAWN_DUP2, end, 2)]
         files = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *output]
-        self._pid = os.posix_spawnp("systemctl", ["systemctl", *arguments], os.environ, file_actions=files)
+        self._pid = os.posix_spawnp(words[0], words, os.environ, file_actions=files)
         os.close(end)
 
     def wait(self) -> tuple[int, str]:
@@ -52,31 +52,22 @@ class Systemctl:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1]), text
 
 
-def asking(servers: list[str], *names: str) -> Callable[[], dict[str, dict[str, str]]]:
-    """Ask systemd for properties of servers' units; return a function that waits for the answer and returns it by id.
-
-    That function raises Failed if systemd does not know a unit.
-    """
-    if not servers:
-        return dict
-    show = Systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(layout.unit, servers))
-
-    def answer() -> dict[str, dict[str, str]]:
-        text = show.wait()[1]
-        blocks = [
-            dict(line.split("=", 1) for line in lines.splitlines() if "=" in line) for lines in text.split("\n\n")
-        ]
-        found = {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
-        if missing := set(servers) - found.keys():
-            raise Failed(f"systemctl show returned nothing for {layout.unit(missing.pop())}: {text}")
-        return found
-
-    return answer
+class Systemctl(Command):
+    def __init__(self, *arguments: str) -> None:
+        super().__init__("systemctl", *arguments)
 
 
 def properties(servers: list[str], *names: str) -> dict[str, dict[str, str]]:
-    """Return systemd's properties of servers' units, by id, from one systemctl call. Raises Failed."""
-    return asking(servers, *names)()
+    """Return systemd's properties of servers' units, by id. Raises Failed if systemd does not know a unit."""
+    if not servers:
+        return {}
+    show = Systemctl("show", "--no-pager", f"--property=Id,{','.join(names)}", *map(layout.unit, servers))
+    text = show.wait()[1]
+    blocks = [dict(line.split("=", 1) for line in lines.splitlines() if "=" in line) for lines in text.split("\n\n")]
+    found = {block["Id"].partition("@")[2].removesuffix(".service"): block for block in blocks if "Id" in block}
+    if missing := set(servers) - found.keys():
+        raise Failed(f"systemctl show returned nothing for {layout.unit(missing.pop())}: {text}")
+    return found
 
 
 def environment(server: str) -> dict[str, str]:
@@ -218,19 +209,14 @@ def plain(text: str) -> str:
 
 def sync_journal() -> None:
     """Wait until the journal has everything logged so far, at most ten seconds."""
-    import subprocess  # here: few commands need it
-
-    subprocess.run(["timeout", "10", "journalctl", "--sync"], capture_output=True, check=False)
+    Command("timeout", "10", "journalctl", "--sync").wait()
 
 
 def journal(name: str, lines: int) -> list[str]:
     """Return the last lines of a unit's journal in a form that is safe to print."""
-    import subprocess  # here: few commands need it
-
-    command = ["journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={name}"]
     sync_journal()  # PID 1's latest messages may not have arrived yet
-    text = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
-    return list(map(plain, text.splitlines()))
+    command = ("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", f"--unit={name}")
+    return list(map(plain, Command(*command).wait()[1].splitlines()))
 
 
 def sync_directory(path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from left4me_host import instance, layout
 
@@ -80,23 +80,15 @@ def _start(servers: list[str], failures: Iterable[str] = ()) -> None:
         raise instance.Failed("\n".join(lines))
 
 
-def start_again(
-    servers: list[str],
-    resetting: instance.Systemctl | None = None,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> None:
+def start_again(servers: list[str], resetting: instance.Systemctl | None = None) -> None:
     """Start servers that are not stopped by hand; `resetting` is the result of an earlier reset_failed().
 
-    Calls `meanwhile` while they start. Raises Failed with the last log lines of those that did not start.
+    Raises Failed with the last log lines of those that did not start.
     """
     if not servers:
         return
     (resetting or reset_failed(servers)).wait()
-    starting = instance.Systemctl("start", *map(layout.unit, servers))
-    try:
-        meanwhile()
-    finally:
-        failed, output = starting.wait()
+    failed, output = instance.Systemctl("start", *map(layout.unit, servers)).wait()
     if failed:
         _explain_start(servers, output)
 
@@ -114,10 +106,8 @@ def _explain_start(servers: list[str], output: str) -> None:
     raise instance.Failed("\n".join(lines))
 
 
-def stop(
-    servers: list[str], held: bool = True, meanwhile: Callable[[], None] = lambda: None, again: str = "stop"
-) -> None:
-    """Stop servers; with `held` they stay down until `l4d2ctl start`. Calls `meanwhile` while they stop.
+def stop(servers: list[str], held: bool = True, again: str = "stop") -> None:
+    """Stop servers; with `held` they stay down until `l4d2ctl start`.
 
     Raises Failed, which names the holders of an overlay and the command to repeat (`again`). A server that was killed
     or crashed while quitting counts as stopped; a line on stderr reports it.
@@ -128,19 +118,15 @@ def stop(
             instance.hold(server)
         except OSError as error:
             failures.append(f"server {server} is stopped, but the next deploy or reboot will start it: {error}")
-    failures += _stop(servers, again, meanwhile).values()
+    failures += _stop(servers, again).values()
     if failures:
         raise instance.Failed("\n".join(failures))
 
 
-def _stop(servers: list[str], again: str, meanwhile: Callable[[], None] = lambda: None) -> dict[str, str]:
+def _stop(servers: list[str], again: str) -> dict[str, str]:
     """Stop servers and return the failures by server."""
     ran = set(filter(instance.mounted, servers))
-    stopping = instance.Systemctl("stop", *map(layout.unit, servers))
-    try:
-        meanwhile()
-    finally:
-        stopping.wait()
+    instance.Systemctl("stop", *map(layout.unit, servers)).wait()
     states = instance.properties(servers, *_AFTER)
     lines = {server: _after_stop(server, states[server], server in ran, again) for server in servers}
     return {server: line for server, line in lines.items() if line}
@@ -155,13 +141,8 @@ def _after_stop(server: str, state: dict[str, str], ran: bool, again: str) -> st
 
         found, why = holders.holders(server), ""
         if not found:
-            import subprocess
-
             # The holder has ended, and systemd runs ExecStopPost= only once.
-            done = subprocess.run(
-                [*layout.OVERLAY_HELPER, "umount", server], capture_output=True, text=True, check=False
-            )
-            why = done.stderr.strip()
+            _code, why = instance.Command(*layout.OVERLAY_HELPER, "umount", server).wait()
         if instance.mounted(server) or instance.noted(server):
             by = "; ".join(map(str, found or holders.holders(server))) or f"a process that /proc does not show ({why})"
             return (

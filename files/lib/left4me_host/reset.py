@@ -181,7 +181,6 @@ def reset(server: str, undo: str | None = None) -> dict[str, float]:
 
 
 def _reset(server: str, undo: str | None) -> dict[str, float]:
-    answer = instance.asking([server], "ActiveState")  # systemctl runs while the next lines do
     user = _check(server)
     times: dict[str, float] = {}
     resetting = None
@@ -196,7 +195,7 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
     else:
         back = "" if undo is None else _chosen(server, undo)
         into = attic.new_name(server) + attic.BY_UNDO * bool(back)
-        runs = answer()[server]["ActiveState"] in _RUNNING
+        runs = instance.properties([server], "ActiveState")[server]["ActiveState"] in _RUNNING
         if runs:  # not for a failed server, whose result the stop reports
             lifecycle.require_ports([server], "reset")
             resetting = lifecycle.reset_failed([server])
@@ -207,8 +206,9 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
             raise instance.Failed(f"server {server} is not reset and nothing changed: {error}") from None
     try:
         with _timed(times, "stop"):
-            lifecycle.stop([server], held=False, meanwhile=lambda: _sync_plan(server), again="reset")
+            lifecycle.stop([server], held=False, again="reset")
         with _timed(times, "reset"), instance.unmounted(server):
+            _sync_plan(server)
             _rename(server, plan, user)
         _drop_plan(server, plan)
     except OSError as error:
@@ -236,16 +236,15 @@ def _start(
     server: str, plan: dict[str, str], times: dict[str, float], resetting: instance.Systemctl | None = None
 ) -> None:
     """Start a server that ran before its reset, unless it is stopped by hand. Raises Failed if it does not start."""
-    # sync_directory, because a power cut could bring the plan back, and a second reset would find nothing to do.
+    # Without the sync a power cut could bring the plan back, and a second reset would find nothing to do.
+    instance.sync_directory(layout.runtime(server))
     if plan["start"] and not instance.is_held(server):
         try:
             with _timed(times, "start"):
-                lifecycle.start_again([server], resetting, lambda: instance.sync_directory(layout.runtime(server)))
+                lifecycle.start_again([server], resetting)
         except instance.Failed:
             instance.forget_finished(server)  # the error reports it
             raise
-    else:
-        instance.sync_directory(layout.runtime(server))
     instance.forget_finished(server)
 
 
