@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 
 from left4me import connection, fleet_status, manifest
-from left4me.connection import Command
 from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
@@ -26,13 +25,9 @@ class Failed(Exception):
     """The restarts of a host failed; each argument is one line of the reason."""
 
 
-def _run(command: Command, limit: float) -> Done:
-    return run(command.words, limit, command.environment, command.stdin)
-
-
 def _remote(host: Host, *words: str) -> Done:
     try:
-        return _run(connection.command(host.name, host.connection, *words), LIMIT)
+        return run(connection.command(host.name, host.connection, *words), LIMIT)
     except subprocess.TimeoutExpired:
         raise Failed(f"{' '.join(words[-3:])}: did not finish within {LIMIT} s") from None
 
@@ -94,7 +89,7 @@ class Drain:
             return error
         if lost:
             raise Failed("its lock was lost", *lost)
-        return fleet_status.ask(self._host.name, self._host.connection, _run)
+        return fleet_status.ask(self._host.name, self._host.connection, run)
 
     def _is_ready(self, row: Status, now: float) -> bool:
         return (
