@@ -211,10 +211,8 @@ class Rollout:
         def restart(host: Host) -> list[Host]:
             result = Result()
             try:
-                draining = drain.Drain(host, self._arguments, self._locks, partial(self._report.note, host.name))
-                result.changed, required, down = draining.restart_servers()
-                result.changed += [f"server {each} was not restarted: l4d2ctl restart {each}" for each in required]
-                result.changed += [f"server {each} waits for its port: l4d2ctl start {each}" for each in down]
+                note = partial(self._report.note, host.name)
+                result.changed = drain.Drain(host, self._arguments, self._locks, note).restart_servers()
             except drain.Failed as failed:
                 result.wrong = list(failed.args)
             return self._succeeded("restart", [host], {host.name: result})

@@ -47,10 +47,9 @@ class Drain:
         """The time of the first missing answer, by server or host."""
         self._started: set[str] = set()
 
-    def restart_servers(self) -> tuple[list[str], list[str], list[str]]:
-        """Restart servers; return what was done, servers to restart later, and servers that wait for their ports.
+    def restart_servers(self) -> list[str]:
+        """Restart servers; return what was done and, if interrupted or with --no-restart, what remains to do.
 
-        Both lists of servers are empty unless the rollout was interrupted or has --no-restart.
         Raises Failed if the host or a server does not answer within the grace period.
         """
         done: list[str] = []
@@ -72,7 +71,8 @@ class Drain:
             if not silent and (stop or not (required or down)):
                 if done:  # the restarted servers no longer use their old versions
                     self._change("unused versions were not removed: deploy again", manifest.CONTENT, "prune")
-                return done, [row.id for row in required], down
+                done += [f"server {row.id} was not restarted: l4d2ctl restart {row.id}" for row in required]
+                return done + [f"server {each} waits for its port: l4d2ctl start {each}" for each in down]
             if not silent and ready:
                 done.append(self._restart(ready[0]))  # the next one only after this one answers
             elif not silent and not required:
