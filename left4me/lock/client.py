@@ -35,10 +35,6 @@ TOKEN = GIVEN or secrets.token_hex(8)
 P = ParamSpec("P")
 
 
-class _Silent(Exception):
-    """The host did not answer a heartbeat."""
-
-
 class NoAnswer(Exception):
     """The host did not answer the lock request; the message is one line with the reason."""
 
@@ -112,8 +108,7 @@ def _send_heartbeats(connector: BaseConnector, prefix: str, stdin: IO[bytes], st
             gevent.sleep(protocol.HEARTBEAT)
             stdin.write(b"\n")
             stdin.flush()
-            with suppress(_Silent), gevent.Timeout(protocol.SILENCE, _Silent):
-                stdout.readline()
+            if gevent.with_timeout(protocol.SILENCE, stdout.readline, timeout_value=None) is not None:
                 continue
             # The kernel of a frozen host keeps the connection open, and a command may have two hours.
             logger.error(f"{prefix}no answer for {protocol.SILENCE} s; closing the connection")

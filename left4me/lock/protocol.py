@@ -21,11 +21,7 @@ LOCKED = "locked"
 
 
 def request(token: str, *, given: bool = False, waits: bool = False) -> str:
-    """Return the lock request, the argument of holder.py.
-
-    With `given`, the token belongs to a rollout that already holds the lock. With `waits`, holder.py takes the lock at
-    the first heartbeat.
-    """
+    """Return the lock request, the argument of holder.py, which explains it."""
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     options = {"given": given, "waits": waits, "silence": SILENCE, "mark": connection.MARK}
     return json.dumps({"who": who, "revision": revision.checked_out(), "token": token, **options})

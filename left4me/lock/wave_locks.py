@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
-from subprocess import PIPE, STDOUT, Popen
+from subprocess import STDOUT, Popen
 
 from left4me import connection, fleet_status
 from left4me.lock import protocol
 from left4me.remote.program_text import program_command
-from left4me.rollout.children import last_lines
+from left4me.rollout.children import last_lines, start
 from left4me.rollout.waves import Host
 
 LIMIT = 60
@@ -50,7 +49,7 @@ class Locks:
             holder.kill()
 
     @property
-    def environment(self) -> Mapping[str, str]:
+    def environment(self) -> dict[str, str]:
         """Environment variables that make pyinfra use these locks."""
         return {protocol.TOKEN: self._token}
 
@@ -62,16 +61,7 @@ class Locks:
         """Connect to a host and start holder.py, which waits for take()."""
         words = program_command("holder", protocol.request(self._token, waits=True))
         command = connection.command(host.name, host.connection, *words)
-        holder = self._holders[host.name] = Popen(
-            command.words,
-            env=command.full_environment,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        holder = self._holders[host.name] = start(command, STDOUT)
         with suppress(OSError):  # it has ended already; take() reads the reason
             holder.stdin.write(command.stdin)  # type: ignore[union-attr]
             holder.stdin.flush()  # type: ignore[union-attr]

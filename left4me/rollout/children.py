@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
 from subprocess import PIPE, CompletedProcess, Popen, TimeoutExpired
+
+from left4me.connection import Command
 
 Done = CompletedProcess[str]
 interrupted = threading.Event()
@@ -15,23 +16,31 @@ interrupted = threading.Event()
 _running: set[Popen[str]] = set()
 
 
-def run(
-    command: Sequence[str], limit: float | None = None, environment: Mapping[str, str] | None = None, stdin: str = ""
-) -> Done:
+def start(command: Command, stderr: int = PIPE) -> Popen[str]:
+    return Popen(
+        command.words,
+        env=command.full_environment,
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=stderr,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def run(command: Command, limit: float | None = None) -> Done:
     """Run a program and wait for it. Kills it and raises TimeoutExpired after `limit` seconds."""
-    env = {**os.environ, **(environment or {})}
-    with Popen(
-        command, text=True, errors="replace", env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
-    ) as process:
+    with start(command) as process:
         _running.add(process)
         try:
-            out, err = process.communicate(stdin, timeout=limit)
+            out, err = process.communicate(command.stdin, timeout=limit)
         except TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
         finally:
             _running.discard(process)
-    return Done(command, process.returncode, out, err)
+    return Done(command.words, process.returncode, out, err)
 
 
 def interrupt() -> None:

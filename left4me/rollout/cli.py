@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from left4me import connection
+from left4me.connection import Command
 from left4me.lock.wave_locks import Locks
 from left4me.manifest import ROOT
 from left4me.revision import checked_out
@@ -113,7 +114,8 @@ class Rollout:
         if Path.cwd() != ROOT:
             raise Refused(f"run it in the root of this repository: cd {shlex.quote(str(ROOT))}")
         options = [f"--{key}={each}" for key in ("limit", "exclude") for each in getattr(self._arguments, key)]
-        export = run([sys.executable, "-m", "left4me.inventory_export", self._arguments.inventory, *options])
+        command = [sys.executable, "-m", "left4me.inventory_export", self._arguments.inventory, *options]
+        export = run(Command(command))
         if export.returncode:
             lines = [line for line in export.stderr.splitlines() if line.startswith("refused: ")]
             raise Refused(*(line.removeprefix("refused: ") for line in lines or last_lines(export.stderr)))
@@ -123,15 +125,15 @@ class Rollout:
             raise Refused(f"{', '.join(both)}: a host and a group have the same name: rename one of them")
         return [Host.read(each) for each in fleet]
 
-    def _pyinfra(self, hosts: Sequence[Host], option: str, environment: Mapping[str, str] | None = None) -> Done:
+    def _pyinfra(self, hosts: Sequence[Host], option: str, environment: dict[str, str]) -> Done:
         limits = [word for host in hosts for word in ("--limit", host.name)]
         command = [sys.executable, "-m", "pyinfra", self._arguments.inventory, "deploy.py", "--json", option, *limits]
-        return run(command, environment=environment)
+        return run(Command(command, environment))
 
     def plan(self, hosts: list[Host]) -> None:
         """Connect to every host and show what would change. Raises Refused."""
         self._waves = waves.split(hosts, self._arguments.waves)
-        found = results.planned(self._pyinfra(hosts, "--dry"), [host.name for host in hosts])
+        found = results.planned(self._pyinfra(hosts, "--dry", {}), [host.name for host in hosts])
         if wrong := [f"{name}: {line}" for name, result in found.items() for line in result.wrong]:
             raise Refused(*wrong, "fix that, or skip the host: --exclude NAME")
         for number, wave in enumerate(self._waves, 1):
@@ -209,10 +211,8 @@ class Rollout:
         def restart(host: Host) -> list[Host]:
             result = Result()
             try:
-                draining = drain.Drain(host, self._arguments, self._locks, partial(self._report.note, host.name))
-                result.changed, required, down = draining.restart_servers()
-                result.changed += [f"server {each} was not restarted: l4d2ctl restart {each}" for each in required]
-                result.changed += [f"server {each} waits for its port: l4d2ctl start {each}" for each in down]
+                note = partial(self._report.note, host.name)
+                result.changed = drain.Drain(host, self._arguments, self._locks, note).restart_servers()
             except drain.Failed as failed:
                 result.wrong = list(failed.args)
             return self._succeeded("restart", [host], {host.name: result})
@@ -227,7 +227,7 @@ class Rollout:
             command = [sys.executable, "-m", "pytest", "tests/deployed", "--color=no", f"--junitxml={junit}"]
             command += [f"--inventory={self._arguments.inventory}", *(f"--limit={name}" for name in names)]
             command += [f"--grace={self._arguments.grace:.0f}s", f"--pending-json={pending}"]
-            done = run(command, environment={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+            done = run(Command(command, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}))
             found = results.verified(done, junit, names)
             if pending.is_file():
                 self._pending += json.loads(pending.read_text(encoding="utf-8"))

@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 
 from left4me import connection, fleet_status, manifest
-from left4me.connection import Command
 from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
@@ -26,13 +25,9 @@ class Failed(Exception):
     """The restarts of a host failed; each argument is one line of the reason."""
 
 
-def _run(command: Command, limit: float) -> Done:
-    return run(command.words, limit, command.environment, command.stdin)
-
-
 def _remote(host: Host, *words: str) -> Done:
     try:
-        return _run(connection.command(host.name, host.connection, *words), LIMIT)
+        return run(connection.command(host.name, host.connection, *words), LIMIT)
     except subprocess.TimeoutExpired:
         raise Failed(f"{' '.join(words[-3:])}: did not finish within {LIMIT} s") from None
 
@@ -52,10 +47,9 @@ class Drain:
         """The time of the first missing answer, by server or host."""
         self._started: set[str] = set()
 
-    def restart_servers(self) -> tuple[list[str], list[str], list[str]]:
-        """Restart servers; return what was done, servers to restart later, and servers that wait for their ports.
+    def restart_servers(self) -> list[str]:
+        """Restart servers; return what was done and, if interrupted or with --no-restart, what remains to do.
 
-        Both lists of servers are empty unless the rollout was interrupted or has --no-restart.
         Raises Failed if the host or a server does not answer within the grace period.
         """
         done: list[str] = []
@@ -77,7 +71,8 @@ class Drain:
             if not silent and (stop or not (required or down)):
                 if done:  # the restarted servers no longer use their old versions
                     self._change("unused versions were not removed: deploy again", manifest.CONTENT, "prune")
-                return done, [row.id for row in required], down
+                done += [f"server {row.id} was not restarted: l4d2ctl restart {row.id}" for row in required]
+                return done + [f"server {each} waits for its port: l4d2ctl start {each}" for each in down]
             if not silent and ready:
                 done.append(self._restart(ready[0]))  # the next one only after this one answers
             elif not silent and not required:
@@ -94,7 +89,7 @@ class Drain:
             return error
         if lost:
             raise Failed("its lock was lost", *lost)
-        return fleet_status.ask(self._host.name, self._host.connection, _run)
+        return fleet_status.ask(self._host.name, self._host.connection, run)
 
     def _is_ready(self, row: Status, now: float) -> bool:
         return (
