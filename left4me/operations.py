@@ -275,7 +275,13 @@ def start_servers() -> Commands:
         for name, server in declares.present.items()
         if server.state == "running" and name not in state["held"]
     ]
-    down = [unit for unit in startable if units[unit]["ActiveState"] in ("inactive", "failed", "deactivating")]
+    # Repaired by this deploy, a server that waits for its automatic restart must not be near its start limit still.
+    states = ("inactive", "failed", "deactivating")
+    down = [
+        unit
+        for unit in startable
+        if units[unit]["ActiveState"] in states or units[unit]["SubState"].startswith("auto-restart")
+    ]
     ended = undeclared()[0] | _declared_stopped()[0]  # in a dry run, they still run
     ended |= {name for name in state["running"] if _is_down(units.get(layout.unit(name)))}
     taken = {record.get("LEFT4ME_PORT"): name for name, record in state["running"].items() if name not in ended}

@@ -68,6 +68,22 @@ def test_what_is_damaged_is_seen_and_healed(settled: Box, inventory: Path) -> No
     assert settled.run("stat -c %a /etc/left4me/servers/3/layers").stdout == "644\n"
 
 
+def test_a_server_that_a_deploy_repairs_amid_its_restarts_starts_afresh(
+    settled: Box, inventory: Path, tmp_path: Path
+) -> None:
+    def restarts() -> tuple[str, int]:
+        shown = properties(settled, "left4me-server@3.service", "SubState", "NRestarts")
+        return shown["SubState"], int(shown["NRestarts"])
+
+    broken = {**SERVERS, "3": {**SERVERS["3"], "arguments": ["+standin_exit_at_start", "7"]}}
+    deploy(write_inventory(tmp_path / "broken", [settled], servers=broken))
+    ctl(settled, "restart 3")
+    wait_for("systemd has restarted it", lambda: restarts() == ("auto-restart", 2), 60)
+    assert changed(deploy(inventory))[-1] == "Start the servers"
+    wait_for_server(settled, PORTS[0])
+    assert restarts() == ("running", 0)
+
+
 def test_what_a_killed_deploy_has_not_written_keeps_nobody_from_a_plan(settled: Box, inventory: Path) -> None:
     settled.run("rm /etc/left4me/servers/3/layers")
     missing = "/etc/left4me/servers/3/layers is missing"

@@ -98,6 +98,29 @@ def test_the_next_time_of_a_clock(clock: str, now: str, then: str) -> None:
     assert update_restarts.seconds_until(clock, at(now)) == at(then) - at(now)
 
 
+def test_a_time_that_is_declared_while_it_is_past_waits_for_the_next_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The update waits for 05:30 from 04:00 on; at 05:00 a deploy declares 04:30."""
+    clock = at("2026-11-26 04:00")
+    restarted = []
+
+    def passes(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+
+    def policy(_server: str) -> str:
+        return "at 05:30" if clock < at("2026-11-26 05:00") else "at 04:30"
+
+    monkeypatch.setattr(time, "sleep", passes)
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "time", lambda: clock)
+    monkeypatch.setattr(update_restarts, "policy", policy)
+    monkeypatch.setattr(update_restarts, "waiting", lambda: {} if restarted else {"3": None})
+    monkeypatch.setattr(update_restarts, "_restart", lambda _row: restarted.append(clock))
+    monkeypatch.setattr(update_restarts.instance, "lowers", lambda _server: ["layer", "build"])
+    assert update_restarts.main([]) == 0
+    assert restarted == [pytest.approx(at("2026-11-27 04:30"), abs=update_restarts.POLL)]
+
+
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host with four builds, the latest current: of the others two are good, and one does not run."""

@@ -51,7 +51,7 @@ def main(words: list[str]) -> int:
     """
     quiet_period = float(words[0]) if words else QUIET
     timers: dict[str, idle.IdleTimer] = {}
-    waits: dict[tuple[str, str], tuple[float, float]] = {}
+    waits: dict[tuple[str, str, str], tuple[float, float]] = {}
     failed: set[str] = set()
     while rows := {server: row for server, row in waiting().items() if server not in failed}:
         now = time.monotonic()
@@ -61,8 +61,9 @@ def main(words: list[str]) -> int:
         for server, row in rows.items():
             _at, _, clock = policy(server).partition(" ")
             if clock:
-                # The key has the build, because each update waits for its own next HH:MM.
-                start, start_at = waits.setdefault((server, instance.lowers(server)[-1]), (now, time.time()))
+                # Each update waits for its own next HH:MM, and so does each HH:MM that a deploy declares meanwhile.
+                key = (server, instance.lowers(server)[-1], clock)
+                start, start_at = waits.setdefault(key, (now, time.time()))
                 restart_now = now - start >= seconds_until(clock, start_at)
             else:
                 restart_now = timers.setdefault(server, idle.IdleTimer(quiet_period)).seen(row.players, now)
