@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NoReturn, NotRequired, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 import gevent
 from pyinfra import logger
@@ -64,8 +64,6 @@ class Entry(TypedDict):
     owner: str
     group: str
     content: str
-    to_directory: NotRequired[bool]
-    """For a symlink only: whether it points to a directory."""
 
 
 class HostState(TypedDict, total=False):

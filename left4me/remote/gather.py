@@ -49,7 +49,7 @@ def entry(path: str) -> dict[str, Any] | None:
         "group": group(about.st_gid),
     }
     if stat.S_ISLNK(about.st_mode):
-        return found | {"type": "symlink", "content": os.readlink(path), "to_directory": os.path.isdir(path)}
+        return found | {"type": "symlink", "content": os.readlink(path)}
     if stat.S_ISDIR(about.st_mode):
         return found | {"type": "directory", "content": ""}
     if not stat.S_ISREG(about.st_mode):
