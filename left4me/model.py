@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,9 @@ from pydantic import (
     Field,
     SecretStr,
     StringConstraints,
+    with_config,
 )
+from typing_extensions import TypedDict
 
 from left4me_host import layout
 
@@ -45,6 +47,12 @@ def _single_line(text: str) -> str:
     # characters literally within quotes, even ; and //.
     if re.search(r'["\\\0-\x1f\x7f-\x9f\u2028\u2029]', text):
         raise ValueError('must not contain a newline or other control character, a quote (") or a backslash')
+    return text
+
+
+def _expanded(text: str) -> str:
+    if text.startswith("~"):
+        raise ValueError("must be without ~, which pyinfra does not expand")
     return text
 
 
@@ -124,6 +132,13 @@ def _steam_id(value: object) -> str:
     raise ValueError("must be a Steam ID, such as STEAM_1:0:1234, [U:1:2468] or 76561197960268196")
 
 
+def _some(items: tuple[int, ...]) -> tuple[int, ...]:
+    # Not pydantic's min_length, which counts only valid items and so reports an invalid one twice.
+    if not items:
+        raise ValueError("must have at least one item")
+    return items
+
+
 def _number(value: object) -> object:
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value, re.ASCII) else value
 
@@ -200,6 +215,37 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 GitRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./+-]{0,99}$")]
 GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+OneLine = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]+$")]
+
+
+@with_config(ConfigDict(strict=True))
+class Connection(TypedDict, total=False):
+    """pyinfra's keys that describe the connection; everything that reaches a host follows them."""
+
+    ssh_hostname: OneLine
+    ssh_port: Annotated[int, Field(ge=1, le=65535)]
+    ssh_user: OneLine
+    ssh_password: OneLine
+    ssh_key: OneLine
+    ssh_key_password: OneLine
+    ssh_allow_agent: bool
+    ssh_look_for_keys: bool
+    ssh_forward_agent: bool
+    ssh_config_file: Annotated[OneLine, AfterValidator(_expanded)]
+    ssh_known_hosts_file: OneLine
+    ssh_strict_host_key_checking: Literal["yes", "no", "off", "accept-new"]  # not "ask": nobody is asked
+    ssh_connect_retries: Annotated[int, Field(ge=0, le=99)]
+    _sudo: bool
+    _sudo_password: OneLine
+
+
+class PyinfraKeys(Connection, total=False):
+    """The keys in a host's data that belong to pyinfra: the connection, and arguments of all operations."""
+
+    _env: Any
+    _timeout: Annotated[int, Field(ge=1)]
 
 
 def _unpackers(url: str) -> list[str]:
@@ -300,7 +346,7 @@ class LayerWorkshop(_Source):
     """Items of the Steam workshop, as .vpk files in left4dead2/addons; each deploy fetches their updates."""
 
     source: Literal["workshop"] = Field(description="the Steam workshop")
-    items: tuple[WorkshopItem, ...] = Field(min_length=1, description="item numbers")
+    items: Annotated[tuple[WorkshopItem, ...], AfterValidator(_some)] = Field(description="item numbers")
     into: ClassVar[None] = None
 
 
