@@ -31,8 +31,6 @@ VERSION_LENGTH = 8
 """Characters in a layer version's name: 40 bits in base32. All layers' paths must fit into PAGE."""
 PAGE = 4096
 """The limit of mount(2)'s data, in bytes."""
-LAYER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-SIZE = r"infinity|[1-9][0-9]{0,17}[KMGT]?"
 ADMINS_LAYER = "left4me-admins"
 """The top layer of a server with admins points SourceMod to the admin file that the deploy writes."""
 
@@ -113,7 +111,7 @@ def bytes_of(size: str) -> float:
 
 
 def _size(text: str) -> str:
-    if not re.fullmatch(SIZE, text):
+    if not re.fullmatch(r"infinity|[1-9][0-9]{0,17}[KMGT]?", text):
         raise ValueError('must be a size such as "2G" (bytes, or K, M, G or T), or "infinity"')
     return text
 
@@ -186,7 +184,7 @@ def _repository(text: str) -> str:
 
 
 Id = Annotated[str, StringConstraints(pattern=f"^{layout.SERVER_ID}$")]
-LayerName = Annotated[str, StringConstraints(pattern=f"^{LAYER_NAME}$"), AfterValidator(_layer_name)]
+LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_layer_name)]
 MapName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
 GameMode = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
 CvarName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), AfterValidator(_cvar_name)]

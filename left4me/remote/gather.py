@@ -95,7 +95,7 @@ def installation(path: str) -> dict[str, Any]:
         return {}
     files = listing(path)
     current = os.path.basename(os.path.realpath(layout.INSTALLATION))
-    if current.startswith("host-") and same(files, listing(f"{layout.RELEASES}/{current}")):
+    if current.startswith("host-") and files == listing(f"{layout.RELEASES}/{current}"):
         name = current.removeprefix("host-")
     else:
         lines = "".join(f"{at}\0{about}\n" for at, about in sorted(files.items()))
@@ -113,7 +113,10 @@ WRITTEN = re.compile(
 
 
 def listing(path: str) -> dict[str, tuple[str, int, str]]:
-    """Return type, mtime in nanoseconds, and size or link target of all files, by path relative to `path`."""
+    """Return type, mtime, and size or link target of all files, by path relative to `path`.
+
+    Times are whole seconds, since some copies lose fractions.
+    """
     found = {}
     for base, names, files in os.walk(path):
         for name in names + files:
@@ -129,19 +132,10 @@ def listing(path: str) -> dict[str, tuple[str, int, str]]:
             if target:
                 found[at] = ("link", 0, target)
             elif stat.S_ISREG(about.st_mode):
-                found[at] = ("file", about.st_mtime_ns, str(about.st_size))
+                found[at] = ("file", about.st_mtime_ns // 10**9, str(about.st_size))
             else:
                 found[at] = ("directory" if stat.S_ISDIR(about.st_mode) else "special", 0, "")
     return found
-
-
-def same(one: dict[str, tuple[str, int, str]], other: dict[str, tuple[str, int, str]]) -> bool:
-    """Return whether two listings are equal. Times count in seconds, since some copies lose fractions."""
-
-    def rounded(listed: dict[str, tuple[str, int, str]]) -> dict[str, tuple[str, int, str]]:
-        return {at: (kind, time // 10**9, detail) for at, (kind, time, detail) in listed.items()}
-
-    return rounded(one) == rounded(other)
 
 
 def leads_out(at: str, target: str) -> bool:
