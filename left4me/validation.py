@@ -24,9 +24,9 @@ from pyinfra.connectors.ssh import connector_data_meta
 from left4me import model
 from left4me_host import filetree, game_paths, layout
 
+_OF_PYINFRA = {*connector_data_meta, *CONNECTOR_ARGUMENT_KEYS}
+"""pyinfra's keys. Not every part of left4me would follow those that model.PyinfraKeys does not have."""
 _PYINFRA_KEYS = TypeAdapter(model.PyinfraKeys)
-_REFUSED_KEYS = {*connector_data_meta, *CONNECTOR_ARGUMENT_KEYS} - {*model.PyinfraKeys.__annotations__}
-"""Keys of pyinfra that not every part of left4me would follow."""
 
 
 @dataclass(frozen=True, order=True)
@@ -97,8 +97,7 @@ def _with_tuples(value: Any) -> Any:
 
 def _merged(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the host's data without pyinfra's keys, and with server_defaults merged into each server."""
-    own = model.PyinfraKeys.__annotations__
-    merged = {key: _with_tuples(value) for key, value in data.items() if key not in own and key not in _REFUSED_KEYS}
+    merged = {key: _with_tuples(value) for key, value in data.items() if key not in _OF_PYINFRA}
     defaults, servers = merged.pop("server_defaults", None), merged.get("servers")
     if isinstance(defaults, dict) and isinstance(servers, dict):
         defaults = {**model.shipped_server_defaults(), **defaults}
@@ -112,7 +111,7 @@ def _outside_the_model(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     """Yield key, value and reason of each mistake in keys that model.Host does not have."""
     if not isinstance(data.get("server_defaults"), dict):
         yield "server_defaults", _shown(data.get("server_defaults")), "must be a dictionary"
-    for key in _REFUSED_KEYS & data.keys():
+    for key in (_OF_PYINFRA & data.keys()) - model.PyinfraKeys.__annotations__.keys():
         if value := data[key]:
             reason = "is not supported: use _sudo to become root, and ~/.ssh/config for the connection"
             yield key, "(hidden)" if model.is_secret(key) or isinstance(value, dict) else _shown(value), reason
@@ -230,7 +229,7 @@ def validate(name: str, data: Mapping[str, Any]) -> model.Host:
     """
     mistakes = {Mistake(name, *each) for each in _outside_the_model(data)}
     try:
-        _PYINFRA_KEYS.validate_python({key: data[key] for key in model.PyinfraKeys.__annotations__ if key in data})
+        _PYINFRA_KEYS.validate_python(dict(data))  # ignores other keys
     except ValidationError as error:
         mistakes |= {_mistake(name, each) for each in error.errors()}
     try:
