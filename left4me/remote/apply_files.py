@@ -94,7 +94,6 @@ def symlink(item: dict[str, Any]) -> None:
 
 
 def remove(item: dict[str, Any]) -> None:
-    """Remove a path and everything below it."""
     path = item["path"]
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
