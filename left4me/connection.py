@@ -13,40 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-KEYS: dict[str, type] = {
-    "ssh_hostname": str,
-    "ssh_port": int,
-    "ssh_user": str,
-    "ssh_password": str,
-    "ssh_key": str,
-    "ssh_key_password": str,
-    "ssh_allow_agent": bool,
-    "ssh_look_for_keys": bool,
-    "ssh_forward_agent": bool,
-    "ssh_config_file": str,
-    "ssh_known_hosts_file": str,
-    "ssh_strict_host_key_checking": str,
-    "ssh_connect_retries": int,
-    "_sudo": bool,
-    "_sudo_password": str,
-}
-"""pyinfra's keys that describe the connection, with their types."""
-
-_SUDO = "is not supported; left4me becomes root with sudo only: set _sudo (and _sudo_password if needed)"
-_DEPLOY_ONLY = "would affect only deploys: use ~/.ssh/config instead, or remove it"
-REFUSED_KEYS = {
-    **dict.fromkeys(("_su_user", "_use_su_login", "_preserve_su_env", "_su_shell", "_su_password"), _SUDO),
-    **dict.fromkeys(("_doas", "_doas_user", "_dzdo", "_dzdo_user"), _SUDO),
-    **dict.fromkeys(("_sudo_user", "_use_sudo_login", "_preserve_sudo_env"), _SUDO),
-    **dict.fromkeys(("_shell_executable", "_temp_dir", "ssh_file_transfer_protocol"), "has no effect: remove it"),
-    **dict.fromkeys(
-        ("ssh_paramiko_connect_kwargs", "ssh_connect_retry_min_delay", "ssh_connect_retry_max_delay"), _DEPLOY_ONLY
-    ),
-}
-"""left4me refuses these keys of pyinfra, each for a reason: not every part of left4me would follow them."""
-
-_TYPES = {str: "a string", int: "a whole number", bool: "True or False"}
-
 MARK = "left4me-answer:"
 """This line separates a host's answer from what the login shell prints before."""
 
@@ -54,28 +20,6 @@ _ASKPASS = Path(__file__).with_name("ssh_askpass.sh")
 _NO_PASSWORD = "left4me-no-password"
 _ENOUGH = "x\n" * 9 + f"{_NO_PASSWORD}\n"
 """Input after the password. sudo asks three times, or as `passwd_tries` says; it never waits for more input."""
-
-
-def mistakes(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return the invalid connection keys in a host's data, each with the reason."""
-    found = {key: reason for key, reason in REFUSED_KEYS.items() if data.get(key)}
-    for key, needs in (("_sudo_password", "_sudo"), ("ssh_key_password", "ssh_key")):
-        if data.get(key) and not data.get(needs):
-            found[key] = f"has no effect without {needs}: set both"
-    for key, kind in KEYS.items():
-        if key in data and (not isinstance(data[key], kind) or (kind is int and isinstance(data[key], bool))):
-            found[key] = f"must be {_TYPES[kind]}, or removed"
-        elif kind is str and key in data and not re.fullmatch(r"[^\r\n\0]+", data[key]):
-            found[key] = "must be a single line that is not empty, or removed"
-    ranges = {"ssh_port": range(1, 65536), "ssh_connect_retries": range(100)}
-    for key, allowed in ranges.items():
-        if key in data and key not in found and data[key] not in allowed:
-            found[key] = f"must be {allowed[0]} to {allowed[-1]}"
-    if data.get("ssh_strict_host_key_checking", "yes") not in ("yes", "no", "off", "accept-new"):
-        found["ssh_strict_host_key_checking"] = "must be yes, no, off or accept-new: nobody is asked"
-    if str(data.get("ssh_config_file", "")).startswith("~"):
-        found["ssh_config_file"] = "must be without ~, which pyinfra does not expand"
-    return found
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NoReturn, NotRequired, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 import gevent
 from pyinfra import logger
@@ -64,8 +64,6 @@ class Entry(TypedDict):
     owner: str
     group: str
     content: str
-    to_directory: NotRequired[bool]
-    """For a symlink only: whether it points to a directory."""
 
 
 class HostState(TypedDict, total=False):
@@ -148,11 +146,6 @@ def _question(name: str) -> str:
         "gid": declares.gid,
         "operators": declares.operators,
         "installation": declares.game.path if isinstance(declares.game, model.GameOnHost) else None,
-        "releases": layout.RELEASES,
-        "overlays": layout.OVERLAYS,
-        "runtime": layout.RUNTIME,
-        "held": layout.HELD,
-        "unfinished": f"{layout.RUNTIME}/*/reset",
     }
     # Packed, because Linux limits one argument to 128 KB, which the paths of a hundred servers would exceed.
     return base64.b64encode(zlib.compress(json.dumps(question).encode())).decode("ascii")

@@ -21,7 +21,7 @@ from pyinfra.api.state import State
 from pyinfra.context import ctx_config, ctx_inventory, ctx_state
 from pyinfra_cli import cli
 
-from left4me import connection, model, pyinfra_hooks
+from left4me import model, pyinfra_hooks
 
 HIDDEN = "**********"  # as pydantic shows a secret
 
@@ -33,7 +33,7 @@ def _described(host: PyinfraHost) -> dict[str, Any]:
         "groups": list(host.groups),
         # pyinfra puts @local into a group with the same name.
         "called_as_a_group": host.inventory.groups.get(host.name, [host]) != [host],
-        "connection": {key: data[key] for key in connection.KEYS if data.get(key) is not None},
+        "connection": {key: data[key] for key in model.Connection.__annotations__ if data.get(key) is not None},
         "declares": pyinfra_hooks.MODELS[host.name].model_dump(mode="json"),
     }
 

@@ -55,8 +55,6 @@ class Item:
     target: str = ""
     check: tuple[str, ...] = ()
     """A command that must accept the new file before the rename; the file's path is appended."""
-    shared: bool = False
-    """A system directory, which is created if it is missing and otherwise unchanged."""
 
 
 _TEMPLATES = jinja2.Environment(
@@ -135,14 +133,9 @@ def programs(host: model.Host) -> list[Item]:
         *(Item("directory", f"{layout.LIB}/{folder.relative_to(lib)}", 0o755) for folder in folders),
         *(_program(path, f"{layout.LIB}/{path.relative_to(lib)}", 0o644) for path in sorted(lib.rglob("*.py"))),
         # The library comes before the programs that import it: an interrupted run leaves old programs.
-        Item("directory", "/usr/local/libexec", 0o755, shared=True),
         Item("directory", layout.LIBEXEC, 0o755),
         *(_program(path, f"{layout.LIBEXEC}/{path.name}", 0o755) for path in sorted(files.glob("libexec/*"))),
         _program(files / "sbin/l4d2ctl", layout.CTL, 0o755),
-        *(
-            Item("directory", f"/usr/local/share{below}", 0o755, shared=True)
-            for below in ("", "/bash-completion", "/bash-completion/completions")
-        ),
         _program(files / "completions/l4d2ctl.bash", f"{COMPLETIONS}/l4d2ctl", 0o644),
     ]
     if host.operators:
@@ -164,18 +157,12 @@ def units(host: model.Host) -> list[Item]:
     services = ("attic", "finish-resets", "game", "notify@", "restart")
     names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
     items = [
-        Item("directory", "/usr/local/lib/systemd", 0o755, shared=True),
-        Item("directory", layout.UNITS, 0o755, shared=True),
         Item("file", f"{layout.UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
-        Item("directory", layout.WANTS, 0o755, shared=True),
         Item("symlink", f"{layout.WANTS}/{_FINISH_RESETS}", 0o777, target=f"{layout.UNITS}/{_FINISH_RESETS}"),
-        Item("directory", "/etc/needrestart", 0o755, shared=True),
-        Item("directory", NEEDRESTART, 0o755, shared=True),
         _program(ROOT / "files/needrestart.conf", f"{NEEDRESTART}/left4me.conf", 0o644),
     ]
     if host.update_at:
         names.append(TIMER)
-        items.append(Item("directory", _TIMERS, 0o755, shared=True))
         items.append(Item("symlink", f"{_TIMERS}/{TIMER}", 0o777, target=f"{layout.UNITS}/{TIMER}"))
     return items + [
         Item("file", f"{layout.UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host)) for name in names
@@ -229,7 +216,6 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
         ),
         Item("directory", drop_ins, 0o755),
         Item("file", f"{drop_ins}/limits.conf", 0o644, text=limits),
-        Item("directory", layout.WANTS, 0o755, shared=True),
     ]
     if server.state == "running":
         target = f"{layout.UNITS}/left4me-server@.service"

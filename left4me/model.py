@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,9 @@ from pydantic import (
     Field,
     SecretStr,
     StringConstraints,
+    with_config,
 )
+from typing_extensions import TypedDict
 
 from left4me_host import layout
 
@@ -29,8 +31,6 @@ VERSION_LENGTH = 8
 """Characters in a layer version's name: 40 bits in base32. All layers' paths must fit into PAGE."""
 PAGE = 4096
 """The limit of mount(2)'s data, in bytes."""
-LAYER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-SIZE = r"infinity|[1-9][0-9]{0,17}[KMGT]?"
 ADMINS_LAYER = "left4me-admins"
 """The top layer of a server with admins points SourceMod to the admin file that the deploy writes."""
 
@@ -45,6 +45,12 @@ def _single_line(text: str) -> str:
     # characters literally within quotes, even ; and //.
     if re.search(r'["\\\0-\x1f\x7f-\x9f\u2028\u2029]', text):
         raise ValueError('must not contain a newline or other control character, a quote (") or a backslash')
+    return text
+
+
+def _expanded(text: str) -> str:
+    if text.startswith("~"):
+        raise ValueError("must be without ~, which pyinfra does not expand")
     return text
 
 
@@ -105,7 +111,7 @@ def bytes_of(size: str) -> float:
 
 
 def _size(text: str) -> str:
-    if not re.fullmatch(SIZE, text):
+    if not re.fullmatch(r"infinity|[1-9][0-9]{0,17}[KMGT]?", text):
         raise ValueError('must be a size such as "2G" (bytes, or K, M, G or T), or "infinity"')
     return text
 
@@ -122,6 +128,13 @@ def _steam_id(value: object) -> str:
     if re.fullmatch(r"7656119[0-9]{10}", text, re.ASCII) and 0 < int(text) - _STEAM_IDS < 1 << 32:
         return f"[U:1:{int(text) - _STEAM_IDS}]"
     raise ValueError("must be a Steam ID, such as STEAM_1:0:1234, [U:1:2468] or 76561197960268196")
+
+
+def _some(items: tuple[int, ...]) -> tuple[int, ...]:
+    # Not pydantic's min_length, which counts only valid items and so reports an invalid one twice.
+    if not items:
+        raise ValueError("must have at least one item")
+    return items
 
 
 def _number(value: object) -> object:
@@ -171,7 +184,7 @@ def _repository(text: str) -> str:
 
 
 Id = Annotated[str, StringConstraints(pattern=f"^{layout.SERVER_ID}$")]
-LayerName = Annotated[str, StringConstraints(pattern=f"^{LAYER_NAME}$"), AfterValidator(_layer_name)]
+LayerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"), AfterValidator(_layer_name)]
 MapName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
 GameMode = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
 CvarName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), AfterValidator(_cvar_name)]
@@ -200,6 +213,37 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 GitRef = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./+-]{0,99}$")]
 GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+OneLine = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]+$")]
+
+
+@with_config(ConfigDict(strict=True))
+class Connection(TypedDict, total=False):
+    """pyinfra's keys that describe the connection; everything that reaches a host follows them."""
+
+    ssh_hostname: OneLine
+    ssh_port: Annotated[int, Field(ge=1, le=65535)]
+    ssh_user: OneLine
+    ssh_password: OneLine
+    ssh_key: OneLine
+    ssh_key_password: OneLine
+    ssh_allow_agent: bool
+    ssh_look_for_keys: bool
+    ssh_forward_agent: bool
+    ssh_config_file: Annotated[OneLine, AfterValidator(_expanded)]
+    ssh_known_hosts_file: OneLine
+    ssh_strict_host_key_checking: Literal["yes", "no", "off", "accept-new"]  # not "ask": nobody is asked
+    ssh_connect_retries: Annotated[int, Field(ge=0, le=99)]
+    _sudo: bool
+    _sudo_password: OneLine
+
+
+class PyinfraKeys(Connection, total=False):
+    """The keys in a host's data that belong to pyinfra: the connection, and arguments of all operations."""
+
+    _env: Any
+    _timeout: Annotated[int, Field(ge=1)]
 
 
 def _unpackers(url: str) -> list[str]:
@@ -300,7 +344,7 @@ class LayerWorkshop(_Source):
     """Items of the Steam workshop, as .vpk files in left4dead2/addons; each deploy fetches their updates."""
 
     source: Literal["workshop"] = Field(description="the Steam workshop")
-    items: tuple[WorkshopItem, ...] = Field(min_length=1, description="item numbers")
+    items: Annotated[tuple[WorkshopItem, ...], AfterValidator(_some)] = Field(description="item numbers")
     into: ClassVar[None] = None
 
 

@@ -27,12 +27,8 @@ def _is_as_declared(item: Item, state: facts.HostState) -> bool:
     if any(f"{item.path}/".startswith(f"{mount}/") for mount in state["mounts"] if mount != "/"):
         return True  # an overlay covers the path; deploys change nothing in overlays
     found = state["entries"].get(item.path)
-    if found and item.shared and found.get("to_directory"):
-        return True  # an administrator moved this directory of the system and left a symlink
     if found is None or found["type"] != {"secret": "file"}.get(item.do, item.do):
         return False
-    if item.shared:
-        return True
     if item.do == "symlink":
         return found["content"] == item.target
     text = {"file": hashlib.sha256(item.text.encode()).hexdigest(), "directory": ""}.get(item.do, found["content"])

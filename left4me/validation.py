@@ -16,14 +16,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
+from pyinfra.connectors.ssh import connector_data_meta
 
-from left4me import connection, model
+from left4me import model
 from left4me_host import filetree, game_paths, layout
 
-PYINFRA_KEYS = frozenset([*connection.KEYS, *connection.REFUSED_KEYS, "_env", "_timeout"])
-"""Keys in a host's data that belong to pyinfra: the connection, and arguments of all operations."""
+_OF_PYINFRA = {*connector_data_meta, *CONNECTOR_ARGUMENT_KEYS}
+"""pyinfra's keys. Not every part of left4me would follow those that model.PyinfraKeys does not have."""
+_PYINFRA_KEYS = TypeAdapter(model.PyinfraKeys)
 
 
 @dataclass(frozen=True, order=True)
@@ -76,17 +79,6 @@ def _mistake(host: str, error: ErrorDetails) -> Mistake:
     return Mistake(host, ".".join(parts), value, reason)
 
 
-def _causes(error: ValidationError) -> Iterator[ErrorDetails]:
-    """Yield all errors, but not "too short" for a list with invalid items, which pydantic does not count."""
-    errors = error.errors()
-    for each in errors:
-        depth = len(each["loc"])
-        if each["type"] != "too_short" or not any(
-            len(other["loc"]) > depth and other["loc"][:depth] == each["loc"] for other in errors
-        ):
-            yield each
-
-
 def _shown(value: object) -> str:
     """Return the first 60 characters of a value's repr, with secrets hidden."""
     try:
@@ -105,7 +97,7 @@ def _with_tuples(value: Any) -> Any:
 
 def _merged(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the host's data without pyinfra's keys, and with server_defaults merged into each server."""
-    merged = {key: _with_tuples(value) for key, value in data.items() if key not in PYINFRA_KEYS}
+    merged = {key: _with_tuples(value) for key, value in data.items() if key not in _OF_PYINFRA}
     defaults, servers = merged.pop("server_defaults", None), merged.get("servers")
     if isinstance(defaults, dict) and isinstance(servers, dict):
         defaults = {**model.shipped_server_defaults(), **defaults}
@@ -119,12 +111,13 @@ def _outside_the_model(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
     """Yield key, value and reason of each mistake in keys that model.Host does not have."""
     if not isinstance(data.get("server_defaults"), dict):
         yield "server_defaults", _shown(data.get("server_defaults")), "must be a dictionary"
-    for key, reason in connection.mistakes(data).items():
-        secret = "password" in key or isinstance(data[key], dict)
-        yield key, "(hidden)" if secret else _shown(data[key]), reason
-    timeout = data.get("_timeout", 1)
-    if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 1:
-        yield "_timeout", _shown(timeout), "must be a whole number of seconds, 1 or more"
+    for key in (_OF_PYINFRA & data.keys()) - model.PyinfraKeys.__annotations__.keys():
+        if value := data[key]:
+            reason = "is not supported: use _sudo to become root, and ~/.ssh/config for the connection"
+            yield key, "(hidden)" if model.is_secret(key) or isinstance(value, dict) else _shown(value), reason
+    for key, needs in (("_sudo_password", "_sudo"), ("ssh_key_password", "ssh_key")):
+        if data.get(key) and not data.get(needs):
+            yield key, "(hidden)", f"has no effect without {needs}: set both"
 
 
 def _conflicts(host: model.Host) -> Iterator[tuple[str, str, str]]:
@@ -236,10 +229,14 @@ def validate(name: str, data: Mapping[str, Any]) -> model.Host:
     """
     mistakes = {Mistake(name, *each) for each in _outside_the_model(data)}
     try:
+        _PYINFRA_KEYS.validate_python(dict(data))  # ignores other keys
+    except ValidationError as error:
+        mistakes |= {_mistake(name, each) for each in error.errors()}
+    try:
         host = model.Host.model_validate(_merged(data))
         mistakes |= {Mistake(name, *each) for each in (*_conflicts(host), *_directories(host))}
     except ValidationError as error:
-        mistakes |= {_mistake(name, each) for each in _causes(error)}
+        mistakes |= {_mistake(name, each) for each in error.errors()}
     if mistakes:
         raise InvalidData(sorted({_as_written(each, data) for each in mistakes}))
     return host

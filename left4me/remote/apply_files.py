@@ -2,7 +2,7 @@
 
 The items are those of left4me/manifest.py, or {"do": "remove", "path": …}. A file is written under an unguessable name
 in its directory, gets its owner before its content, and is then renamed. So nobody sees a half-written file, and only
-root can write it. Everything is on disk (fsync) before this program ends.
+root can write it. Missing parents are created. Everything is on disk (fsync) before this program ends.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import PurePath
 from typing import Any
 
 
@@ -27,12 +28,6 @@ def beside(path: str) -> str:
     """Return an unguessable path in the same directory."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name}.{secrets.token_hex(8)}")
-
-
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(fd)
-    os.close(fd)
 
 
 def remove_other_type(path: str, file_type: int) -> None:
@@ -51,8 +46,6 @@ def remove_other_type(path: str, file_type: int) -> None:
 
 def directory(item: dict[str, Any]) -> None:
     path = item["path"]
-    if item["shared"] and os.path.isdir(path):
-        return
     remove_other_type(path, stat.S_IFDIR)
     if not os.path.isdir(path):
         os.mkdir(path, 0o700)
@@ -101,7 +94,6 @@ def symlink(item: dict[str, Any]) -> None:
 
 
 def remove(item: dict[str, Any]) -> None:
-    """Remove a path and everything below it."""
     path = item["path"]
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
@@ -112,18 +104,23 @@ def remove(item: dict[str, Any]) -> None:
 def main(items: list[dict[str, Any]]) -> None:
     """Apply the items in order; exit with one line at the first failure."""
     actions = {"directory": directory, "file": file, "symlink": symlink, "secret": secret, "remove": remove}
-    touched = set()
+    touched: set[str] = set()
     for item in items:
+        folder = os.path.dirname(item["path"])
         try:
+            if item["do"] != "remove":
+                os.makedirs(folder, exist_ok=True)
             actions[item["do"]](item)
         except (OSError, KeyError, subprocess.CalledProcessError) as error:
             verb = "" if item["do"] == "remove" else "write "
             sys.exit(f"cannot {verb}{item['do']} {item['path']}: {error}")
-        touched.add(os.path.dirname(item["path"]))
-    for path in sorted(touched):
-        if os.path.isdir(path):
-            sync_directory(path)
+        touched.update(map(str, PurePath(item["path"]).parents))
+    for path in filter(os.path.isdir, sorted(touched)):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)
 
 
 if __name__ == "__main__":
+    os.umask(0o022)  # for missing parents
     main(json.load(sys.stdin))

@@ -20,7 +20,7 @@ import sys
 import zlib
 from typing import Any
 
-from left4me_host import layout, mountinfo
+from left4me_host import layout, mountinfo, procfs
 
 
 def user(uid: int) -> str:
@@ -49,7 +49,7 @@ def entry(path: str) -> dict[str, Any] | None:
         "group": group(about.st_gid),
     }
     if stat.S_ISLNK(about.st_mode):
-        return found | {"type": "symlink", "content": os.readlink(path), "to_directory": os.path.isdir(path)}
+        return found | {"type": "symlink", "content": os.readlink(path)}
     if stat.S_ISDIR(about.st_mode):
         return found | {"type": "directory", "content": ""}
     if not stat.S_ISREG(about.st_mode):
@@ -81,11 +81,8 @@ def packages(names: list[str]) -> list[str]:
 
 def has_overlay() -> bool:
     """Return whether the kernel has overlayfs, loaded or as a module."""
-    with open("/proc/filesystems", encoding="ascii") as file:
-        if "\toverlay\n" in file.read():
-            return True
-    modules = f"/lib/modules/{os.uname().release}"
-    return bool(glob.glob(f"{modules}/kernel/fs/overlayfs/overlay.ko*"))
+    module = f"/lib/modules/{os.uname().release}/kernel/fs/overlayfs/overlay.ko*"
+    return "\toverlay\n" in procfs.read("/proc/filesystems") or bool(glob.glob(module))
 
 
 def installation(path: str) -> dict[str, Any]:
@@ -98,7 +95,7 @@ def installation(path: str) -> dict[str, Any]:
         return {}
     files = listing(path)
     current = os.path.basename(os.path.realpath(layout.INSTALLATION))
-    if current.startswith("host-") and same(files, listing(f"{layout.RELEASES}/{current}")):
+    if current.startswith("host-") and files == listing(f"{layout.RELEASES}/{current}"):
         name = current.removeprefix("host-")
     else:
         lines = "".join(f"{at}\0{about}\n" for at, about in sorted(files.items()))
@@ -116,7 +113,10 @@ WRITTEN = re.compile(
 
 
 def listing(path: str) -> dict[str, tuple[str, int, str]]:
-    """Return type, mtime in nanoseconds, and size or link target of all files, by path relative to `path`."""
+    """Return type, mtime, and size or link target of all files, by path relative to `path`.
+
+    Times are whole seconds, since some copies lose fractions.
+    """
     found = {}
     for base, names, files in os.walk(path):
         for name in names + files:
@@ -132,19 +132,10 @@ def listing(path: str) -> dict[str, tuple[str, int, str]]:
             if target:
                 found[at] = ("link", 0, target)
             elif stat.S_ISREG(about.st_mode):
-                found[at] = ("file", about.st_mtime_ns, str(about.st_size))
+                found[at] = ("file", about.st_mtime_ns // 10**9, str(about.st_size))
             else:
                 found[at] = ("directory" if stat.S_ISDIR(about.st_mode) else "special", 0, "")
     return found
-
-
-def same(one: dict[str, tuple[str, int, str]], other: dict[str, tuple[str, int, str]]) -> bool:
-    """Return whether two listings are equal. Times count in seconds, since some copies lose fractions."""
-
-    def rounded(listed: dict[str, tuple[str, int, str]]) -> dict[str, tuple[str, int, str]]:
-        return {at: (kind, time // 10**9, detail) for at, (kind, time, detail) in listed.items()}
-
-    return rounded(one) == rounded(other)
 
 
 def leads_out(at: str, target: str) -> bool:
@@ -184,11 +175,7 @@ def running() -> dict[str, dict[str, str]]:
     """Return the start records by id of servers that have a process; a record is {} if it is missing."""
     servers = set()
     for path in glob.glob("/proc/[0-9]*/cgroup"):
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                servers.update(re.findall(r"/left4me-server@([^/\n]+)\.service$", file.read(), re.MULTILINE))
-        except OSError:
-            continue  # the process has ended
+        servers.update(re.findall(r"/left4me-server@([^/\n]+)\.service$", procfs.read(path), re.MULTILINE))
     return {server: record(server) for server in sorted(servers)}
 
 
@@ -231,13 +218,8 @@ def names_in(directory: str) -> list[str]:
 
 
 def gather(question: dict[str, Any]) -> dict[str, Any]:
-    release: dict[str, str] = {}
     with open("/etc/os-release", encoding="utf-8") as file:
-        for line in file:
-            key, _, value = line.strip().partition("=")
-            release[key] = value.strip('"')
-    with open("/proc/1/comm", encoding="ascii") as file:
-        init = file.read().strip()
+        release = {key: value.strip().strip('"') for key, _, value in (line.partition("=") for line in file)}
     first = {
         "system": f"{release.get('ID')} {release.get('VERSION_ID')}",
         "python": list(sys.version_info[:2]),
@@ -249,7 +231,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
     paths = sorted({*question["paths"], *below(question["managed"])})
     return first | {
         "architecture": subprocess.run(dpkg, capture_output=True, text=True, check=True).stdout.strip(),
-        "init": init,
+        "init": procfs.read("/proc/1/comm").strip(),
         "overlay": has_overlay(),
         "packages": packages(question["packages"]),
         "entries": {path: found for path in paths if (found := entry(path))},
@@ -260,13 +242,13 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         },
         "groups": groups(question["gid"], question["operators"]),
         "installation": installation(question["installation"]) if question["installation"] else {},
-        "releases": names_in(question["releases"]),
-        "overlays": {name: names_in(f"{question['overlays']}/{name}") for name in names_in(question["overlays"])},
-        "runtime": names_in(question["runtime"]),
+        "releases": names_in(layout.RELEASES),
+        "overlays": {name: names_in(f"{layout.OVERLAYS}/{name}") for name in names_in(layout.OVERLAYS)},
+        "runtime": names_in(layout.RUNTIME),
         "ports": ports(),
         "running": running(),
         # Stopped by hand, or in an unfinished reset.
-        "held": names_in(question["held"]) + [path.split("/")[-2] for path in glob.glob(question["unfinished"])],
+        "held": names_in(layout.HELD) + [path.split("/")[-2] for path in glob.glob(f"{layout.RUNTIME}/*/reset")],
         "mounts": mounts(),
         "revision": revision(),
     }

@@ -46,12 +46,9 @@ def apt(*arguments: str) -> tuple[bool, list[str]]:
 
 
 def missing(names: list[str]) -> list[str]:
-
-    def absent(name: str) -> bool:
-        query = ["dpkg-query", "-W", "-f", "${Status}", name]
-        return "install ok installed" not in subprocess.run(query, capture_output=True, text=True, check=False).stdout
-
-    return [name for name in names if absent(name)]
+    query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n"]
+    installed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return [name for name in names if f"{name} installed" not in installed]
 
 
 def main(names: list[str]) -> None:

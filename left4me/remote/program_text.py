@@ -1,7 +1,6 @@
 """Builds the text of the programs that a deploy sends to a host, which runs `python3 -I -c TEXT`.
 
 A new host does not have the library left4me_host, so the text includes the library's modules that a program imports.
-These modules must not import left4me_host themselves.
 """
 
 from __future__ import annotations
@@ -29,16 +28,22 @@ exec({program!r}, {{"__name__": "__main__"}})
 """
 
 
+def _modules(program: str) -> dict[str, str]:
+    """Return the texts of the left4me_host modules that a program imports at its top, after those that they import."""
+    found: dict[str, str] = {}
+    for line in re.findall("^from left4me_host import (.+)$", program, re.MULTILINE):
+        for name in line.split(", "):
+            text = (_HOST / f"{name}.py").read_text(encoding="utf-8")
+            found |= {**_modules(text), name: text}
+    return found
+
+
 @cache
 def program_text(name: str) -> str:
     """Return the text of a program, with its left4me_host modules; `name` is the stem of its file."""
     program = _PROGRAMS[name].read_text(encoding="utf-8")
-    imported = re.findall("^from left4me_host import (.+)$", program, re.MULTILINE)
-    names = sorted({each for line in imported for each in line.split(", ")})
-    if not names:
-        return program
-    modules = {each: (_HOST / f"{each}.py").read_text(encoding="utf-8") for each in names}
-    return _TEXT.format(modules=modules, program=program)
+    modules = _modules(program)
+    return _TEXT.format(modules=modules, program=program) if modules else program
 
 
 def program_command(name: str, *arguments: str) -> list[str]:

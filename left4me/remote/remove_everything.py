@@ -20,17 +20,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from left4me_host import layout, mountinfo, procfs
+from left4me_host import instance, layout, mountinfo, procfs
+from left4me_host.instance import Failed
 
 ARCHIVES = "/root"
 REMOVED = f"{layout.VAR}/.removed"
 """Directories wait here for removal once archived (or without `keep`)."""
 SERVER_UNIT = re.compile(r"/left4me-server@([^/\n]+)\.service(?:/|$)", re.MULTILINE)
 OUR_UNIT = re.compile(r"/left4me[^/\n]*\.service(?:/|$)", re.MULTILINE)
-
-
-class Failed(Exception):
-    """The removal stops here; the message says why and what to do."""
 
 
 def run(*command: str) -> str:
@@ -69,16 +66,13 @@ def units(*states: str) -> list[str]:
 
 def users() -> list[str]:
     """Return the servers' users, then the user left4me."""
-    try:
-        gid = grp.getgrnam("left4me").gr_gid
-    except KeyError:
-        gid = -1
-    found = [each.pw_name for each in pwd.getpwall() if each.pw_name.startswith("left4me-") and each.pw_gid == gid]
-    return [*sorted(found), *[each.pw_name for each in pwd.getpwall() if each.pw_name == "left4me"]]
+    gids = groups().values()
+    servers = [each.pw_name for each in pwd.getpwall() if each.pw_name.startswith("left4me-") and each.pw_gid in gids]
+    return [*sorted(servers), *(each.pw_name for each in pwd.getpwall() if each.pw_name == "left4me")]
 
 
-def groups() -> list[str]:
-    return [each.gr_name for each in grp.getgrall() if each.gr_name == "left4me"]
+def groups() -> dict[str, int]:
+    return {each.gr_name: each.gr_gid for each in grp.getgrall() if each.gr_name == "left4me"}
 
 
 def runtimes() -> list[str]:
@@ -86,17 +80,9 @@ def runtimes() -> list[str]:
     return sorted(os.listdir(layout.RUNTIME)) if os.path.isdir(layout.RUNTIME) else []
 
 
-def mounts() -> list[str]:
-    """Return all mount points, as PID 1 sees them."""
-    return [mount.point for mount in mountinfo.mounts()]
-
-
 def overlaid() -> list[str]:
     """Return the servers and test instances whose overlay is mounted or may still be in use."""
-    mounted = mounts()
-    notes = {each: layout.overlay_note(each) for each in runtimes()}
-    noted = {each for each, note in notes.items() if os.path.islink(note) and os.readlink(note) != layout.OVERLAY_GONE}
-    return [each for each in runtimes() if each in noted or layout.merged(each) in mounted]
+    return [each for each in runtimes() if instance.noted(each) or instance.mounted(each)]
 
 
 def played(servers: list[str]) -> Iterator[str]:
@@ -140,7 +126,7 @@ def reasons(paths: list[str]) -> Iterator[str]:
     yield from busy(overlaid())
     yield from foreign_processes()
     merged = {layout.merged(each) for each in runtimes()}
-    for point in mounts():
+    for point in (mount.point for mount in mountinfo.mounts()):
         if point not in merged and any(point.startswith(f"{path}/") for path in paths):
             yield f"{point} is mounted, but not by left4me: umount {point}"
 
@@ -149,7 +135,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     """Return what left4me has on this host, and why it cannot be removed now."""
     if os.geteuid() != 0:
         return {"root": False}
-    found = {"paths": matching(request["ours"]), "units": units(), "users": users(), "groups": groups()}
+    found = {"paths": matching(request["ours"]), "units": units(), "users": users(), "groups": [*groups()]}
     return {
         "root": True,
         "found": {kind: names for kind, names in found.items() if names},
@@ -174,13 +160,14 @@ def stop() -> None:
     # Not inactive units: systemctl stop would fail if their file is removed already.
     known = units("active", "reloading", "activating", "deactivating", "failed")
     servers = [name for name in known if name.startswith("left4me-server@")]
-    slices = [name for name in known if name.endswith(".slice")]
+    last = [*servers, *(name for name in known if name.endswith(".slice"))]
     # Timers before the units that they start, and everything that can start a server before the servers.
-    for name in sorted(set(known) - set(servers) - set(slices), key=lambda name: not name.endswith(".timer")):
+    for name in sorted(set(known) - set(last), key=lambda name: not name.endswith(".timer")):
         run("systemctl", "stop", name)
     if servers:
         say(f"stopping {' '.join(servers)}")
-        run("systemctl", "stop", *servers)
+    if last:
+        run("systemctl", "stop", *last)
     if left := running():
         raise Failed(f"server {left[0]} is still running after its stop: see journalctl -u left4me-server@{left[0]}")
     for server in overlaid():
@@ -188,8 +175,6 @@ def stop() -> None:
             run(*layout.OVERLAY_HELPER, "umount", server)
         except Failed as failed:
             raise Failed(f"server {server} is stopped, but its overlay is busy: {failed}. End that process") from None
-    if slices:
-        run("systemctl", "stop", *slices)
 
 
 def remove_units(paths: list[str]) -> None:
@@ -220,31 +205,20 @@ def archive_of(host: str) -> str:
 
 def archive(path: str, members: list[str]) -> None:
     """Write all members into one archive, completely or not at all. Raises Failed or OSError."""
-    folder, name = os.path.split(path)
-    new = f"{folder}/.{name}.new"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    new = f"{ARCHIVES}/.{os.path.basename(path)}.new"
     # overlayfs marks removed and replaced files by devices and trusted.* attributes.
     options = ["--one-file-system", "--sparse", "--xattrs", "--xattrs-include=*"]
-    tar = ["tar", "--create", "--gzip", *options, f"--directory={layout.VAR}", "--", *members]
     try:
-        done = subprocess.run(tar, stdin=subprocess.DEVNULL, stdout=fd, stderr=subprocess.PIPE, check=False)
-        if done.returncode:
-            errors = " ".join(done.stderr.decode(errors="replace").split())[:600]
-            raise Failed(f"cannot write the archive {path}: {errors}. Fix that, or use --data keep=no")
-        os.fsync(fd)
+        run("tar", "--create", "--gzip", *options, f"--file={new}", f"--directory={layout.VAR}", "--", *members)
+        with open(new, "rb") as file:
+            os.fsync(file.fileno())
         os.rename(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
+    except Failed as failed:
+        raise Failed(f"cannot write the archive {path}: {failed}. Fix that, or use --data keep=no") from None
     finally:
-        os.close(fd)
-    sync_directory(folder)
-
-
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(fd)
-    os.close(fd)
+        if os.path.exists(new):
+            os.unlink(new)
+    instance.sync_directory(ARCHIVES)
 
 
 def put_aside() -> None:
@@ -253,7 +227,7 @@ def put_aside() -> None:
     for name in ("attic", "runtime"):
         if os.path.lexists(f"{layout.VAR}/{name}"):
             os.rename(f"{layout.VAR}/{name}", f"{REMOVED}/{name}.{time.time_ns()}")
-    sync_directory(layout.VAR)
+    instance.sync_directory(layout.VAR)
 
 
 def remove(paths: list[str]) -> None:
@@ -264,14 +238,6 @@ def remove(paths: list[str]) -> None:
         removed += [f"{path}/{name}" for name in os.listdir(path)] if os.path.ismount(path) else [path]
     if removed:
         run("rm", "--recursive", "--force", "--one-file-system", "--", *removed)
-
-
-def remove_accounts() -> None:
-    """Remove the users, then the group unless userdel has removed it."""
-    for name in users():
-        run("userdel", name)
-    for name in groups():
-        run("groupdel", name)
 
 
 def say(line: str) -> None:
@@ -298,7 +264,10 @@ def remove_all(request: dict[str, Any]) -> None:
     # VAR first, because the next run may need the programs and the declared files; RUN with this run's lock last.
     paths = matching(request["ours"])
     remove([path for path in paths if path == layout.VAR])
-    remove_accounts()
+    for name in users():
+        run("userdel", name)
+    for name in groups():  # unless userdel has removed it
+        run("groupdel", name)
     remove([path for path in paths if path not in (layout.VAR, layout.RUN)])
     for path in request["shared"]:
         if os.path.isdir(path) and not os.listdir(path):
@@ -312,6 +281,7 @@ def remove_all(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    os.umask(0o077)  # for the archive
     request = json.loads(sys.argv[1])
     try:
         if request["act"] == "look":

@@ -189,7 +189,8 @@ class Other:
 
 SYSTEM = (
     *("/etc", "/etc/systemd/system", "/etc/sudoers.d", "/usr/local", "/usr/local/lib", "/usr/local/sbin"),
-    *("/usr/local/share", "/var/lib"),
+    *("/usr/local/share/bash-completion/completions", "/var/lib", "/usr/local/libexec", "/etc/needrestart/conf.d"),
+    *("/usr/local/lib/systemd/system", "/etc/systemd/system/multi-user.target.wants"),
 )
 
 
