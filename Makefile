@@ -18,7 +18,7 @@ PYTEST := $(PYTHON) -m pytest
 ## make unit      run the unit tests; needs no root
 ## make boxes     build the images and snapshots of the test boxes
 ## make test      run lint, types, unit tests and stories, the tests that act as an operator (5 minutes)
-## make test-all  run all tests, the stories on both Debians (30 minutes)
+## make test-all  run all tests, the stories on both Debians (40 minutes)
 ## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
 ## make soak-vm   cut the power of full machines 180 times, test limits and an upgrade (hours)
 ## make bench     measure resets, starts and a fleet
@@ -73,7 +73,7 @@ test: lint types boxes
 	@$(PYTEST) tests/stories tests/unit $(SIDE_BY_SIDE)
 
 test-all: lint types boxes
-	@$(RUN) tests/stories tests/unit tests/integration --both $(SIDE_BY_SIDE) $(MARKS)
+	@$(RUN) tests/stories tests/unit tests/integration tests/vm/test_full_machine.py --both $(SIDE_BY_SIDE) $(MARKS)
 
 soak: boxes
 	@SOAK=1 $(RUN) tests/integration -m soak $(SIDE_BY_SIDE)

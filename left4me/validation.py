@@ -113,7 +113,7 @@ def _outside_the_model(data: Mapping[str, Any]) -> Iterator[tuple[str, str, str]
         yield "server_defaults", _shown(data.get("server_defaults")), "must be a dictionary"
     for key in (_OF_PYINFRA & data.keys()) - model.PyinfraKeys.__annotations__.keys():
         if value := data[key]:
-            reason = "is not supported: use _sudo to become root, and ~/.ssh/config for the connection"
+            reason = "is not supported: remove it; for root use _sudo, for the connection ~/.ssh/config"
             yield key, "(hidden)" if model.is_secret(key) or isinstance(value, dict) else _shown(value), reason
     for key, needs in (("_sudo_password", "_sudo"), ("ssh_key_password", "ssh_key")):
         if data.get(key) and not data.get(needs):

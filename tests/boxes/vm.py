@@ -9,7 +9,7 @@ from tests.boxes.system import BoxError, environment, tool, write
 
 PACKAGES = ("linux-image-cloud-amd64", "udev")
 """What the image of a machine has beyond that of a box."""
-START_SECONDS = 400
+START_SECONDS = 600
 """Emulated (TCG) it takes half a minute on an idle machine, several times that beside other work."""
 STOP_SECONDS = 240
 _DISK = "8G"  # sparse

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from left4me_host import gc, layout, steam, steamcmd_words, update_restarts
+from left4me_host import gc, instance, layout, steam, steamcmd_words, update_restarts
 
 MANIFEST = """"AppState"
 {
@@ -101,7 +101,7 @@ def test_the_next_time_of_a_clock(clock: str, now: str, then: str) -> None:
 def test_a_time_that_is_declared_while_it_is_past_waits_for_the_next_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """The update waits for 05:30 from 04:00 on; at 05:00 a deploy declares 04:30."""
     clock = at("2026-11-26 04:00")
-    restarted = []
+    restarted: list[float] = []
 
     def passes(seconds: float) -> None:
         nonlocal clock
@@ -116,7 +116,7 @@ def test_a_time_that_is_declared_while_it_is_past_waits_for_the_next_day(monkeyp
     monkeypatch.setattr(update_restarts, "policy", policy)
     monkeypatch.setattr(update_restarts, "waiting", lambda: {} if restarted else {"3": None})
     monkeypatch.setattr(update_restarts, "_restart", lambda _row: restarted.append(clock))
-    monkeypatch.setattr(update_restarts.instance, "lowers", lambda _server: ["layer", "build"])
+    monkeypatch.setattr(instance, "lowers", lambda _server: ["layer", "build"])
     assert update_restarts.main([]) == 0
     assert restarted == [pytest.approx(at("2026-11-27 04:30"), abs=update_restarts.POLL)]
 

@@ -83,11 +83,11 @@ def test_what_is_pyinfras_is_left_to_pyinfra() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"_su_user": "root"}, "_su_user: 'root': is not supported: use _sudo to become root, and ~/.ssh/config"),
-        ({"_doas": True}, "_doas: True: is not supported: use _sudo to become root"),
-        ({"_dzdo_user": "root"}, "_dzdo_user: 'root': is not supported: use _sudo to become root"),
-        ({"_sudo": True, "_sudo_user": "games"}, "_sudo_user: 'games': is not supported: use _sudo to become root"),
-        ({"_su_password": "secret"}, "_su_password: (hidden): is not supported: use _sudo to become root"),
+        ({"_su_user": "root"}, "_su_user: 'root': is not supported: remove it"),
+        ({"_doas": True}, "_doas: True: is not supported: remove it"),
+        ({"_dzdo_user": "root"}, "_dzdo_user: 'root': is not supported: remove it"),
+        ({"_sudo": True, "_sudo_user": "games"}, "_sudo_user: 'games': is not supported: remove it"),
+        ({"_su_password": "secret"}, "_su_password: (hidden): is not supported: remove it"),
         ({"_chdir": "/srv"}, "_chdir: '/srv': is not supported"),
         ({"_sudo_password": "secret"}, "_sudo_password: (hidden): has no effect without _sudo"),
         ({"ssh_key_password": "secret"}, "ssh_key_password: (hidden): has no effect without ssh_key"),

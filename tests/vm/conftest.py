@@ -14,6 +14,8 @@ from tests.stories.operator import Operator
 
 SLOW = 900
 """Seconds for one command of an operator: an emulated machine takes several times what a box takes."""
+WAIT = 300
+"""Seconds until a server answers after a start or a boot."""
 
 
 @pytest.fixture(params=(12, 13), ids=("debian12", "debian13"))

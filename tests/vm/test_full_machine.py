@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.integration.ctl import main_pid, state
 from tests.integration.harness import wait_for, wait_for_server
 from tests.stories.operator import Operator
-from tests.vm.conftest import SLOW, machine
+from tests.vm.conftest import SLOW, WAIT, machine
 
 
 def test_a_bad_night_on_debians_own_kernel(operator: Operator, debian: int) -> None:
@@ -20,7 +20,7 @@ def test_a_bad_night_on_debians_own_kernel(operator: Operator, debian: int) -> N
         return host.run("cat /var/lib/left4me/runtime/3/merged/left4dead2/evening.txt", check=False).stdout.strip()
 
     operator.types(deploy, seconds=SLOW)
-    wait_for_server(host, 27015, 120)
+    wait_for_server(host, 27015, WAIT)
     assert "overlay" in host.run("lsmod").stdout
     operator.types(verify, "passed", never=["failed"], seconds=SLOW)
 
@@ -29,7 +29,7 @@ def test_a_bad_night_on_debians_own_kernel(operator: Operator, debian: int) -> N
     assert state(host, "3") == "inactive"
     assert "/runtime/3/" not in host.run("cat /proc/1/mountinfo").stdout
     operator.on(host, "l4d2ctl start 3")
-    wait_for_server(host, 27015, 120)
+    wait_for_server(host, 27015, WAIT)
     busy = "systemd-run -q --unit=shell --property=WorkingDirectory=/var/lib/left4me/runtime/3/merged sleep 999"
     operator.on(host, busy)
     operator.on(host, "l4d2ctl holders 3", "sleep", "cwd")
@@ -42,7 +42,7 @@ def test_a_bad_night_on_debians_own_kernel(operator: Operator, debian: int) -> N
     assert evening() == "first"
 
     host.reboot()
-    wait_for_server(host, 27015, 120)
+    wait_for_server(host, 27015, WAIT)
     operator.types(verify, "passed", never=["failed"], seconds=SLOW)
 
     # The power is cut amid a reset: what was promised is there, and the server is up without a human.
@@ -52,7 +52,7 @@ def test_a_bad_night_on_debians_own_kernel(operator: Operator, debian: int) -> N
     wait_for("the reset has begun", lambda: main_pid(host, "3") != before)
     host.crash()
     host.start()
-    wait_for_server(host, 27015, 120)
+    wait_for_server(host, 27015, WAIT)
     operator.on(host, "l4d2ctl doctor")
     attic = host.run("cd /var/lib/left4me/attic && cat */upper/left4dead2/evening.txt", check=False).stdout.split()
     assert evening() == "second" or "second" in attic
