@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,32 @@ def test_who_falls_silent_is_not_waited_for(
     with pytest.raises(TimeoutError):
         rcon.execute(serve(*answers, close=False), "x", "status")
     assert time.monotonic() - begin < 1.5
+
+
+@pytest.mark.parametrize("answers", [[packet(1, 0, b"x" * 4000)], [LOGIN, packet(1, 0, b"x" * 4000)]])
+def test_who_sends_a_byte_now_and_then_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> None:
+    """Each byte comes within the time that more data may take, and yet it ends."""
+    monkeypatch.setattr(rcon, "LIMIT", 0.5)
+    monkeypatch.setattr(rcon, "WHOLE", 1.0)
+    data = b"".join(each if isinstance(each, bytes) else b"".join(packet(*part) for part in each) for each in answers)
+    over = threading.Event()
+
+    def drip() -> None:
+        with suppress(ConnectionError), listening.accept()[0] as client:
+            for byte in data:
+                client.sendall(bytes([byte]))
+                if over.wait(0.05):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        begin = time.monotonic()
+        with pytest.raises(OSError, match="does not end within 1 s"):
+            rcon.execute(listening.getsockname(), "x", "status")
+        over.set()
+        thread.join(10)
+    assert time.monotonic() - begin < 3
 
 
 def test_a_command_is_no_longer_than_a_packet() -> None:

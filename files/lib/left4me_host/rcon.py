@@ -10,15 +10,13 @@ import time
 
 from left4me_host import instance, layout
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import BinaryIO
-
 LIMIT = 5.0
 """Seconds to wait for a connection or for more data."""
+WHOLE = 6 * LIMIT
+"""Seconds for a command in all: a server that sends a byte now and then does not hold its caller."""
 _TCP = ("/proc/net/tcp", "/proc/net/tcp6")
 _RESPONSE, _EXECUTE, _AUTH_RESPONSE, _AUTH = 0, 2, 2, 3
-_MOST = 1 << 20  # bytes of an answer
+_MOST = 1 << 20  # bytes of an answer, and of a packet
 _LONGEST = 4096 - 10  # bytes of a command: a packet less its id, type and two zeros
 
 
@@ -47,19 +45,36 @@ def _packet(number: int, kind: int, body: bytes) -> bytes:
     return struct.pack("<iii", len(body) + 10, number, kind) + body + b"\0\0"
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError("the server closed the connection")
-    return data
+class _Connection:
+    """A connection to a server, and one deadline for all that is read from it."""
 
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket, self._end = connected, time.monotonic() + WHOLE
 
-def _receive(stream: BinaryIO) -> tuple[int, int, bytes]:
-    """Return a packet's id, type and body. Raises EOFError if the server closes the connection."""
-    size, number, kind = struct.unpack("<iii", _read(stream, 12))
-    if not 10 <= size <= 1 << 20:
-        raise OSError("the answer is not RCON")
-    return number, kind, _read(stream, size - 8).rstrip(b"\0")
+    def send(self, data: bytes) -> None:
+        self._socket.settimeout(LIMIT)
+        self._socket.sendall(data)
+
+    def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            if time.monotonic() > self._end:
+                raise OSError(f"the answer does not end within {WHOLE:.0f} s")
+            self._socket.settimeout(LIMIT)
+            if not (more := self._socket.recv(size - len(data))):
+                raise EOFError("the server closed the connection")
+            data += more
+        return bytes(data)
+
+    def receive(self) -> tuple[int, int, bytes]:
+        """Return a packet's id, type and body.
+
+        Raises EOFError if the server closes the connection, OSError if it sends no packet or takes too long.
+        """
+        size, number, kind = struct.unpack("<iii", self._read(12))
+        if not 10 <= size <= _MOST:
+            raise OSError("the answer is not RCON")
+        return number, kind, self._read(size - 8).rstrip(b"\0")
 
 
 def execute(address: tuple[str, int], password: str, command: str) -> str | None:
@@ -67,25 +82,23 @@ def execute(address: tuple[str, int], password: str, command: str) -> str | None
 
     Raises OSError, or EOFError if the server closes the connection before it has checked the password.
     """
-    output = b""
-    with socket.create_connection(address, timeout=LIMIT) as connection, connection.makefile("rb") as stream:
-        connection.sendall(_packet(1, _AUTH, password.encode()))
-        kind, end = _RESPONSE, time.monotonic() + 6 * LIMIT
+    output, kind = b"", _RESPONSE
+    with socket.create_connection(address, timeout=LIMIT) as connected:
+        server = _Connection(connected)
+        server.send(_packet(1, _AUTH, password.encode()))
         while kind != _AUTH_RESPONSE:
-            number, kind, _body = _receive(stream)
-            if time.monotonic() > end:
-                raise OSError("the server does not answer the password")
+            number, kind, _body = server.receive()
         if number == -1:
             return None
         try:
             # An answer has no end mark, but the server mirrors the second packet after the whole answer to the first.
             # Send both in one sendall(), because a map change delays a later packet.
             text = command.encode("utf-8", "surrogateescape")
-            connection.sendall(_packet(1, _EXECUTE, text) + _packet(2, _RESPONSE, b""))
-            while (packet := _receive(stream))[0] != 2:
+            server.send(_packet(1, _EXECUTE, text) + _packet(2, _RESPONSE, b""))
+            while (packet := server.receive())[0] != 2:
                 output += packet[2]
-                if len(output) > _MOST or time.monotonic() > end:
-                    raise OSError("the answer does not end")
+                if len(output) > _MOST:
+                    raise OSError(f"the answer is longer than {_MOST} bytes")
         except (EOFError, ConnectionError):
             pass  # the command ended the game, as `quit` does
     return output.decode("utf-8", "replace")
