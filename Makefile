@@ -17,10 +17,10 @@ PYTEST := $(PYTHON) -m pytest
 ## make types     run mypy
 ## make unit      run the unit tests; needs no root
 ## make boxes     build the images and snapshots of the test boxes
-## make test      run lint, types, unit tests and stories, the tests that act as an operator (5 minutes)
+## make test      run lint, types, unit tests, and stories: tests that act as an operator (5 minutes)
 ## make test-all  run all tests, the stories on both Debians (40 minutes)
 ## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
-## make soak-vm   cut the power of full machines 180 times, test limits and an upgrade (hours)
+## make soak-vm   on full machines, cut the power 180 times, reach memory and CPU limits, upgrade Debian (hours)
 ## make bench     measure resets, starts and a fleet
 ## make clean     remove the test boxes and .venv
 ##

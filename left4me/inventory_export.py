@@ -1,7 +1,7 @@
 """Print the validated data of each host of an inventory as JSON.
 
-The output is for programs that cannot import pyinfra, because its gevent patches the whole interpreter. With --show,
-the output is for people. INVENTORY, --limit and --exclude work as in pyinfra. Mistakes in the data are refused as in a
+The output is for programs that must not import pyinfra, which patches the whole interpreter (gevent). With --show, the
+output is for people. INVENTORY, --limit and --exclude work as in pyinfra. Mistakes in the data are refused as in a
 deploy: a line for each mistake, exit code 2.
 """
 

@@ -31,8 +31,9 @@ from left4me_host.commands import print_table
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
-Deploy to a fleet in waves. The steps of each wave: lock the hosts; deploy; once idle, restart the servers that require
-it; wait until every server answers; run tests/deployed. The rollout stops after the first wave in which a host fails.
+Deploy to a fleet in waves. The steps of each wave: lock the hosts; deploy; restart the servers that require it, each
+when it is idle, or after --drain; wait until every server answers; run tests/deployed. The rollout stops after the
+first wave in which a host fails.
 Servers stopped by hand stay down. At the end, the rollout lists them and what else waits for you.
 
 examples:
@@ -46,7 +47,8 @@ examples:
 If a rollout ends early, run the same command again: finished hosts are not changed or restarted.
 To go back, check out an older commit of this repository (git checkout COMMIT) and run the same command.
 
-Ctrl-C finishes the current step of each host without waiting for players. A second Ctrl-C stops at once.
+After Ctrl-C each host finishes its current step; servers that still have players are not restarted. A second Ctrl-C
+stops at once.
 exit codes: 0 all hosts deployed and verified; 1 stopped at a failure; 2 refused, nothing changed; 130 interrupted
 """
 
@@ -69,8 +71,13 @@ def _parser() -> argparse.ArgumentParser:
             "canary,25%,100%",
             "wave sizes: a number (5), a share (10%) or canary; the last repeats",
         ),
-        ("--drain", waves.duration, "30m", "wait this long for players to leave; 0: do not wait"),
-        ("--quiet", waves.duration, "1m", "restart a server after this long without players"),
+        (
+            "--drain",
+            waves.duration,
+            "30m",
+            "wait at most this long for players to leave, then restart anyway; 0: do not wait",
+        ),
+        ("--quiet", waves.duration, "1m", "a server is idle after this long without players"),
         ("--grace", waves.duration, "2m", "how long a server may take to answer"),
     ):
         text = f"{help_text} (default: {default})".replace("%", "%%")

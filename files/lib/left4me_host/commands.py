@@ -24,7 +24,7 @@ examples:
   l4d2ctl stop 3                 stop server 3; it stays down over deploys and reboots
   l4d2ctl start 3                start server 3 again
   l4d2ctl restart --all          restart all servers
-  l4d2ctl reset 3                clean server 3: move its files to the attic, restart it if it ran
+  l4d2ctl reset 3                move the files that server 3 wrote to the attic; restart it if it ran
   l4d2ctl reset --undo 3         undo the latest reset; repeat for earlier ones
   l4d2ctl attic 3                list the files of server 3 in the attic
   l4d2ctl rcon 3 changelevel c2m1_highway
@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if ids:
             command.add_argument("ids", metavar="ID", nargs="*", help=ids)
-            command.add_argument("--all", action="store_true", help="all declared servers")
+            command.add_argument(
+                "--all", action="store_true", help="all declared servers" if ids == IDS else "the same as no ID"
+            )
         return command
 
     text = "show servers: state, players, build, layers, and whether a restart is required"
@@ -85,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     add("start", _run, "start servers, including those stopped by hand")
     add("stop", _run, "stop servers; they stay down over deploys and reboots until `l4d2ctl start`")
     restart = add("restart", _restart, "stop servers and start them again")
-    text = "skip servers that are not running; leave a server down that is stopped by hand during the restart"
+    text = "skip servers that are not running; a server that someone stops during the restart stays down"
     restart.add_argument("--unless-stopped", action="store_true", help=text)
     command = add(
         "reset",
         _reset,
-        "clean servers: move their files to the attic and restart the servers that ran",
+        "move the files that servers wrote to the attic, and restart the servers that ran",
         examples="""\
   l4d2ctl reset 3                         reset server 3
   l4d2ctl reset --undo 3                  undo its latest reset
@@ -107,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "list the attic: files from resets, undos and removed servers, latest first"
     command = add("attic", _attic, text, ids=DEFAULT_ALL)
     command.add_argument("--json", action="store_true", help="print JSON")
-    holders = add("holders", _holders, "list the processes that keep a server's overlay busy, and how")
+    holders = add(
+        "holders", _holders, "list the processes that keep a server's overlay busy, and what each of them holds"
+    )
     holders.add_argument("--json", action="store_true", help="print JSON")
     holders.add_argument("--watch", action="store_true", help="repeat until the overlay is released (Ctrl-C to stop)")
     rcon = add(
@@ -134,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     back = add("rollback", _game, text, ids="", group=acts)
     back.add_argument("build", metavar="BUILD", nargs="?", help="a build that `l4d2ctl game status` lists")
     doctor = add("doctor", _doctor, "find problems on this host: mounts, layers, leftovers, units, owners", ids="")
-    doctor.add_argument("--fix", action="store_true", help="fix problems, without touching running servers")
+    doctor.add_argument("--fix", action="store_true", help="fix what is safe to fix; never touches a running server")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

@@ -2,8 +2,8 @@
 
 A process keeps a mount busy, from any mount namespace, by its working directory, root, program, open files or mappings.
 A process in another mount namespace also keeps that namespace's copy of the mount, which can outlive the unit.
-The number in /proc/PID/ns/mnt proves neither, because the kernel reuses numbers. So this module reads each process's
-mountinfo, and compares the devices of all its references with the overlay's device.
+The number in /proc/PID/ns/mnt does not show whether a process has such a copy, because the kernel reuses these numbers.
+So this module reads each process's mountinfo, and compares the devices of all its references with the overlay's device.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ def _drop_plan(server: str, plan: dict[str, str] | None) -> None:
 
 
 def _chosen(server: str, asked: str) -> str:
-    """Return the attic's entry that an undo brings back: by its time if `asked`, else the latest not made by an undo.
+    """Return the attic's entry that an undo brings back: the one of the time `asked`, in the form of attic.rows().
 
-    Raises Failed.
+    If `asked` is empty, it is the latest entry that no undo made. Raises Failed.
     """
     entries = attic.entries(server)
     if not asked:
