@@ -35,11 +35,13 @@ PROMISES = {
     "PrivateDevices": "yes",
     "PrivateIPC": "yes",
     "PrivateUsers": "yes",
-    "TemporaryFileSystem": "/var/lib:ro /etc/left4me:ro /srv:ro /opt:ro /mnt:ro /media:ro /dev/shm:mode=1777",
-    "ReadOnlyPaths": "/run",
+    "TemporaryFileSystem": "/var/lib:ro /etc/left4me:ro /srv:ro /opt:ro /mnt:ro /media:ro /run:ro /dev/shm:mode=1777",
+    "InaccessiblePaths": "-/boot -/var/log",
     "ReadWritePaths": "",
     "BindPaths": "/var/lib/left4me/runtime/{id}/merged:/var/lib/left4me/runtime/{id}/merged:rbind",
-    "BindReadOnlyPaths": "/etc/left4me/servers/{id}:/var/lib/left4me/runtime/{id}/merged/left4dead2/cfg/left4me:rbind "
+    "BindReadOnlyPaths": "-/run/systemd/resolve:/run/systemd/resolve:rbind "
+    "-/run/NetworkManager:/run/NetworkManager:rbind -/run/resolvconf:/run/resolvconf:rbind "
+    "/etc/left4me/servers/{id}:/var/lib/left4me/runtime/{id}/merged/left4dead2/cfg/left4me:rbind "
     "/var/lib/left4me/secrets/{id}:/var/lib/left4me/runtime/{id}/merged/left4dead2/cfg/left4me/secret:rbind",
     "ProtectProc": "invisible",
     "ProcSubset": "all",
@@ -62,6 +64,7 @@ PROMISES = {
     "SystemCallErrorNumber": "1",  # EPERM
     "UMask": "0027",
     "LimitNOFILE": "65536",
+    "LimitCORE": "0",
     "TasksMax": "256",
     "LogRateLimitIntervalUSec": "30s",
     "LogRateLimitBurst": "10000",
@@ -113,6 +116,7 @@ DENIED = {
     "init_module",
     "iopl",
 }
+DENIED |= {"io_setup", "io_uring_setup", "keyctl", "mlock", "pkey_alloc"}
 DENIED |= {"swapon", "clock_settime", "kexec_load", "capset", "perf_event_open"}
 # Lines that today only repeat a default of systemd, or that systemctl does not show: checked in the text.
 LINES = {
@@ -174,7 +178,7 @@ def broken(unit: dict[str, str], server: str) -> list[str]:
     if not calls >= ALLOWED or calls & DENIED or any(call.startswith("~") for call in calls):
         wrong.append(
             f"SystemCallFilter must allow {sorted(ALLOWED - calls)} and not {sorted(DENIED & calls)}: "
-            "it must be @system-service without @privileged"
+            "it must be @system-service without @privileged, @aio, @keyring, @memlock and @pkey"
         )
     wrong += [
         f"{key} is {shown(key)!r}, must contain {NETWORK}" for key in ("After", "Wants") if NETWORK not in shown(key)
