@@ -216,6 +216,13 @@ def test_what_is_no_id_is_refused(box3: Box, server: str) -> None:
     assert mountinfo(box3) == before
 
 
+def test_an_interrupt_is_one_line(box3: Box) -> None:
+    """As systemd sends it to a helper that takes longer than a stop may."""
+    waits = f"flock {RUNTIME} sleep 3 & sleep 0.5; timeout --preserve-status --signal=INT 1 {HELPER} umount 3"
+    done = box3.run(waits, check=False)
+    assert (done.returncode, done.stderr.count("\n"), "interrupted" in done.stderr) == (1, 1, True), done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["mount"], ["mount", "3", "4"], ["remount", "3"], ["3", "mount"], ["--help"]]
 )
