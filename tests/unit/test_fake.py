@@ -140,7 +140,10 @@ class Other:
 
     def _daemon_reload(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         states = {unit: "active" if unit in self.state["active"] else "inactive" for unit in words}
-        return {"reload": False, "units": {unit: {"ActiveState": state} for unit, state in states.items()}}
+        return {
+            "reload": False,
+            "units": {unit: {"ActiveState": state, "SubState": ""} for unit, state in states.items()},
+        }
 
     def _filetree(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         return {directory: {} for directory in words}
