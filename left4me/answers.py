@@ -58,8 +58,8 @@ def read(text: str, shape: TypeAdapter[T], most: int = MOST) -> T:
         raise Wrong("its answer is nested too deeply") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise Wrong(short(f"its answer is not as expected: {where}: {first['msg']}")) from None
+        where = "".join(f"{each}: " for each in first["loc"])
+        raise Wrong(short(f"its answer is not as expected: {where}{first['msg']}")) from None
     except ValueError:
         raise Wrong(short(f"its answer is no JSON: {text[:100]!r}")) from None
 

@@ -63,6 +63,13 @@ def test_what_is_no_answer_is_told_as_one_error(data: bytes) -> None:
         assert parse(data).players >= 0
 
 
+def test_an_answer_may_be_cut_anywhere() -> None:
+    whole = answer(1, 0, extra=0)
+    for end in range(len(whole)):
+        with contextlib.suppress(ValueError):
+            assert parse(whole[:end]).players == 1
+
+
 def test_a_name_that_is_no_text_is_still_a_name() -> None:
     assert parse(answer(1, 0, name=b"\xff\xfe")).name == "\ufffd\ufffd"
 
