@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from left4me_host.instance import plain
+
 MARK = "left4me-answer:"
 """This line separates a host's answer from what the login shell prints before."""
 
@@ -119,7 +121,7 @@ def answer(printed: str) -> str:
     """Return the output of a command from marked(). Raises ValueError if the command did not start."""
     before, mark, found = f"\n{printed}".partition(f"\n{MARK}\n")
     if not mark:
-        raise ValueError(f"no answer; it printed: {before.strip()[:200]}")
+        raise ValueError(f"no answer; it printed: {plain(before.strip()[:200])}")
     return found
 
 
@@ -140,18 +142,21 @@ def sudo_reason(stderr: str) -> str:
     if found := re.search(
         r"^(.+ is not in the sudoers file|Sorry, user .+ is not allowed to execute .+)", stderr, re.MULTILINE
     ):
-        return f"sudo: {found[1][:200]}"
+        return f"sudo: {plain(found[1][:200])}"
     return ""
 
 
 def reason(stderr: str, silent: str = "no reason given") -> str:
-    """Return the line of `stderr` that says why ssh or its command failed; `silent` if `stderr` is empty."""
+    """Return the line of `stderr` that says why ssh or its command failed; `silent` if `stderr` is empty.
+
+    The line is cut and safe to print.
+    """
     if why := sudo_reason(stderr):
         return why
     key = re.search(r"^Offending \S+ key in (.+):\d+\s*$", stderr, re.MULTILINE)
     name = re.search(r"^Host key for (\S+) has changed and you have requested strict checking", stderr, re.MULTILINE)
     if key and name:
         fingerprint = re.search(r"^(\S+:\S+)\.\s*$", stderr, re.MULTILINE)
-        return changed_key(fingerprint[1] if fingerprint else "an unknown key", key[1], name[1])
+        return plain(changed_key(fingerprint[1] if fingerprint else "an unknown key", key[1], name[1])[:1000])
     lines = [line.strip() for line in stderr.splitlines() if not line.startswith("Connection to ")]
-    return ([line for line in lines if line] or [silent])[-1]
+    return plain(([line for line in lines if line] or [silent])[-1][:1000])

@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NoReturn, TypedDict
+from typing import Any, NoReturn
 
 import gevent
 from pyinfra import logger
@@ -20,11 +20,10 @@ from pyinfra.api.state import State
 from pyinfra.connectors.util import CommandOutput
 from pyinfra.context import host
 
-from left4me import manifest, model, pyinfra_hooks
+from left4me import answers, manifest, model, pyinfra_hooks, shapes
 from left4me.remote.program_text import program_command
 from left4me_host import layout
-
-SYSTEMS = ("debian 12", "debian 13")
+from left4me_host.instance import plain
 
 
 class Command(StringCommand):
@@ -56,40 +55,6 @@ def program(name: str, *arguments: str, stdin: Any = None) -> Command:
     return Command(*program_command(name, *arguments), stdin=stdin)
 
 
-class Entry(TypedDict):
-    """A path on the host; `content` is the sha256 of a file or the target of a symlink."""
-
-    type: str
-    mode: int
-    owner: str
-    group: str
-    content: str
-
-
-class HostState(TypedDict, total=False):
-    """The output of gather.py. Without root, or on a system not in SYSTEMS, it has only the first three keys."""
-
-    python: list[int] | None
-    system: str
-    root: bool
-    architecture: str
-    init: str
-    overlay: bool
-    packages: list[str]
-    entries: dict[str, Entry]
-    users: dict[str, tuple[int, str, str]]
-    groups: dict[str, int]
-    installation: dict[str, Any]
-    releases: list[str]
-    overlays: dict[str, list[str]]
-    runtime: list[str]
-    running: dict[str, dict[str, str]]
-    ports: dict[str, int]
-    mounts: list[str]
-    held: list[str]
-    revision: str
-
-
 class Words(tuple[str, ...]):
     """Arguments of a fact. If the fact fails, pyinfra prints "…" instead of these kilobytes."""
 
@@ -97,29 +62,29 @@ class Words(tuple[str, ...]):
         return "…"
 
 
-class Answer(FactBase[Any]):
-    """A fact: the JSON that a program (see program_text.py) prints on the host."""
+class Answer(FactBase[str]):
+    """A fact: what a program (see program_text.py) prints on the host, for ask()."""
 
     def command(self, stem: str, words: Sequence[str]) -> StringCommand:
         """Return the command; without python3 it prints {"python": null}."""
         no_python = "command -v python3 >/dev/null || { echo '{\"python\": null}'; exit 0; };"
         return StringCommand(no_python, "exec", program(stem, *words))
 
-    def process(self, output: list[str]) -> Any:
-        return json.loads(output[-1])
+    def process(self, output: list[str]) -> str:
+        return output[-1]
 
 
-class Status(FactBase[dict[str, Any]]):
-    """The rows of `l4d2ctl status --json`, by server id; {} if the host has no l4d2ctl yet."""
+class Status(FactBase[str]):
+    """What `l4d2ctl status --json` prints; [] if the host has no l4d2ctl yet."""
 
     def command(self, words: Sequence[str]) -> StringCommand:
         """Return the command; `words` are server ids, or empty for all servers that have files on the host."""
         no_ctl = f"[ -x {layout.CTL} ] || {{ echo '[]'; exit 0; }};"
         return StringCommand(no_ctl, "exec", Command(layout.CTL, "status", "--json", *words))
 
-    def process(self, output: list[str]) -> dict[str, Any]:
+    def process(self, output: list[str]) -> str:
         text = "\n".join(["", *output])  # the login shell may print something first
-        return {row["id"]: row for row in json.loads(text[text.rindex("\n[") :])}
+        return text[max(text.rfind("\n["), 0) :]
 
 
 def declared_host() -> model.Host:
@@ -133,7 +98,7 @@ def declared_host() -> model.Host:
 def _question(name: str) -> str:
     declares = pyinfra_hooks.MODELS[name]
     question = {
-        "systems": SYSTEMS,
+        "systems": shapes.SYSTEMS,
         "paths": [
             *(item.path for item in manifest.everything(declares)),
             *map(manifest.link_of, manifest.layers(declares)),
@@ -156,19 +121,27 @@ _answers: dict[tuple[str, str, tuple[str, ...], bool], Any] = {}
 
 def refuse(reason: str) -> NoReturn:
     """Log the reason and end the run for the current host; the other hosts go on."""
-    logger.error(f"{host.print_prefix}{reason}")
+    logger.error(f"{host.print_prefix}{plain(reason)}")
     # Not `host` itself: it is a proxy for the current host of each greenlet.
     host.state.fail_hosts({host.state.inventory.get_host(host.name)})
     raise gevent.GreenletExit
 
 
 def ask(name: str, *arguments: str) -> Any:
-    """Run a program (see program_text.py; `status` is l4d2ctl's) on the host and return its answer."""
+    """Run a program (see program_text.py) on the host and return its answer; of `status`, l4d2ctl's rows by id.
+
+    Ends the run for the current host if the answer is not in shapes.SHAPES.
+    """
     words = Words(arguments)
-    found = host.get_fact(Status, words=words) if name == "status" else host.get_fact(Answer, stem=name, words=words)
-    if found is None:  # pyinfra has logged why, and would continue with None
+    text = host.get_fact(Status, words=words) if name == "status" else host.get_fact(Answer, stem=name, words=words)
+    if text is None:  # pyinfra has logged why, and would continue with None
         refuse(f"cannot read this host ({name}): fix the error above, then deploy again")
-    return found
+    try:
+        found = answers.read(text, shapes.SHAPES[name])
+        shapes.check_asked(name, arguments, found)
+    except answers.Wrong as wrong:
+        refuse(f"cannot read this host ({name}): {wrong}")
+    return {row["id"]: row for row in found} if name == "status" else found
 
 
 def once(name: str, *arguments: str) -> Any:
@@ -181,9 +154,9 @@ def once(name: str, *arguments: str) -> Any:
     return _answers[key]
 
 
-def host_state() -> HostState:
+def host_state() -> shapes.HostState:
     """Return the current host's state from before this run changed it."""
-    state: HostState = once("gather", _question(host.name))
+    state: shapes.HostState = once("gather", _question(host.name))
     return state
 
 

@@ -11,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from left4me import answers
 from left4me.connection import Command, answer, command, marked, reason
 from left4me_host.commands import print_table
 from left4me_host.status import Status, table
@@ -21,43 +23,36 @@ from left4me_host.status import Status, table
 LIMIT = 30
 """Seconds per host. ssh waits up to 10 for a connection, l4d2ctl up to 1 for a server."""
 
+ROWS = TypeAdapter(list[Status])
+"""A newer l4d2ctl sends more keys; they are ignored."""
+WIDEST = 1000
+"""Characters in a cell of the table: one host must not make it wide for all."""
+
 Run = Callable[[Command, float], "subprocess.CompletedProcess[str]"]
-"""Runs a command with a limit in seconds, like subprocess.run."""
+"""Runs a command with a limit in seconds, like answers.run."""
 
 
 class Unreachable(Exception):
     """A host did not answer; the message is the reason, in one line."""
 
 
-def _run(command: Command, limit: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command.words,
-        env=command.full_environment,
-        input=command.stdin,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=limit,
-        check=False,
-    )
-
-
-def ask(name: str, connection: Mapping[str, Any], run: Run = _run) -> list[Status] | Unreachable:
+def ask(name: str, connection: Mapping[str, Any], run: Run = answers.run) -> list[Status] | Unreachable:
     """Return the status of a host's servers, or why the host did not answer."""
     try:
         done = run(command(name, connection, *marked("l4d2ctl", "status", "--json")), LIMIT)
     except subprocess.TimeoutExpired:
         return Unreachable(f"no answer within {LIMIT} s")
+    except answers.Wrong as wrong:
+        return Unreachable(str(wrong))
     if done.returncode:
         return Unreachable(reason(done.stderr, f"exit {done.returncode}"))
     try:
-        known = {each.name for each in fields(Status)}  # a newer l4d2ctl sends more keys
-        rows = json.loads(answer(done.stdout))
-        return [Status(**{key: row[key] for key in row if key in known}) for row in rows]
-    except ValueError:
-        return Unreachable("its l4d2ctl printed no valid status: deploy this host")
-    except TypeError:
-        return Unreachable("its l4d2ctl is older than this checkout: deploy this host")
+        rows = answers.read(answer(done.stdout), ROWS, answers.STATUS)
+        if any(len(cell) > WIDEST for line in table(rows) for cell in line):
+            raise answers.Wrong("a text in its answer is too long")
+    except (ValueError, OverflowError) as error:  # an absurd number is not printable
+        return Unreachable(f"its l4d2ctl printed no valid status: deploy this host ({answers.short(str(error))})")
+    return rows
 
 
 def main() -> int:
@@ -74,17 +69,17 @@ def main() -> int:
         return fleet.returncode
     hosts = {each["name"]: each["connection"] for each in json.loads(fleet.stdout)}
     with ThreadPoolExecutor(32) as pool:
-        answers = dict(zip(hosts, pool.map(ask, hosts, hosts.values()), strict=True))
+        found_of = dict(zip(hosts, pool.map(ask, hosts, hosts.values()), strict=True))
     lines = [["HOST", *table([])[0]]]
-    for name, found in answers.items():
+    for name, found in found_of.items():
         if not isinstance(found, Unreachable):
             lines += [[name, *line] for line in table(found)[1:]]
     print_table(lines)
     sys.stdout.flush()
-    for name, found in answers.items():
+    for name, found in found_of.items():
         if isinstance(found, Unreachable):
             print(f"{name}: {found}", file=sys.stderr)
-    return 1 if any(isinstance(found, Unreachable) for found in answers.values()) else 0
+    return 1 if any(isinstance(found, Unreachable) for found in found_of.values()) else 0
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.context import host
 
-from left4me import facts, manifest, model, pending, pyinfra_hooks, wanted_versions
+from left4me import facts, manifest, model, pending, pyinfra_hooks, shapes, wanted_versions
 from left4me.lock.client import operation
 from left4me.manifest import Item
 from left4me_host import layout
+from left4me_host.instance import plain
 
 Commands = Generator[StringCommand, None, None]
 
 
-def _is_as_declared(item: Item, state: facts.HostState) -> bool:
+def _is_as_declared(item: Item, state: shapes.HostState) -> bool:
     if any(f"{item.path}/".startswith(f"{mount}/") for mount in state["mounts"] if mount != "/"):
         return True  # an overlay covers the path; deploys change nothing in overlays
     found = state["entries"].get(item.path)
@@ -77,20 +78,20 @@ def accounts() -> Commands:
             yield StringCommand("usermod", "--gid", manifest.GROUP, "--shell", shell, user)
 
 
-def _versions(state: facts.HostState) -> set[str]:
+def _versions(state: shapes.HostState) -> set[str]:
     """Return the paths of all builds and layer versions on the host."""
     found = {f"{layout.RELEASES}/{name}" for name in state["releases"]}
     return found | {f"{layout.OVERLAYS}/{layer}/{name}" for layer, names in state["overlays"].items() for name in names}
 
 
-def _outdated(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> list[wanted_versions.Tree]:
+def _outdated(trees: Sequence[wanted_versions.Tree], state: shapes.HostState) -> list[wanted_versions.Tree]:
     """Return the trees that are missing on the host or not current."""
     on_host, entries = _versions(state), state["entries"]
     links = {path: entry["content"] for path, entry in entries.items() if entry["type"] == "symlink"}
     return [tree for tree in trees if links.get(tree.link) != tree.target or f"{tree.place}/{tree.name}" not in on_host]
 
 
-def _build(trees: Sequence[wanted_versions.Tree], state: facts.HostState) -> facts.Command:
+def _build(trees: Sequence[wanted_versions.Tree], state: shapes.HostState) -> facts.Command:
     """Return the command that uploads local files, builds the trees on the host and makes them current."""
     on_host, entries = _versions(state), state["entries"]
     # Only the difference from the current version is sent.
@@ -115,7 +116,7 @@ def layers() -> Commands:
         return
     if host.state.is_executing:
         for line in wanted_versions.missing_items(declares):
-            logger.warning(f"{host.print_prefix}{line}")
+            logger.warning(f"{host.print_prefix}{plain(line)}")
     if outdated := _outdated(wanted_versions.layers(declares), state):
         yield _build(outdated, state)
     else:
@@ -130,7 +131,7 @@ def game() -> Commands:
     if host.state.is_executing and (links := state["installation"].get("leads_out")):
         shown = ", ".join(links[:5]) + (f" and {len(links) - 5} more" if len(links) > 5 else "")
         warning = f"servers cannot follow these links out of game.path: {shown}; copy what they point to"
-        logger.warning(f"{host.print_prefix}{warning}")
+        logger.warning(f"{host.print_prefix}{plain(warning)}")
     if not _outdated([tree], state):
         return host.noop("the build is current")
     yield StringCommand("systemctl", "daemon-reload")  # the smoke test starts a unit that this deploy may have changed

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from pyinfra import logger
 from pyinfra.context import host
 
-from left4me import facts, manifest, model, pyinfra_connection, pyinfra_hooks, revision
+from left4me import facts, manifest, model, pyinfra_connection, pyinfra_hooks, revision, shapes
 from left4me.lock import client as lock
+from left4me_host.instance import plain
 
 
-def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
+def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     """Yield each reason why this host cannot be deployed, with what to do."""
     if seen["python"] is None:
         yield "python3 is missing: apt-get install python3"
         return
-    if seen["system"] not in facts.SYSTEMS:
+    if seen["system"] not in shapes.SYSTEMS:
         yield f"runs {seen['system']}; only Debian 12 and 13 are supported"
         return
     if not seen["root"]:
@@ -42,7 +43,7 @@ def problems(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
     yield from _accounts(seen, declares)
 
 
-def _accounts(seen: facts.HostState, declares: model.Host) -> Iterator[str]:
+def _accounts(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     uids = {user: uid for user, (uid, _group, _shell) in seen["users"].items()}
     for key, kind, own, declared, ids in (
         ("uid", "user", "left4me", declares.uid, uids),
@@ -89,4 +90,4 @@ def preflight() -> None:
     if found := refusals():
         facts.refuse(f"refused, nothing changed: {'; '.join(found)}")
     if warning := going_back(facts.host_state()["revision"]):
-        logger.warning(f"{host.print_prefix}{warning}")
+        logger.warning(f"{host.print_prefix}{plain(warning)}")

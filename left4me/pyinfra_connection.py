@@ -12,6 +12,7 @@ import paramiko
 import pyinfra.connectors.local
 import pyinfra.connectors.ssh
 import pyinfra.connectors.ssh_util
+import pyinfra.connectors.util
 from pyinfra.api.command import StringCommand
 from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.connectors.base import BaseConnector
@@ -20,7 +21,8 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.sshuserclient.client import SSHClient
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command
 
-from left4me import connection
+from left4me import answers, connection
+from left4me_host.instance import plain
 
 
 class OneSession(Exception):
@@ -45,6 +47,10 @@ def command_line(connector: BaseConnector, command: StringCommand, arguments: di
 
 _answered: WeakSet[BaseConnector] = WeakSet()
 """Connections over which a command has run."""
+
+
+SHOWN = 200
+"""Lines of a failed command's output that are shown, the last ones."""
 
 
 class _Stdin(list[str]):
@@ -85,9 +91,51 @@ def _run(
             raise
         raise OneSession from error
     _answered.add(connector)
-    if not done and (why := connection.sudo_reason(output.stderr)):
-        output = CommandOutput([OutputLine("stderr", why)])
+    if not done:  # pyinfra prints all of it
+        output = CommandOutput([OutputLine(each.buffer_name, each.line[:1000]) for each in output][-SHOWN:])
+        if why := connection.sudo_reason(output.stderr):
+            output = CommandOutput([OutputLine("stderr", why)])
     return done, output
+
+
+class TooMuch(OSError):
+    """A command printed too much; pyinfra reports this as the failure of its host."""
+
+
+def _read_output(read: Callable[..., CommandOutput], stdout: Any, stderr: Any, **how: Any) -> CommandOutput:
+    """Read a command's output with pyinfra's `read`. Raises TooMuch.
+
+    A host may print without end, and what is no text: pyinfra would keep it all, and show it as it is.
+    """
+    most = answers.STREAM if how["print_output"] else answers.MOST
+    exceeded = False
+
+    def lines(buffer: Any) -> Iterator[str]:
+        nonlocal exceeded
+        size, line = 0, bytearray()
+        # paramiko copies its buffer for each line, so ask for little.
+        while piece := buffer.readline(8192):
+            line += piece
+            size += max(len(piece), 64)  # a short line takes more memory than its text
+            if size > most:
+                exceeded = True
+                # Ends the reader of the other buffer, too.
+                getattr(buffer, "channel", buffer).close()
+                return
+            if line.endswith(b"\n"):
+                yield plain(line.rstrip(b"\r\n").decode(errors="replace").replace("\t", " "))
+                line.clear()
+        if line:
+            yield plain(line.decode(errors="replace").replace("\t", " "))
+
+    # As bytes: paramiko would raise an error for what is no UTF-8.
+    for buffer in (stdout, stderr):
+        if isinstance(buffer, paramiko.file.BufferedFile):
+            buffer._flags |= buffer.FLAG_BINARY  # type: ignore[attr-defined]
+    output = read(lines(stdout), lines(stderr), **how)
+    if exceeded:
+        raise TooMuch(f"it printed more than {most >> 20} MB")
+    return output
 
 
 def _without_a_question(_host: Any, _arguments: Any, execute: Callable[[], Any]) -> Any:
@@ -139,6 +187,9 @@ def install() -> None:
         connector.run_shell_command = _method(_run, connector.run_shell_command)  # type: ignore[method-assign]
     for module in (pyinfra.connectors.ssh, pyinfra.connectors.local):
         module.execute_command_with_sudo_retry = _without_a_question  # type: ignore[attr-defined]
+    read = partial(_read_output, pyinfra.connectors.util.read_output_buffers)
+    for module in (pyinfra.connectors.ssh, pyinfra.connectors.util):
+        module.read_output_buffers = read  # type: ignore[attr-defined]
     load = pyinfra.connectors.ssh.get_private_key  # type: ignore[attr-defined]
     pyinfra.connectors.ssh.get_private_key = partial(_load_key, load)  # type: ignore[attr-defined]
     pyinfra.connectors.ssh_util.getpass = _refuse_to_ask  # type: ignore[attr-defined, assignment]

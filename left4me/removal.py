@@ -13,6 +13,7 @@ from left4me import facts, manifest, pyinfra_hooks
 from left4me.lock import client as lock
 from left4me.operations import Commands
 from left4me_host import layout
+from left4me_host.instance import plain
 
 _OWN = [
     *manifest.MANAGED,
@@ -88,5 +89,5 @@ def removal() -> None:
     if why:
         facts.refuse(f"refused, nothing changed: {why}")
     for line in _plan(_look()):
-        logger.info(f"{host.print_prefix}{line}")
+        logger.info(f"{host.print_prefix}{plain(line)}")
     _remove(name="Remove left4me from the host", _timeout=14400)

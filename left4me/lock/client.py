@@ -25,12 +25,14 @@ from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import extract_control_arguments
 
-from left4me import connection, facts
+from left4me import answers, connection, facts
 from left4me.lock import protocol
 from left4me.pyinfra_connection import command_line
 
 GIVEN = os.environ.get(protocol.TOKEN)
 """The lock token of the rollout that started this run, else None."""
+MOST = 64 << 10
+"""Characters that a host may print before its answer."""
 TOKEN = GIVEN or secrets.token_hex(8)
 P = ParamSpec("P")
 
@@ -57,17 +59,21 @@ def take(host: PyinfraHost) -> str:
             with suppress(OSError):  # it has ended already; the output has the reason
                 stdin.write(password.encode())
                 stdin.flush()
-            lines = [""]
+            lines, size = [""], 0
             while connection.MARK not in lines[-1]:  # the login shell may print something first
-                if not (line := stdout.readline().decode(errors="replace")):
-                    errors = stderr.read().decode(errors="replace")
+                line = stdout.readline(MOST).decode(errors="replace")
+                if (size := size + len(line)) > MOST:
+                    stdout.close()
+                    raise NoAnswer(f"it printed more than {MOST >> 10} KB before its answer")
+                if not line:
+                    errors = stderr.read(MOST).decode(errors="replace")
                     if refusal := connection.sudo_reason(errors):
                         return refusal
                     raise NoAnswer(connection.reason(errors, lines[-1].strip() or "no reason given"))
                 lines.append(line)
-            answer = lines[-1].partition(connection.MARK)[2].strip()
+            answer = answers.short(lines[-1].partition(connection.MARK)[2])
     except (OSError, SSHException) as error:
-        raise NoAnswer(str(error)) from None
+        raise NoAnswer(answers.short(str(error))) from None
     if answer != protocol.LOCKED:
         return answer
     if GIVEN:
@@ -108,7 +114,7 @@ def _send_heartbeats(connector: BaseConnector, prefix: str, stdin: IO[bytes], st
             gevent.sleep(protocol.HEARTBEAT)
             stdin.write(b"\n")
             stdin.flush()
-            if gevent.with_timeout(protocol.SILENCE, stdout.readline, timeout_value=None) is not None:
+            if gevent.with_timeout(protocol.SILENCE, stdout.readline, 2, timeout_value=None) is not None:
                 continue
             # The kernel of a frozen host keeps the connection open, and a command may have two hours.
             logger.error(f"{prefix}no answer for {protocol.SILENCE} s; closing the connection")

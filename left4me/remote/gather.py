@@ -1,6 +1,6 @@
 """Read the state of a host: gather.py QUESTION, a JSON object packed by zlib and base64; changes nothing.
 
-Prints a HostState as JSON: see left4me.facts.
+Prints a HostState as JSON: see left4me.shapes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def group(gid: int) -> str:
 
 
 def entry(path: str) -> dict[str, Any] | None:
-    """Return the Entry of a path (see facts.py), or None if the path does not exist."""
+    """Return the Entry of a path (see shapes.py), or None if the path does not exist."""
     try:
         about = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -8,8 +8,12 @@ import signal
 import threading
 from subprocess import PIPE, CompletedProcess, Popen, TimeoutExpired
 
+from left4me import answers
 from left4me.connection import Command
+from left4me_host.instance import plain
 
+LONGEST = 1000
+"""Characters of a line that are shown."""
 Done = CompletedProcess[str]
 interrupted = threading.Event()
 """Set by the first Ctrl-C: current steps finish, no new step starts."""
@@ -29,13 +33,13 @@ def start(command: Command, stderr: int = PIPE) -> Popen[str]:
     )
 
 
-def run(command: Command, limit: float | None = None) -> Done:
-    """Run a program and wait for it. Kills it and raises TimeoutExpired after `limit` seconds."""
+def run(command: Command, limit: float | None = None, most: int | None = answers.STATUS) -> Done:
+    """Run a program and wait for it; see answers.communicate(). Kills it before TimeoutExpired or Wrong."""
     with start(command) as process:
         _running.add(process)
         try:
-            out, err = process.communicate(command.stdin, timeout=limit)
-        except TimeoutExpired:
+            out, err = answers.communicate(process, command.stdin, limit, most)
+        except (TimeoutExpired, answers.Wrong):
             os.killpg(process.pid, signal.SIGKILL)
             raise
         finally:
@@ -51,5 +55,6 @@ def interrupt() -> None:
 
 
 def last_lines(*texts: str | None) -> list[str]:
-    """Return the last ten lines that are not blank."""
-    return [line.rstrip() for text in texts for line in (text or "").splitlines() if line.strip()][-10:]
+    """Return the last ten lines that are not blank, cut and safe to print."""
+    lines = [line.rstrip() for text in texts for line in (text or "").splitlines() if line.strip()][-10:]
+    return [plain(line[:LONGEST]) for line in lines]

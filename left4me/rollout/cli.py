@@ -122,7 +122,7 @@ class Rollout:
             raise Refused(f"run it in the root of this repository: cd {shlex.quote(str(ROOT))}")
         options = [f"--{key}={each}" for key in ("limit", "exclude") for each in getattr(self._arguments, key)]
         command = [sys.executable, "-m", "left4me.inventory_export", self._arguments.inventory, *options]
-        export = run(Command(command))
+        export = run(Command(command), most=None)
         if export.returncode:
             lines = [line for line in export.stderr.splitlines() if line.startswith("refused: ")]
             raise Refused(*(line.removeprefix("refused: ") for line in lines or last_lines(export.stderr)))
@@ -135,7 +135,7 @@ class Rollout:
     def _pyinfra(self, hosts: Sequence[Host], option: str, environment: dict[str, str]) -> Done:
         limits = [word for host in hosts for word in ("--limit", host.name)]
         command = [sys.executable, "-m", "pyinfra", self._arguments.inventory, "deploy.py", "--json", option, *limits]
-        return run(Command(command, environment))
+        return run(Command(command, environment), most=None)
 
     def plan(self, hosts: list[Host]) -> None:
         """Connect to every host and show what would change. Raises Refused."""
@@ -234,7 +234,7 @@ class Rollout:
             command = [sys.executable, "-m", "pytest", "tests/deployed", "--color=no", f"--junitxml={junit}"]
             command += [f"--inventory={self._arguments.inventory}", *(f"--limit={name}" for name in names)]
             command += [f"--grace={self._arguments.grace:.0f}s", f"--pending-json={pending}"]
-            done = run(Command(command, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}))
+            done = run(Command(command, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}), most=None)
             found = results.verified(done, junit, names)
             if pending.is_file():
                 self._pending += json.loads(pending.read_text(encoding="utf-8"))

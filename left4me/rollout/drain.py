@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 
-from left4me import connection, fleet_status, manifest
+from left4me import answers, connection, fleet_status, manifest
 from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
@@ -30,6 +30,8 @@ def _remote(host: Host, *words: str) -> Done:
         return run(connection.command(host.name, host.connection, *words), LIMIT)
     except subprocess.TimeoutExpired:
         raise Failed(f"{' '.join(words[-3:])}: did not finish within {LIMIT} s") from None
+    except answers.Wrong as wrong:
+        raise Failed(f"{' '.join(words[-3:])}: {wrong}") from None
 
 
 def _players(row: Status) -> str:

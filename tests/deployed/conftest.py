@@ -14,7 +14,8 @@ import pytest
 
 from left4me import model
 from left4me.rollout.waves import duration
-from tests.deployed.hosts import READ_SECONDS, Host, NotRead, Target
+from left4me_host.instance import plain
+from tests.deployed.hosts import Host, NotRead, Target
 from tests.deployed.pending_states import Pending, pending
 
 SILENT_SECONDS = 5
@@ -99,7 +100,7 @@ def readings(request: pytest.FixtureRequest) -> dict[str, Host | NotRead]:
 
     def read(target: Target) -> Host | NotRead:
         try:
-            found = target.ask(target.question(grace), READ_SECONDS + grace)
+            found = target.read(grace)
         except NotRead as reason:
             return reason
         return Host(target.name, target.declares, found, pending(target.name, found, target.declares, grace))
@@ -178,13 +179,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(
             f"{name}: links that point outside the game's build and are broken inside a server:"
         )
-        for path, target in sorted(links.items()):
-            terminalreporter.write_line(f"  {path} -> {target}")
+        for path, target in sorted(links.items())[:200]:
+            terminalreporter.write_line(plain(f"  {path} -> {target}"[:1000]))
     if not (listed := _listed(config)):
         return
     lines = [("HOST", "SERVER", "PENDING", "SINCE", "BY", "DO")]
     lines += [(each.host, each.server, each.pending, each.since or "-", each.by or "-", each.do) for each in listed]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = [[plain(cell[:1000]) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     terminalreporter.write_line("pending:")
-    for line in lines:
+    for line in shown:
         terminalreporter.write_line("  ".join(map(str.ljust, line, widths)).rstrip())

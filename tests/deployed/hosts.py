@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +12,20 @@ from typing import Any
 
 import pytest
 import testinfra.host  # type: ignore[import-untyped]
+from pydantic import TypeAdapter
 from testinfra.backend.base import BaseBackend  # type: ignore[import-untyped]
 
-from left4me import connection, model
-from tests.deployed.pending_states import Pending
-from tests.deployed.promises import PROPERTIES
+from left4me import answers, connection, model
+from left4me_host.instance import plain
+from tests.deployed.found import FOUND
+from tests.deployed.pending_states import Pending, unit_of
+from tests.deployed.promises import CHECK, FINISH_RESETS, PROPERTIES
 
 READER = Path(__file__).with_name("reader.py").read_text(encoding="utf-8")
 READ_SECONDS = 120  # a hundred servers on a slow host take about 12 s
 
+LINES, LONGEST = 200, 10_000
+"""How many lines of a failed test are shown, and how many characters of each."""
 SSH_FAILED = 255
 """The exit code of ssh if it cannot run the command (ssh(1), "EXIT STATUS")."""
 
@@ -36,21 +42,40 @@ class Target:
     connection: Mapping[str, Any] = field(repr=False)
     declares: model.Host
 
-    def ask(self, question: Mapping[str, Any], seconds: float = READ_SECONDS) -> dict[str, Any]:
-        """Run reader.py on the host and return its answer. Raises NotRead."""
+    def ask(self, question: Mapping[str, Any], shape: TypeAdapter[Any], seconds: float = READ_SECONDS) -> Any:
+        """Run reader.py on the host and return its answer, which must have this type. Raises NotRead."""
         # `timeout` limits it on the host; ssh detects a frozen host.
         command = f"echo {connection.MARK}; timeout {seconds:.0f} python3 -I -X utf8 -c %s %s"
-        done = testinfra.host.Host(_Backend(self)).run(command, READER, json.dumps(question))
+        try:
+            # A host that is in others' hands may ignore its own limit.
+            done = testinfra.host.Host(_Backend(self, seconds + 30)).run(command, READER, json.dumps(question))
+        except answers.Wrong as wrong:
+            raise NotRead(str(wrong)) from None
+        except subprocess.TimeoutExpired:
+            raise NotRead(f"no answer within {seconds:.0f} s") from None
         if done.rc == SSH_FAILED:
             raise NotRead(connection.reason(done.stderr))
         if done.rc != 0:
             reason = f"no answer within {seconds:.0f} s" if done.rc == 124 else connection.reason(done.stderr)
             raise NotRead(f"{reason} (exit {done.rc})")
         try:
-            answer: dict[str, Any] = json.loads(connection.answer(done.stdout))
+            return answers.read(connection.answer(done.stdout), shape)
         except ValueError as error:
             raise NotRead(str(error)) from None
-        return answer
+
+    def read(self, grace: float) -> dict[str, Any]:
+        """Read the host with reader.py; `grace` is how long a server may take to answer, in seconds. Raises NotRead."""
+        found = self.ask(self.question(grace), FOUND, READ_SECONDS + grace)
+        servers = set(self.declares.present)
+        try:
+            answers.require(found["units"], {CHECK, FINISH_RESETS, "left4me.slice", *map(unit_of, servers)})
+            answers.require(found["servers"], servers)
+            answers.require(found["missing_cfgs"], servers)
+            answers.require(found["exposure"], map(unit_of, servers))
+        except answers.Wrong as wrong:
+            raise NotRead(str(wrong)) from None
+        # systemctl leaves out properties that a kind of unit does not have.
+        return {**found, "units": {name: defaultdict(str, unit) for name, unit in found["units"].items()}}
 
     def where(self, server: str) -> tuple[str, int | None]:
         """Return address and port for queries on the host itself; the port is None if the host chose it."""
@@ -82,19 +107,16 @@ class _Backend(BaseBackend):  # type: ignore[misc]
 
     NAME = "left4me"
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, seconds: float) -> None:
         super().__init__(target.name)
-        self._target = target
+        self._target, self._seconds = target, seconds
 
     def run(self, command: str, *args: str, **_kwargs: Any) -> Any:
         words = ["sh", "-c", self.quote(command, *args)]
         ssh = connection.command(self._target.name, self._target.connection, *words)
-        done = subprocess.run(
-            ssh.words, env=ssh.full_environment, input=ssh.stdin.encode(), capture_output=True, check=False
-        )
         # All commands here print UTF-8; testinfra would first ask the host for its locale.
-        out, err = (each.decode(errors="replace") for each in (done.stdout, done.stderr))
-        return self.result(done.returncode, command.encode(), out, err)
+        done = answers.run(ssh, self._seconds, answers.MOST)
+        return self.result(done.returncode, command.encode(), done.stdout, done.stderr)
 
 
 def _current(layer: str) -> str:
@@ -117,4 +139,6 @@ class Host:
     def require(self, wrong: list[str]) -> None:
         """Fail with these lines, prefixed with the host's name, if there are any."""
         if wrong:
-            pytest.fail("\n".join(f"{self.name}: {line}" for line in wrong), pytrace=False)
+            shown = [plain(line[:LONGEST]) for line in wrong[:LINES]]
+            shown += [f"and {len(wrong) - LINES} more"] * (len(wrong) > LINES)
+            pytest.fail("\n".join(f"{self.name}: {line}" for line in shown), pytrace=False)

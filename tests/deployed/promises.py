@@ -151,7 +151,7 @@ def commands(shown: str) -> list[tuple[str, str, str]]:
     found = []
     for line in filter(None, shown.splitlines()):
         fields = dict(part.strip().partition("=")[::2] for part in line.strip("{} ").split(" ; "))
-        found.append((fields["path"], " ".join(fields["argv[]"].split()), fields["flags"]))
+        found.append((fields.get("path", ""), " ".join(fields.get("argv[]", "").split()), fields.get("flags", "")))
     return found
 
 

@@ -410,13 +410,20 @@ def ask(address: str, port: int, seconds: float) -> dict[str, Any] | None:
                 continue
             if answer[:5] == b"\xff\xff\xff\xffA":
                 challenge = answer[5:9]
-            elif answer[:5] == b"\xff\xff\xff\xffI":
-                name, rest = text(answer[6:])
-                current_map, rest = text(rest)
-                folder, rest = text(rest)
-                _game, rest = text(rest)
-                return {"name": name, "map": current_map, "folder": folder, "players": rest[2], "bots": rest[4]}
+            elif answer[:5] == b"\xff\xff\xff\xffI" and (found := parse(answer[6:])):
+                return found
     return None
+
+
+def parse(data: bytes) -> dict[str, Any] | None:
+    """Return an A2S_INFO from what follows its header and protocol version, or None if it is cut short."""
+    name, rest = text(data)
+    current_map, rest = text(rest)
+    folder, rest = text(rest)
+    _game, rest = text(rest)
+    if len(rest) < 5:
+        return None
+    return {"name": name, "map": current_map, "folder": folder, "players": rest[2], "bots": rest[4]}
 
 
 # -- the answer

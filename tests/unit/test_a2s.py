@@ -56,10 +56,18 @@ def test_people_are_players_without_bots(players: int, bots: int, extra: int, pe
 @given(st.binary(max_size=80))
 @example(b"")
 @example(b"\xff\xff\xff\xffI")
+@example(b"\xff\xff\xff\xff")
 @example(answer(1, 0)[:30])
-def test_what_is_no_answer_is_told_as_one_of_two_errors(data: bytes) -> None:
-    with contextlib.suppress(ValueError, IndexError):
+def test_what_is_no_answer_is_told_as_one_error(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
         assert parse(data).players >= 0
+
+
+def test_an_answer_may_be_cut_anywhere() -> None:
+    whole = answer(1, 0, extra=0)
+    for end in range(len(whole)):
+        with contextlib.suppress(ValueError):
+            assert parse(whole[:end]).players == 1
 
 
 def test_a_name_that_is_no_text_is_still_a_name() -> None:

@@ -128,6 +128,14 @@ def test_what_is_said_before_the_answer_is_none(locks: Locks, tmp_path: Path) ->
         assert "is being deployed by" in second.take(host("a"))[-1]
 
 
+def test_a_host_that_prints_without_end_gives_no_lock(locks: Locks, tmp_path: Path) -> None:
+    (tmp_path / "a/noise").symlink_to("/dev/zero")
+    locks.connect(host("a"))
+    assert locks.take(host("a")) == ["it printed more than 64 KB before its answer"]
+    locks.connect(host("b"))
+    assert locks.take(host("b")) == []
+
+
 # -- players
 
 

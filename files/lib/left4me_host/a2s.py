@@ -36,13 +36,15 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
 
 
 def parse(data: bytes) -> Info:
-    """Parse an A2S_INFO answer, header included. Raises ValueError or IndexError for other data."""
-    if not data.startswith(_WHOLE) or data[4] != _INFO:
+    """Parse an A2S_INFO answer, header included. Raises ValueError for other data."""
+    if not data.startswith(_WHOLE + bytes([_INFO])):
         raise ValueError("not an answer to A2S_INFO")
     name, at = _text(data, 6)
     map_name, at = _text(data, at)
     _folder, at = _text(data, at)
     _game, at = _text(data, at)
+    if len(data) < at + 5:
+        raise ValueError("the answer is cut short")
     players, slots, bots = data[at + 2], data[at + 3], data[at + 4]
     return Info(name, map_name, max(0, players - bots), slots)
 
@@ -69,7 +71,7 @@ def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, 
             for asking in select.select(list(waiting), [], [], left)[0]:
                 try:
                     data = asking.recv(4096)
-                    if data.startswith(_WHOLE) and data[4] == _CHALLENGE:
+                    if data.startswith(_WHOLE + bytes([_CHALLENGE])):
                         challenges[asking] += 1
                         if challenges[asking] > _CHALLENGES:
                             waiting.pop(asking)  # give up on a server that only sends challenges
@@ -80,7 +82,7 @@ def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, 
                         answers[waiting.pop(asking)] = info
                 except ConnectionRefusedError:
                     waiting.pop(asking)  # no process listens on that port
-                except (ValueError, IndexError):
+                except ValueError:
                     continue
     finally:
         for asking in sockets:
