@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from annotated_types import Len
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from left4me.connection import Command
 from left4me_host import layout
@@ -64,16 +64,6 @@ def read(text: str, shape: TypeAdapter[T], most: int = MOST) -> T:
         raise Wrong(short(f"its answer is no JSON: {text[:100]!r}")) from None
 
 
-def has(*keys: str) -> AfterValidator:
-    """Return a check that a mapping has these keys."""
-
-    def check(found: dict[str, Any]) -> dict[str, Any]:
-        require(found, keys)
-        return found
-
-    return AfterValidator(check)
-
-
 def require(found: Any, keys: Any) -> None:
     """Raise Wrong unless a mapping in an answer has these keys."""
     if missing := sorted(set(keys) - set(found)):
@@ -124,6 +114,7 @@ def run(command: Command, seconds: float | None = None, most: int = STATUS) -> s
         try:
             out, err = communicate(process, command.stdin, seconds, most)
         except BaseException:
-            process.kill()
+            with suppress(PermissionError):  # it runs under sudo, and ends when its output is closed
+                process.kill()
             raise
     return subprocess.CompletedProcess(command.words, process.returncode, out, err)

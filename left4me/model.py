@@ -48,6 +48,12 @@ def _single_line(text: str) -> str:
     return text
 
 
+def _one_line(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"[^\r\n\0]+", value):
+        raise ValueError("must be a string of one line that is not empty, or removed")
+    return value
+
+
 def _expanded(text: str) -> str:
     if text.startswith("~"):
         raise ValueError("must be without ~, which pyinfra does not expand")
@@ -215,7 +221,7 @@ GroupName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$"
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
-OneLine = Annotated[str, StringConstraints(pattern=r"^[^\r\n\x00]+$")]
+OneLine = Annotated[str, BeforeValidator(_one_line)]
 
 
 @with_config(ConfigDict(strict=True))

@@ -176,6 +176,10 @@ def _connect(connect: Callable[..., None], client: SSHClient, *args: Any, **kwar
     except paramiko.BadHostKeyException as error:
         reason = connection.changed_key(error.key.fingerprint, str(client._host_keys_filename), error.hostname)
         raise paramiko.SSHException(reason) from error
+    except paramiko.SSHException as error:
+        if type(error) is not paramiko.SSHException:
+            raise  # of a kind that pyinfra explains
+        raise paramiko.SSHException(answers.short(str(error))) from error  # may contain what the host sent
 
 
 def _method(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:

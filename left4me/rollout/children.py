@@ -40,7 +40,8 @@ def run(command: Command, limit: float | None = None, most: int | None = answers
         try:
             out, err = answers.communicate(process, command.stdin, limit, most)
         except (TimeoutExpired, answers.Wrong):
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # it runs under sudo, and ends when its output is closed
+                os.killpg(process.pid, signal.SIGKILL)
             raise
         finally:
             _running.discard(process)

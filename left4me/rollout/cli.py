@@ -28,6 +28,7 @@ from left4me.rollout.results import Result
 from left4me.rollout.waves import Host
 from left4me_host import layout
 from left4me_host.commands import print_table
+from left4me_host.instance import plain
 
 STOPPED, REFUSED, INTERRUPTED = 1, 2, 130
 HELP = """\
@@ -245,7 +246,7 @@ class Rollout:
         hosts = {host.name: host for wave in self._waves for host in wave}
         untouched = [name for name in hosts if name not in self._report.started("deploy")]
         for name, (step, result) in self._failures.items():
-            print(f"\n{name} failed at {step}:", *result.wrong, sep="\n    ")
+            print(f"\n{name} failed at {step}:", *map(plain, result.wrong), sep="\n    ")
             only = [self._arguments.inventory, "--limit", name]
             tests = [word for test in result.tests[:1] for word in ("-k", test.partition("[")[0])]
             closer = {

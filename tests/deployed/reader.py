@@ -36,6 +36,7 @@ ANSWER_SECONDS = 10.0  # a server is silent while it loads a map; a datagram may
 STARTING_SECONDS = 2.0  # for a server that was just started: without an answer it is pending
 STARTED_SECONDS = 120.0  # a first start on a slow disk
 STOPPED_SECONDS = 90.0  # systemd takes at most four times TimeoutStopSec=15s, plus a margin
+SERVER_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,19}")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -477,9 +478,7 @@ def links_out(top: str) -> dict[str, str]:
 def look(question: dict[str, Any]) -> dict[str, Any]:
     servers: list[str] = question["servers"]
     # Including servers that are no longer declared: the deploy keeps those with players.
-    known = sorted(
-        {*servers, *(os.path.basename(path) for path in children("/etc/left4me/servers"))} - {"_bare", "_modded"}
-    )
+    known = sorted({*servers, *filter(SERVER_ID.fullmatch, map(os.path.basename, children("/etc/left4me/servers")))})
     with ThreadPoolExecutor(max(1, len(known))) as pool:
         names = [f"left4me-server@{each}.service" for each in known]
         states = show(names, ["ActiveState", "ExecMainStartTimestampMonotonic"]) if known else {}

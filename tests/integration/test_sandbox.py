@@ -178,7 +178,7 @@ def test_a_server_writes_in_merged_and_nowhere_else(drop_in: Box) -> None:
     box.run(f"rm -f {' '.join(f'{place}/of-the-host' for place in private)}")
 
 
-def test_a_server_reaches_no_socket_of_the_host(drop_in: Box) -> None:
+def test_a_server_reaches_no_socket_of_journald_systemd_and_dbus(drop_in: Box) -> None:
     stream, datagram = "socket.SOCK_STREAM", "socket.SOCK_DGRAM"
     sockets = [("/run/systemd/journal/stdout", stream), ("/run/dbus/system_bus_socket", stream)]
     sockets += [("/run/systemd/journal/socket", datagram), ("/run/systemd/notify", datagram), ("/dev/log", datagram)]

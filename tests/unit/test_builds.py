@@ -98,8 +98,19 @@ def test_the_next_time_of_a_clock(clock: str, now: str, then: str) -> None:
     assert update_restarts.seconds_until(clock, at(now)) == at(then) - at(now)
 
 
-def test_a_time_that_is_declared_while_it_is_past_waits_for_the_next_day(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The update waits for 05:30 from 04:00 on; at 05:00 a deploy declares 04:30."""
+@pytest.mark.parametrize(
+    ("declared", "then"),
+    [
+        ({"04:00": "at 05:30", "05:00": "at 04:30"}, "2026-11-27 04:30"),
+        ({"04:00": "at 05:30", "05:00": "at 06:30", "05:45": "at 05:30"}, "2026-11-27 05:30"),
+        ({"04:00": "at 05:30", "05:00": "at 06:30"}, "2026-11-26 06:30"),
+    ],
+    ids=("already past", "back to one that is past", "later"),
+)
+def test_a_time_that_a_deploy_changes_waits_for_its_next_day(
+    declared: dict[str, str], then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The update waits from 04:00 on."""
     clock = at("2026-11-26 04:00")
     restarted: list[float] = []
 
@@ -108,7 +119,7 @@ def test_a_time_that_is_declared_while_it_is_past_waits_for_the_next_day(monkeyp
         clock += seconds
 
     def policy(_server: str) -> str:
-        return "at 05:30" if clock < at("2026-11-26 05:00") else "at 04:30"
+        return [policy for since, policy in declared.items() if clock >= at(f"2026-11-26 {since}")][-1]
 
     monkeypatch.setattr(time, "sleep", passes)
     monkeypatch.setattr(time, "monotonic", lambda: clock)
@@ -118,7 +129,7 @@ def test_a_time_that_is_declared_while_it_is_past_waits_for_the_next_day(monkeyp
     monkeypatch.setattr(update_restarts, "_restart", lambda _row: restarted.append(clock))
     monkeypatch.setattr(instance, "lowers", lambda _server: ["layer", "build"])
     assert update_restarts.main([]) == 0
-    assert restarted == [pytest.approx(at("2026-11-27 04:30"), abs=update_restarts.POLL)]
+    assert restarted == [pytest.approx(at(then), abs=update_restarts.POLL)]
 
 
 @pytest.fixture

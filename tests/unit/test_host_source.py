@@ -73,6 +73,31 @@ def test_a_directory_that_becomes_a_link_leads_nowhere(
     assert SECRET not in "".join(path.read_text() for path in (tmp_path / "new/left4dead2").rglob("*.cfg"))
 
 
+def test_holes_stay_holes_and_what_is_appended_meanwhile_is_not_copied(
+    installation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = installation / "left4dead2/big"
+    with big.open("wb") as file:
+        file.seek(1 << 30)
+        file.write(b"in the middle")
+        file.truncate(1 << 40)
+    opened = os.fstat
+
+    def look(handle: int) -> os.stat_result:
+        found = opened(handle)
+        with (installation / "left4dead2/empty").open("ab") as file:
+            file.write(b"more")
+        return found
+
+    monkeypatch.setattr(os, "fstat", look)
+    new = copied(installation, tmp_path / "new") / "left4dead2/big"
+    assert (new.stat().st_size, new.stat().st_blocks < 1000) == (1 << 40, True)
+    with new.open("rb") as copy:
+        copy.seek(1 << 30)
+        assert copy.read(14) == b"in the middle\0"
+    assert (tmp_path / "new/left4dead2/empty").stat().st_size < (installation / "left4dead2/empty").stat().st_size
+
+
 def test_a_fifo_is_refused_and_waited_for_by_nobody(installation: Path, tmp_path: Path) -> None:
     os.mkfifo(installation / "left4dead2/steam.pipe")
     with pytest.raises(ValueError, match=r"steam\.pipe is neither a file nor"):

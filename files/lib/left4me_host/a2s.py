@@ -12,6 +12,8 @@ _WHOLE = b"\xff\xff\xff\xff"
 """The header of an unsplit packet; a split packet begins with fe ff ff ff."""
 _REQUEST = _WHOLE + b"TSource Engine Query\0"
 _CHALLENGE, _INFO = 0x41, 0x49
+_LONGEST = 128
+"""Characters of a name: a plugin may answer with thousands."""
 _CHALLENGES = 3
 """Challenges to answer per server: the engine sends a second one if the first has expired."""
 
@@ -46,7 +48,7 @@ def parse(data: bytes) -> Info:
     if len(data) < at + 5:
         raise ValueError("the answer is cut short")
     players, slots, bots = data[at + 2], data[at + 3], data[at + 4]
-    return Info(name, map_name, max(0, players - bots), slots)
+    return Info(name[:_LONGEST], map_name[:_LONGEST], max(0, players - bots), slots)
 
 
 def ask(addresses: dict[str, tuple[str, int]], limit: float = 1.0) -> dict[str, Info]:

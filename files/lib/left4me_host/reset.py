@@ -205,10 +205,10 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
         except OSError as error:
             raise instance.Failed(f"server {server} is not reset and nothing changed: {error}") from None
     try:
+        _sync_plan(server)  # before the stop, so that a power cut during it is finished at boot
         with _timed(times, "stop"):
             lifecycle.stop([server], held=False, again="reset")
         with _timed(times, "reset"), instance.unmounted(server):
-            _sync_plan(server)
             _rename(server, plan, user)
         _drop_plan(server, plan)
     except OSError as error:

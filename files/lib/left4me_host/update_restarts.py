@@ -57,7 +57,7 @@ def main(words: list[str]) -> int:
         now = time.monotonic()
         # Forget the times of servers that no longer require a restart.
         timers = {server: timer for server, timer in timers.items() if server in rows}
-        waits = {key: start for key, start in waits.items() if key[0] in rows}
+        waits = {key: start for key, start in waits.items() if key[0] in rows and policy(key[0]) == f"at {key[2]}"}
         for server, row in rows.items():
             _at, _, clock = policy(server).partition(" ")
             if clock:

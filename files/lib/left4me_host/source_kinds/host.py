@@ -6,6 +6,7 @@ through a link: what a link leads to, such as a file that only root may read, is
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -51,7 +52,7 @@ def _copy(source: int, name: str, target: str, path: str, levels: int) -> None:
             os.mkdir(target)
             _copy_directory(opened, target, path, levels - 1)
         elif stat.S_ISREG(found.st_mode):
-            _copy_file(opened, target)
+            _copy_file(opened, target, found.st_size)
         else:
             raise ValueError(f"{path} is neither a file nor a directory nor a link")
         os.chmod(target, found.st_mode & 0o777)
@@ -60,10 +61,28 @@ def _copy(source: int, name: str, target: str, path: str, levels: int) -> None:
         os.close(opened)
 
 
-def _copy_file(source: int, target: str) -> None:
+def _copy_file(source: int, target: str, size: int) -> None:
+    """Copy at most `size` bytes: holes stay holes, and what the owner appends meanwhile is not copied."""
     with open(target, "xb") as new:
-        try:
+        with suppress(OSError):
             fcntl.ioctl(new.fileno(), _FICLONE, source)
-        except OSError:
-            while os.sendfile(new.fileno(), source, new.tell(), 1 << 30):
-                new.seek(0, os.SEEK_END)
+            return
+        os.ftruncate(new.fileno(), size)
+        at = 0
+        while (at := _data_from(source, at, size)) < size:
+            end = min(size, os.lseek(source, at, os.SEEK_HOLE))
+            os.lseek(new.fileno(), at, os.SEEK_SET)
+            while at < end:
+                if not (sent := os.sendfile(new.fileno(), source, at, end - at)):
+                    return  # its owner has made it shorter
+                at += sent
+
+
+def _data_from(source: int, at: int, size: int) -> int:
+    """Return where a file has data at or after `at` (lseek(2)); `size` if there is none."""
+    try:
+        return os.lseek(source, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size
