@@ -24,7 +24,7 @@ examples:
   l4d2ctl stop 3                 stop server 3; it stays down over deploys and reboots
   l4d2ctl start 3                start server 3 again
   l4d2ctl restart --all          restart all servers
-  l4d2ctl reset 3                move the files that server 3 wrote to the attic; restart it if it ran
+  l4d2ctl reset 3                move to the attic what server 3 wrote; restart it if it ran
   l4d2ctl reset --undo 3         undo the latest reset; repeat for earlier ones
   l4d2ctl attic 3                list the files of server 3 in the attic
   l4d2ctl rcon 3 changelevel c2m1_highway
@@ -92,10 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "reset",
         _reset,
-        "move the files that servers wrote to the attic, and restart the servers that ran",
+        "move to the attic what servers wrote, and restart the servers that ran",
         examples="""\
   l4d2ctl reset 3                         reset server 3
-  l4d2ctl reset --undo 3                  undo its latest reset
+  l4d2ctl reset --undo 3                  undo the latest reset of server 3
   l4d2ctl reset --undo 20261128T1503 3    bring back the files of this time (see l4d2ctl attic 3)
 """,
     )
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHEN",
         nargs="?",
         const="",
-        help="undo the latest reset, or bring back the files of WHEN, a time that `l4d2ctl attic` lists",
+        help="undo the latest reset; with WHEN, a time that `l4d2ctl attic` lists, bring back the files of that time",
     )
     text = "list the attic: files from resets, undos and removed servers, latest first"
     command = add("attic", _attic, text, ids=DEFAULT_ALL)
