@@ -39,7 +39,8 @@ def leaking(host: Box, server: str, megabytes: int) -> threading.Thread:
 
     def leak() -> None:
         with suppress(OSError, ValueError):
-            rcon(host, PORTS[server], f"standin_leak {megabytes}")
+            # In pieces: the kernel refuses at once what is larger than its memory.
+            rcon(host, PORTS[server], *["standin_leak 100"] * (megabytes // 100))
 
     thread = threading.Thread(target=leak)
     thread.start()
