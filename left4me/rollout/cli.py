@@ -38,7 +38,7 @@ first wave in which a host fails.
 Servers stopped by hand stay down. At the end, the rollout lists them and what else waits for you.
 
 examples:
-  python rollout.py ../fleet/inventory                      the group canary (without it: one host), 25 %, the rest
+  python rollout.py ../fleet/inventory                      three waves: the group canary or one host, 25 %, the rest
   python rollout.py ../fleet/inventory --dry                show the waves and what would change
   python rollout.py ../fleet/inventory --waves 1,10%        one host, then 10 % of all hosts at a time
   python rollout.py ../fleet/inventory --limit eu --exclude game7.example.org

@@ -26,7 +26,7 @@ examples:
   l4d2ctl restart --all          restart all servers
   l4d2ctl reset 3                move to the attic what server 3 wrote; restart it if it ran
   l4d2ctl reset --undo 3         undo the latest reset; repeat for earlier ones
-  l4d2ctl attic 3                list the files of server 3 in the attic
+  l4d2ctl attic 3                list what server 3 has in the attic
   l4d2ctl rcon 3 changelevel c2m1_highway
   l4d2ctl holders --watch 3      watch which processes keep the overlay busy while server 3 stops
   l4d2ctl logs -f 3              follow the log of server 3
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         examples="""\
   l4d2ctl reset 3                         reset server 3
   l4d2ctl reset --undo 3                  undo the latest reset of server 3
-  l4d2ctl reset --undo 20261128T1503 3    bring back the files of this time (see l4d2ctl attic 3)
+  l4d2ctl reset --undo 20261128T1503 3    bring back what was moved away then (see l4d2ctl attic 3)
 """,
     )
     command.add_argument(
@@ -104,9 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHEN",
         nargs="?",
         const="",
-        help="undo the latest reset; with WHEN, a time that `l4d2ctl attic` lists, bring back the files of that time",
+        help="undo the latest reset; with WHEN, a time that `l4d2ctl attic` lists, bring back what was moved away then",
     )
-    text = "list the attic: files from resets, undos and removed servers, latest first"
+    text = "list what resets, undos and removals of servers moved to the attic, latest first"
     command = add("attic", _attic, text, ids=DEFAULT_ALL)
     command.add_argument("--json", action="store_true", help="print JSON")
     holders = add(
