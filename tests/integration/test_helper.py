@@ -218,8 +218,16 @@ def test_what_is_no_id_is_refused(box3: Box, server: str) -> None:
 
 def test_an_interrupt_is_one_line(box3: Box) -> None:
     """As systemd sends it to a helper that takes longer than a stop may."""
-    waits = f"flock {RUNTIME} sleep 3 & sleep 0.5; timeout --preserve-status --signal=INT 1 {HELPER} umount 3"
-    done = box3.run(waits, check=False)
+    done = box3.run(
+        f"""
+        flock --no-fork {RUNTIME} sleep 50 & holder=$!
+        env --default-signal=INT {HELPER} umount 3 & helper=$!
+        until grep -q -- "-> FLOCK .* $helper " /proc/locks; do sleep 0.1; done
+        kill -INT $helper; wait $helper; code=$?
+        kill $holder; exit $code
+        """,
+        check=False,
+    )
     assert (done.returncode, done.stderr.count("\n"), "interrupted" in done.stderr) == (1, 1, True), done.stderr
 
 
