@@ -16,7 +16,7 @@ PASSWORD = "correct horse; 'battery' $taple"
 USER = "olga"
 LOOK = """\
 while sleep 0.01; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null; done | tr "\\0" "\\n" |
-    grep --text --line-buffered --only-matching -e "[b]attery" -e "[l]eft4me.facts" >/run/seen"""
+    grep --text --line-buffered --only-matching -e "[b]attery" -e "[l]eft4me.shapes" >/run/seen"""
 
 
 def test_one_description_of_the_connection_is_read_by_everything(operator: Operator, debian: int) -> None:
@@ -74,5 +74,7 @@ def test_one_description_of_the_connection_is_read_by_everything(operator: Opera
     operator.types(status, "27015", "27016", never=[PASSWORD])
     # Nothing on the host shows the password: not its process list while a deploy works, not its journal.
     host.run("systemctl stop looks")
-    assert {*host.run("cat /run/seen").stdout.split()} == {"left4me.facts"}  # a program of the deploy's, as it is shown
+    assert {*host.run("cat /run/seen").stdout.split()} == {
+        "left4me.shapes"
+    }  # a program of the deploy's, as it is shown
     assert "battery" not in host.run("journalctl --output=cat").stdout
