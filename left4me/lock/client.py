@@ -31,8 +31,6 @@ from left4me.pyinfra_connection import command_line
 
 GIVEN = os.environ.get(protocol.TOKEN)
 """The lock token of the rollout that started this run, else None."""
-MOST = 64 << 10
-"""Characters that a host may print before its answer."""
 TOKEN = GIVEN or secrets.token_hex(8)
 P = ParamSpec("P")
 
@@ -61,12 +59,12 @@ def take(host: PyinfraHost) -> str:
                 stdin.flush()
             lines, size = [""], 0
             while connection.MARK not in lines[-1]:  # the login shell may print something first
-                line = stdout.readline(MOST).decode(errors="replace")
-                if (size := size + len(line)) > MOST:
+                line = stdout.readline(protocol.MOST).decode(errors="replace")
+                if (size := size + len(line)) > protocol.MOST:
                     stdout.close()
-                    raise NoAnswer(f"it printed more than {MOST >> 10} KB before its answer")
+                    raise NoAnswer(f"it printed more than {protocol.MOST >> 10} KB before its answer")
                 if not line:
-                    errors = stderr.read(MOST).decode(errors="replace")
+                    errors = stderr.read(protocol.MOST).decode(errors="replace")
                     if refusal := connection.sudo_reason(errors):
                         return refusal
                     raise NoAnswer(connection.reason(errors, lines[-1].strip() or "no reason given"))

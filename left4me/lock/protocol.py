@@ -14,6 +14,8 @@ SILENCE = 60
 """Seconds without a heartbeat after which the host frees the lock."""
 HEARTBEAT = 15
 """Seconds between two heartbeats."""
+MOST = 64 << 10
+"""Characters that a host may print before its answer to a lock request."""
 TOKEN = "LEFT4ME_LOCK_TOKEN"
 """The environment variable in which a rollout passes its lock token to a deploy."""
 LOCKED = "locked"

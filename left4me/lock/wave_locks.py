@@ -15,8 +15,6 @@ from left4me.rollout.waves import Host
 
 LIMIT = 60
 """Seconds for a host to answer a lock request. The host may wait half of them for orphaned commands."""
-MOST = 64 << 10
-"""Characters that a host may print before it answers a lock request."""
 RELEASE = 20
 """Seconds for all hosts to release their locks; ssh itself closes a dead connection after 15 to 20 seconds."""
 
@@ -76,12 +74,12 @@ class Locks:
         with suppress(OSError):  # the output has the reason
             self._send_heartbeat(holder)
         lines, size = [], 0
-        while line := holder.stdout.readline(MOST):  # type: ignore[union-attr]
-            if (size := size + len(line)) > MOST:
+        while line := holder.stdout.readline(protocol.MOST):  # type: ignore[union-attr]
+            if (size := size + len(line)) > protocol.MOST:
                 holder.kill()
                 holder.wait()
                 timer.cancel()
-                return [f"it printed more than {MOST >> 10} KB before its answer"]
+                return [f"it printed more than {protocol.MOST >> 10} KB before its answer"]
             _before, mark, answer = line.partition(connection.MARK)
             if mark and answer.strip() == protocol.LOCKED:
                 timer.cancel()
