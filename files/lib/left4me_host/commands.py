@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         const="",
         help="undo the latest reset; with WHEN, a time that `l4d2ctl attic` lists, bring back what was moved away then",
     )
-    text = "list what resets, undos and removals of servers moved to the attic, latest first"
+    text = "list what is in the attic, from resets, undos and removed servers, latest first"
     command = add("attic", _attic, text, ids=DEFAULT_ALL)
     command.add_argument("--json", action="store_true", help="print JSON")
     holders = add(
