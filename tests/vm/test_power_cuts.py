@@ -1,16 +1,19 @@
 """Power cuts amid what left4me does, on full machines: `make soak-vm`, by hand, ROUNDS=15 of each kind on each Debian.
 
-After each the machine boots, the server runs without a human, what a reset put aside is there, the same command again
-finishes what was cut off, and doctor finds nothing. After each round of all kinds, verification passes.
+A reset, an undo and the attic's removal run side by side on two servers, so that one cut comes amid all three. After
+each cut the machine boots, the servers run without a human, what a reset put aside is there, the same commands again
+finish what was cut off, and doctor finds nothing. After each round of all kinds, verification passes.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,15 +31,20 @@ from tests.integration.test_verification import verify
 from tests.integration.test_webhook import outside
 
 ROUNDS = int(os.environ.get("ROUNDS", "15"))
-UPPER = "/var/lib/left4me/runtime/3/upper/left4dead2"
+PORTS = {"3": 27015, "4": 27016}
+UPPER = "/var/lib/left4me/runtime/{}/upper/left4dead2"
 ON_HOST = {
     "reset": "l4d2ctl reset 3",
-    "undo": "l4d2ctl reset --undo 3",
+    "undo": "l4d2ctl reset --undo 4",
     "attic": "systemctl start left4me-attic.service",
     "update": "l4d2ctl game update",
 }
-SECONDS = {"reset": 6.0, "undo": 6.0, "attic": 5.0, "update": 40.0, "deploy": 20.0, "layer": 30.0}
-"""How long each takes at most on an emulated machine: the cut comes within that time."""
+CUTS = (("deploy",), ("reset", "undo", "attic"), ("update",), ("layer",))
+"""What runs side by side when the power is cut. `layer` is a deploy that builds one."""
+SECONDS = {"reset": 6.0, "update": 40.0, "deploy": 20.0, "layer": 30.0}
+"""How long the first of each cut takes at most on an emulated machine: the cut comes within that time."""
+FILES = 2000
+"""Files in each entry of the attic: its removal takes as long as a reset."""
 
 
 class Machine:
@@ -46,6 +54,8 @@ class Machine:
         self.box, self.folder, self.steam, self.game = box, folder, steam, game
         self.random = random.Random(box.debian)
         self.count = 0
+        self.cuts: Counter[str] = Counter()
+        self.amid: Counter[str] = Counter()
         self.deploy()
 
     def inventory(self) -> Path:
@@ -67,44 +77,53 @@ class Machine:
         done = pyinfra(self.inventory(), "deploy.py", "-y", timeout=1200)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def write(self, text: str) -> None:
-        """Have server 3 write a file, and the disk have it."""
-        self.box.run(f"mkdir -p {UPPER} && echo {text} >{UPPER}/evening.txt && sync", timeout=120)
+    def texts(self, server: str) -> set[str]:
+        """Return what a server wrote, now and put aside."""
+        put_aside = f"/var/lib/left4me/attic/{server}@*/upper/left4dead2"
+        files = f"{UPPER.format(server)}/evening.txt {put_aside}/evening.txt"
+        return {*self.box.run(f"cat {files} 2>/dev/null", check=False).stdout.split()}
 
-    def texts(self) -> set[str]:
-        """Return what server 3 wrote, now and put aside."""
-        attic = "/var/lib/left4me/attic/3@*/upper/left4dead2/evening.txt"
-        return {*self.box.run(f"cat {UPPER}/evening.txt {attic} 2>/dev/null", check=False).stdout.split()}
-
-    def prepare(self, kind: str) -> None:
-        """Bring about that `kind` has something to do."""
+    def prepare(self, kinds: tuple[str, ...]) -> None:
+        """Have both servers write a text, and bring about that each of `kinds` has something to do."""
         self.count += 1
-        self.write(f"text{self.count}")
-        if kind == "undo":
-            self.box.run("l4d2ctl reset 3", timeout=300)
-        if kind == "attic":
-            for _ in range(3):
-                self.box.run("l4d2ctl reset 3", timeout=300)
-        if kind == "layer":
+        write = "mkdir -p {0} && echo text{1} >{0}/evening.txt"
+        steps = [write.format(UPPER.format(server), self.count) for server in PORTS]
+        if "attic" in kinds:  # which keeps three: before the text, an entry of many files; more of them at first
+            fill = f"mkdir -p {UPPER.format(4)}/many && cd {UPPER.format(4)}/many && seq {FILES} | xargs touch && cd /"
+            steps = [fill, "l4d2ctl reset 4"] * (3 if self.count < 3 else 1) + steps
+        if "undo" in kinds:
+            steps += ["l4d2ctl reset 4"]
+        self.box.run(" && ".join([*steps, "sync"]), timeout=300)
+        if "layer" in kinds:
             path = self.folder / "mods/left4dead2/addons" / f"{self.count}.vpk"
             path.write_bytes(b"\x34\x12\xaa\x55" + self.random.randbytes(4_000_000))
-        if kind == "update":
+        if "update" in kinds:
             number = str(16_000_000 + self.count)
             self.steam.publish(number, self.game, {"left4dead2/build.txt": number.encode()})
 
-    def cut(self, kind: str) -> None:
-        """Start it, and cut the power at a moment chosen by chance."""
-        moment = self.random.uniform(0, SECONDS[kind])
-        if kind in ON_HOST:
-            self.box.run(f"systemd-run --quiet --unit=cut {ON_HOST[kind]}")
+    def command(self, kinds: tuple[str, ...]) -> list[str]:
+        """Return the command that runs `kinds` side by side and prints `begun`, and each one when it has ended."""
+        if kinds[0] in ON_HOST:
+            each = " & ".join(f"{{ {ON_HOST[kind]} >&2; echo {kind}; }}" for kind in kinds)
+            return ["ssh", "-F", str(self.box.ssh_config), self.box.name, f"echo begun; {each} & wait"]
+        deploy = f".venv/bin/pyinfra {self.inventory()} deploy.py -y >/dev/null; echo {kinds[0]}"
+        return ["sh", "-c", f"echo begun; {deploy}"]
+
+    def cut(self, kinds: tuple[str, ...]) -> None:
+        """Run `kinds` side by side, cut the power at a moment chosen by chance, and count those that had not ended."""
+        moment = self.random.uniform(0, SECONDS[kinds[0]])
+        command = self.command(kinds)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0
+        ) as running:
+            assert running.stdout
+            assert running.stdout.readline() == "begun\n"
             time.sleep(moment)  # the moment is the point
             self.box.crash()
-        else:
-            command = [".venv/bin/pyinfra", str(self.inventory()), "deploy.py", "-y"]
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as deploying:
-                time.sleep(moment)
-                self.box.crash()
-                deploying.kill()
+            os.killpg(running.pid, signal.SIGKILL)
+            ended = running.stdout.read().split()
+        self.cuts.update(kinds)
+        self.amid.update(set(kinds) - set(ended))
 
     def again(self, kind: str) -> None:
         if kind in ON_HOST:
@@ -112,17 +131,19 @@ class Machine:
         else:
             self.deploy()
 
-    def wrong(self, kind: str) -> Iterator[str]:
+    def wrong(self, kinds: tuple[str, ...]) -> Iterator[str]:
         """Yield what is not as promised after a cut and a boot."""
-        try:
-            wait_for_server(self.box, 27015, 180)
-        except AssertionError:
-            yield f"server 3 is down: {self.box.run('l4d2ctl status; l4d2ctl doctor', check=False).stdout}"
-            self.box.run("l4d2ctl reset 3; l4d2ctl start 3", check=False, timeout=300)
-        if f"text{self.count}" not in self.texts():
-            yield f"text{self.count} is lost: {self.texts()}"
-        self.again(kind)
-        if kind in ("update", "layer"):  # a running server keeps what it started with
+        for server, port in PORTS.items():
+            try:
+                wait_for_server(self.box, port, 180)
+            except AssertionError:
+                yield f"server {server} is down: {self.box.run('l4d2ctl status; l4d2ctl doctor', check=False).stdout}"
+                self.box.run(f"l4d2ctl reset {server}; l4d2ctl start {server}", check=False, timeout=300)
+            if f"text{self.count}" not in self.texts(server):
+                yield f"text{self.count} of server {server} is lost: {self.texts(server)}"
+        for kind in kinds:
+            self.again(kind)
+        if kinds[0] in ("update", "layer"):  # a running server keeps what it started with
             self.box.run("l4d2ctl restart --all", check=False, timeout=300)
         wait_for("the restarts have ended", lambda: "activating" not in self.box.run("l4d2ctl status").stdout, 120)
         doctor = self.box.run("l4d2ctl doctor", check=False, timeout=120)
@@ -149,13 +170,14 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_power_cuts(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     found = []
     for number in range(1, ROUNDS + 1):
-        for kind in SECONDS:
-            machine.prepare(kind)
-            machine.cut(kind)
+        for kinds in CUTS:
+            machine.prepare(kinds)
+            machine.cut(kinds)
             machine.box.start()
-            found += [f"round {number}, {kind}: {each}" for each in machine.wrong(kind)]
+            found += [f"round {number}, {', '.join(kinds)}: {each}" for each in machine.wrong(kinds)]
         found += [f"round {number}: {each}" for each in machine.unlike_declared()]
         with capsys.disabled():  # on stderr, which reaches the terminal from a worker of xdist too
-            so_far = f"{number} power cuts in each of {', '.join(SECONDS)}, {len(found)} findings"
+            tally = ", ".join(f"{kind} {count} ({machine.amid[kind]} amid)" for kind, count in machine.cuts.items())
+            so_far = f"power cuts: {tally}; {len(found)} findings"
             print(f"\n{time.strftime('%T')} Debian {machine.box.debian}: {so_far}", *found, sep="\n", file=sys.stderr)
     assert not found, "\n".join(found)
