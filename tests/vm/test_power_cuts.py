@@ -106,7 +106,7 @@ class Machine:
         if kinds[0] in ON_HOST:
             each = " & ".join(f"{{ {ON_HOST[kind]} >&2; echo {kind}; }}" for kind in kinds)
             return ["ssh", "-F", str(self.box.ssh_config), self.box.name, f"echo begun; {each} & wait"]
-        deploy = f".venv/bin/pyinfra {self.inventory()} deploy.py -y >/dev/null; echo {kinds[0]}"
+        deploy = f".venv/bin/pyinfra {self.inventory()} deploy.py -y >/dev/null && echo {kinds[0]}"
         return ["sh", "-c", f"echo begun; {deploy}"]
 
     def cut(self, kinds: tuple[str, ...]) -> None:
