@@ -43,6 +43,7 @@ CUTS = (("deploy",), ("reset", "undo", "attic"), ("update",), ("layer",))
 """What runs side by side when the power is cut. `layer` is a deploy that builds one."""
 SECONDS = {"reset": 6.0, "update": 40.0, "deploy": 20.0, "layer": 30.0}
 """How long the first of each cut takes at most on an emulated machine: the cut comes within that time."""
+CONTENT = "/usr/local/libexec/left4me/left4me-content"
 FILES = 2000
 """Files in each entry of the attic: its removal takes as long as a reset."""
 
@@ -145,6 +146,8 @@ class Machine:
             self.again(kind)
         if kinds[0] in ("update", "layer"):  # a running server keeps what it started with
             self.box.run("l4d2ctl restart --all", check=False, timeout=300)
+            # What the servers ran on until now is unused, and no deploy has come since.
+            self.box.run(f"{CONTENT} prune", timeout=300)
         wait_for("the restarts have ended", lambda: "activating" not in self.box.run("l4d2ctl status").stdout, 120)
         doctor = self.box.run("l4d2ctl doctor", check=False, timeout=120)
         if doctor.returncode:
