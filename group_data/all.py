@@ -63,6 +63,21 @@ operators = None
 # A Discord-compatible webhook to call when a server crashes or cannot start or stop. None: no notification.
 webhook = None
 
+# A firewall for the ports of the servers only: it drops floods, closes RCON to other machines, and keeps servers from
+# connecting to the host itself. Other rules of the host stay.
+firewall = True
+
+# Who may use RCON besides the host itself, such as ["203.0.113.7", "10.0.0.0/8"]. RCON sends passwords in clear text.
+rcon_from = []  # type: ignore[var-annotated]
+
+# What servers may connect to on the host, such as ["127.0.0.1:3306"] for a plugin with a database. A DNS resolver on
+# the host needs no entry.
+game_may_reach = []  # type: ignore[var-annotated]
+
+# Packets per second that the firewall lets through: queries of a known client (per address and server), first packets
+# of all clients that are not known yet (per server), and the packets of a player. Known is whom a server has answered.
+firewall_limits = {"known": 60, "newcomers": 100, "player": 500}
+
 # The attic keeps this many resets per server for `l4d2ctl reset --undo`, and as many states replaced by undos.
 attic_keep = 3
 

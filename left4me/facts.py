@@ -13,11 +13,12 @@ import gevent
 from pyinfra import logger
 from pyinfra.api.arguments import ConnectorArguments
 from pyinfra.api.command import QuoteString, StringCommand
-from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.exceptions import ConnectError, PyinfraError
 from pyinfra.api.facts import FactBase
 from pyinfra.api.host import Host as PyinfraHost
 from pyinfra.api.state import State
-from pyinfra.connectors.util import CommandOutput
+from pyinfra.connectors.ssh import SSHConnector
+from pyinfra.connectors.util import CommandOutput, OutputLine
 from pyinfra.context import host
 
 from left4me import answers, manifest, model, pyinfra_hooks, shapes
@@ -50,9 +51,32 @@ class Command(StringCommand):
             )
 
 
-def program(name: str, *arguments: str, stdin: Any = None) -> Command:
+class NewLogin(Command):
+    """A command on the host over a connection of its own: it fails if nobody can log in any more."""
+
+    def execute(
+        self, state: State, host: PyinfraHost, connector_arguments: ConnectorArguments
+    ) -> tuple[bool, CommandOutput]:
+        """Raises TimeoutError after `_timeout` seconds."""
+        connector_arguments.update(self.connector_arguments)
+        connector = type(host.connector)(state, host)
+        with gevent.Timeout(connector_arguments.get("_timeout"), TimeoutError):
+            try:
+                connector.connect()
+                return connector.run_shell_command(
+                    self, print_output=state.print_output, print_input=state.print_input, **connector_arguments
+                )
+            except ConnectError as error:
+                why = f"a new login fails, so the host gets its former firewall back within 30 s: {error}"
+                return False, CommandOutput([OutputLine("stderr", plain(why))])
+            finally:
+                if isinstance(connector, SSHConnector) and connector.client:
+                    connector.client.close()
+
+
+def program(name: str, *arguments: str, stdin: Any = None, by: type[Command] = Command) -> Command:
     """Return the command that runs a program on the host; see program_text.py."""
-    return Command(*program_command(name, *arguments), stdin=stdin)
+    return by(*program_command(name, *arguments), stdin=stdin)
 
 
 class Words(tuple[str, ...]):

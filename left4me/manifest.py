@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import jinja2
 
 from left4me import model, revision
 from left4me.remote.generation import generation
-from left4me_host import layout
+from left4me_host import firewall, layout
 
 ROOT = Path(__file__).parent.parent
 GROUP = "left4me"
@@ -26,7 +28,9 @@ _SUDOERS = "/etc/sudoers.d"
 NEEDRESTART = "/etc/needrestart/conf.d"
 COMPLETIONS = "/usr/local/share/bash-completion/completions"
 
-_FOLDERS = (layout.UNITS, layout.OWN_UNITS, layout.WANTS, _TIMERS, _SUDOERS, NEEDRESTART)
+_SYSINIT = f"{layout.OWN_UNITS}/sysinit.target.wants"
+NFTABLES = f"{layout.OWN_UNITS}/nftables.service.d"
+_FOLDERS = (layout.UNITS, layout.OWN_UNITS, layout.WANTS, _TIMERS, _SYSINIT, NFTABLES, _SUDOERS, NEEDRESTART)
 _INTERRUPTED = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{layout.VAR}/.new-*")
 MANAGED = (
     layout.ETC,
@@ -90,6 +94,7 @@ def packages(host: model.Host) -> list[str]:
     urls += [getattr(each, "url", None) for each in sources]
     tls = any(url.startswith("https:") for url in urls if url)
     needed = ["sudo:amd64"] if host.operators else []
+    needed += ["nftables:amd64"] if host.firewall else []
     needed += sorted({name for each in sources for name in each.packages()})
     return [*_PACKAGES, *needed, *(["ca-certificates:all"] if tls else [])]
 
@@ -164,9 +169,45 @@ def units(host: model.Host) -> list[Item]:
     if host.update_at:
         names.append(TIMER)
         items.append(Item("symlink", f"{_TIMERS}/{TIMER}", 0o777, target=f"{layout.UNITS}/{TIMER}"))
+    if host.firewall:
+        names.append(layout.FIREWALL_UNIT)
+        target = f"{layout.UNITS}/{layout.FIREWALL_UNIT}"
+        items.append(Item("symlink", f"{_SYSINIT}/{layout.FIREWALL_UNIT}", 0o777, target=target))
+        items.append(_program(ROOT / "files/nftables.conf", f"{NFTABLES}/left4me.conf", 0o644))
     return items + [
         Item("file", f"{layout.UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host)) for name in names
     ]
+
+
+def firewall_file(host: model.Host, running: Mapping[str, int]) -> Item:
+    """Return the file with the firewall's table.
+
+    `running` has the ports, by id, on which servers run now: a server that requires a restart may have another port
+    than declared, and a server may be kept for its players though it is no longer declared.
+    """
+    pairs = {*running.items(), *((name, server.port) for name, server in host.instances.items())}
+    servers = [{"port": str(port), "user": layout.user(name)} for name, port in sorted(pairs, key=str)]
+    values: dict[str, Any] = {
+        "host": host,
+        "servers": servers,
+        "ports": sorted({server["port"] for server in servers}),
+        "limits": host.firewall_limits,
+        "reasons": firewall.DROPPED,
+        "elements": _elements,
+    }
+    version = hashlib.sha256(_render("firewall.nft.j2", **values, version="").encode()).hexdigest()[:12]
+    return Item("file", layout.FIREWALL, 0o644, text=_render("firewall.nft.j2", **values, version=version))
+
+
+def _elements(values: Iterable[str]) -> str:
+    """Return the elements of a set of nftables; an empty list would be a syntax error there."""
+    listed = ", ".join(value.replace(":", " . ") for value in values)
+    return f" elements = {{ {listed} }}" if listed else ""
+
+
+def firewall_version(item: Item) -> str:
+    """Return the version that the kernel shows once the table is loaded."""
+    return re.search(r'^ *comment "(.+)"$', item.text, re.MULTILINE)[1]  # type: ignore[index]
 
 
 def test_instances(host: model.Host) -> list[Item]:
@@ -242,4 +283,7 @@ def noted_revision() -> list[Item]:
 
 
 def everything(host: model.Host) -> list[Item]:
-    return [*directories(host), *programs(host), *units(host), *test_instances(host), *servers(host), *noted_revision()]
+    """Return all that the host must have; ports that only the host knows are missing."""
+    table = [firewall_file(host, {})] if host.firewall else []
+    groups = (directories, programs, units, test_instances, servers)
+    return [*(item for group in groups for item in group(host)), *table, *noted_revision()]

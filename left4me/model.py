@@ -7,7 +7,7 @@ import re
 import runpy
 from collections.abc import Mapping
 from functools import cache
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -154,6 +154,24 @@ def _address(text: str) -> str:
         raise ValueError("must be an IPv4 address") from None
 
 
+def _network(text: str) -> str:
+    try:
+        return str(IPv4Network(text)).removesuffix("/32")
+    except ValueError:
+        raise ValueError("must be an IPv4 address, or a network such as 192.0.2.0/24") from None
+
+
+def _endpoint(text: str) -> str:
+    address, _, port = text.partition(":")
+    try:
+        IPv4Address(address)
+    except AddressValueError:
+        address = ""
+    if not address or not re.fullmatch("[1-9][0-9]{0,4}", port, re.ASCII) or int(port) > 65535:
+        raise ValueError("must be an IPv4 address and a port, such as 127.0.0.1:3306")
+    return text
+
+
 def _absolute(text: str) -> str:
     path = PurePosixPath(text)
     if not path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w/.+@-]+", text):
@@ -211,6 +229,9 @@ RestartPolicy = Annotated[str, StringConstraints(pattern=r"^(never|when-empty|at
 Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_single_line)]
 Size = Annotated[str, AfterValidator(_size)]
 Address = Annotated[str, AfterValidator(_address)]
+Network = Annotated[str, AfterValidator(_network)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Rate = Annotated[int, Field(ge=1, le=100000)]
 KeptPath = Annotated[str, AfterValidator(_kept)]
 Into = Annotated[str, AfterValidator(_into)]
 WebAddress = Annotated[str, AfterValidator(_web)]
@@ -393,6 +414,14 @@ def shipped_server_defaults() -> dict[str, object]:
     return {key: tuple(each) if isinstance(each, list) else each for key, each in data["server_defaults"].items()}
 
 
+class Limits(_Declared):
+    """Packets per second that the firewall lets through."""
+
+    known: Rate = Field(description="queries of a client that the server has answered, per address and server")
+    newcomers: Rate = Field(description="first packets of clients that it has not, per server; twice for a moment")
+    player: Rate = Field(description="packets of a player, per address, port and server")
+
+
 class Host(_Declared):
     game: Annotated[Game, Field(discriminator="source", description="source of the game")]
     steamcmd_url: WebAddress = Field(description="URL of SteamCMD's archive")
@@ -413,6 +442,10 @@ class Host(_Declared):
     operators: GroupName | None = Field(description="group that may run l4d2ctl with sudo, or None")
     webhook: WebAddress | None = Field(description="Discord-compatible URL to notify when a server fails, or None")
     attic_keep: int = Field(ge=1, le=1000, description="resets to keep per server, for undo")
+    firewall: bool = Field(description="whether a firewall protects the servers' ports, and the host from the servers")
+    rcon_from: tuple[Network, ...] = Field(description="addresses and networks that may use RCON; loopback always may")
+    game_may_reach: tuple[Endpoint, ...] = Field(description="what servers may reach on the host: 127.0.0.1:3306")
+    firewall_limits: Limits = Field(description="packets per second that the firewall lets through")
     servers: dict[Id, Server] = Field(description="the servers, by id")
 
     @property

@@ -229,6 +229,51 @@ def reload_systemd() -> Commands:
         host.noop("systemd has loaded the files on disk")
 
 
+def running_ports() -> dict[str, int]:
+    """Return the ports on which servers run now, by id; a removed server that stays for its players is one of them."""
+    state, removed = facts.host_state(), undeclared()[0]
+    started = {name: record.get("LEFT4ME_PORT", "") for name, record in state["running"].items()}
+    known = {name: int(port) for name, port in started.items() if port.isdigit()}
+    known |= {name: state["ports"][name] for name in started if name not in known and name in state["ports"]}
+    return {name: port for name, port in known.items() if name not in removed and not name.startswith("_")}
+
+
+@operation
+def firewall() -> Commands:
+    """Load the firewall's table if the loaded one differs; a login over a new connection confirms it."""
+    declares, state = facts.declared_host(), facts.host_state()
+    loaded = state["firewall"]["version"]
+    if not declares.firewall:
+        if loaded is None:
+            return host.noop("not declared")
+        yield facts.program("load_firewall", "remove")
+        return None
+    item = manifest.firewall_file(declares.with_ports(state["ports"]), running_ports())
+    if _is_as_declared(item, state) and loaded == manifest.firewall_version(item):
+        return host.noop("as declared")
+    if not host.state.is_executing and loaded is None:
+        for line in _effects_of_firewall(declares.with_ports(state["ports"]), state["firewall"]["others"]):
+            logger.warning(f"{host.print_prefix}{plain(line)}")
+    yield facts.program("load_firewall", "load", stdin=item.text)
+    yield facts.program("load_firewall", "confirm", by=facts.NewLogin)
+    return None
+
+
+def _effects_of_firewall(declares: model.Host, others: Sequence[str]) -> Generator[str, None, None]:
+    """Yield what the first firewall of a host closes, and what the host's other firewalls must let through."""
+    ports = ", ".join(str(each.port) for each in declares.present.values())
+    allowed = f" except {', '.join(declares.rcon_from)}" if declares.rcon_from else ""
+    yield f"the firewall closes RCON (TCP {ports}) to other machines{allowed}; to allow addresses: rcon_from"
+    yield "it keeps servers from connecting to this host, such as to a plugin's database; to allow: game_may_reach"
+    for name in others:
+        if name == "Docker":
+            yield f"Docker is active: a container that publishes one of these ports takes a server's packets: {ports}"
+        elif name == "ufw":
+            yield f"ufw is active: players need ufw allow proto udp to any port {ports.replace(' ', '')}"
+        else:
+            yield f"the host's {name} drops by default: players get in only if it accepts UDP {ports}"
+
+
 def _is_down(unit: Mapping[str, str] | None) -> bool:
     """Return whether a unit is down; `unit` is None if systemd does not know it."""
     return unit is None or unit["ActiveState"] in ("inactive", "failed")

@@ -41,6 +41,14 @@ def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     if declares.operators and declares.operators not in seen["groups"]:
         yield f"operators: group {declares.operators} does not exist: groupadd {declares.operators}"
     yield from _accounts(seen, declares)
+    yield from _ports(seen, declares)
+
+
+def _ports(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
+    ports = {f"servers.{name}.port": each.port for name, each in declares.with_ports(seen["ports"]).present.items()}
+    for key, port in {**ports, "trial_port": declares.trial_port}.items():
+        if port in seen["firewall"]["ssh_ports"]:
+            yield f"{key}: {port} is the port of sshd on this host: choose another"
 
 
 def _accounts(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:

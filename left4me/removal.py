@@ -24,13 +24,14 @@ _SHARED = [
     "/var/cache/left4me",
     *(layout.UNITS, str(Path(layout.UNITS).parent)),
     *(manifest.COMPLETIONS, str(Path(manifest.COMPLETIONS).parent)),
+    manifest.NFTABLES,
     *(manifest.NEEDRESTART, str(Path(manifest.NEEDRESTART).parent)),
 ]
 """System directories that a deploy creates if they are missing, children first.
 
 /usr/local/libexec is not listed: Debian 13 has it.
 """
-_KEPT_PACKAGES = ("util-linux:amd64", "sudo:amd64", "ca-certificates:all")
+_KEPT_PACKAGES = ("util-linux:amd64", "sudo:amd64", "ca-certificates:all", "nftables:amd64")
 """Packages that other programs of a host may need."""
 
 

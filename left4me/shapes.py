@@ -30,6 +30,14 @@ class Installation(TypedDict, total=False):
     leads_out: list[str]
 
 
+class Firewall(TypedDict):
+    """The host's firewalls: left4me's version, None if not loaded; the names of others; sshd's ports."""
+
+    version: str | None
+    others: list[str]
+    ssh_ports: list[int]
+
+
 class HostState(TypedDict, total=False):
     """The output of gather.py. Without root, or on a system not in SYSTEMS, it has only the first three keys."""
 
@@ -52,6 +60,7 @@ class HostState(TypedDict, total=False):
     mounts: list[str]
     held: list[str]
     revision: str
+    firewall: Firewall
 
 
 def _complete(state: HostState) -> HostState:

@@ -133,6 +133,9 @@ def _conflicts(host: model.Host) -> Iterator[tuple[str, str, str]]:
         yield "update_at", repr(host.update_at), 'requires a game from Steam: set game.source to "steamcmd"'
     if host.trial_server and host.trial_server not in host.present:
         yield "trial_server", repr(host.trial_server), f"is not one of the host's servers: {', '.join(host.present)}"
+    for key in ("rcon_from", "game_may_reach"):
+        if getattr(host, key) and not host.firewall:
+            yield key, str(list(getattr(host, key))), "has no effect while firewall is False: remove it"
     sizes = [server.memory_max for server in host.present.values()]
     if sum(map(model.bytes_of, sizes)) > model.bytes_of(host.memory_max):
         reason = f"is less than the sum of its servers' memory_max: {' + '.join(sizes)}"

@@ -20,7 +20,7 @@ import sys
 import zlib
 from typing import Any
 
-from left4me_host import layout, mountinfo, procfs
+from left4me_host import firewall, layout, mountinfo, procfs
 
 
 def user(uid: int) -> str:
@@ -195,6 +195,36 @@ def record(server: str) -> dict[str, str]:
         return {}
 
 
+def firewall_state() -> dict[str, Any]:
+    """Return the Firewall of this host: see shapes.py."""
+    table = firewall.loaded()
+    others = []
+    with contextlib.suppress(FileNotFoundError), open("/etc/ufw/ufw.conf", encoding="utf-8", errors="replace") as file:
+        others += ["ufw"] if re.search(r"^ENABLED=yes", file.read(), re.MULTILINE | re.IGNORECASE) else []
+    others += ["Docker"] if os.path.exists("/run/docker.sock") else []
+    chains: list[dict[str, Any]] = []
+    if os.path.exists(firewall.NFT):
+        listed = subprocess.run([firewall.NFT, "-j", "list", "chains"], capture_output=True, text=True, check=False)
+        if listed.returncode == 0:
+            chains = [each["chain"] for each in json.loads(listed.stdout)["nftables"] if "chain" in each]
+    for chain in chains:
+        own = (chain["family"], chain["table"]) == firewall.TABLE
+        if not own and chain.get("hook") == "input" and chain.get("policy") == "drop":
+            others.append(f"table {chain['family']} {chain['table']}")
+    return {"version": table.version if table else None, "others": others, "ssh_ports": ssh_ports()}
+
+
+def ssh_ports() -> list[int]:
+    """Return the ports on which sshd, or systemd for it, accepts connections; [] without OpenSSH."""
+    settings = ""
+    with contextlib.suppress(FileNotFoundError):
+        settings = subprocess.run(["/usr/sbin/sshd", "-T"], capture_output=True, text=True, check=False).stdout
+    found = {int(port) for port in re.findall(r"^port (\d+)$", settings, re.MULTILINE)}
+    command = ["systemctl", "show", "--property=Listen", "ssh.socket"]
+    listens = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return sorted(found | {int(port) for port in re.findall(r":(\d+) \(Stream\)", listens)})
+
+
 def revision() -> str:
     """Return the revision of the last complete deploy, "" before the first."""
     try:
@@ -251,6 +281,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "held": names_in(layout.HELD) + [path.split("/")[-2] for path in glob.glob(f"{layout.RUNTIME}/*/reset")],
         "mounts": mounts(),
         "revision": revision(),
+        "firewall": firewall_state(),
     }
 
 

@@ -18,7 +18,10 @@ from tests.boxes.system import STATE, BoxError, locked
 from tests.integration.ctl import layered
 from tests.integration.harness import GAME, ROOT, SERVERS, deploy, wait_for_server, write_inventory
 
-PACKAGES = ("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "ca-certificates", "git", "strace", "faketime")
+PACKAGES = (
+    *("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "nftables", "ca-certificates", "git"),
+    *("strace", "faketime"),
+)
 """In the image: the packages that a deploy installs, and tools of the tests."""
 Kind = Literal["plain", "layered"]
 DATA: Mapping[Kind, Mapping[str, Any]] = {

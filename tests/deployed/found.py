@@ -80,6 +80,16 @@ class User(TypedDict):
     shell: str
 
 
+class Firewall(TypedDict):
+    """The loaded table: its comment, its hooks with their priorities, and the elements of three sets."""
+
+    version: str
+    hooks: dict[str, int]
+    game: list[Count]
+    rcon_from: list[str]
+    game_may_reach: list[str]
+
+
 class Found(TypedDict):
     """What was read of a host."""
 
@@ -93,6 +103,7 @@ class Found(TypedDict):
     exposure: dict[str, float | None]
     users: dict[str, User]
     groups: dict[str, Count]
+    firewall: Firewall | None
     packages: list[str]
     leaks: dict[str, list[str]]
     trees: dict[str, dict[str, Pair[str | Count]]]

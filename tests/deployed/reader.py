@@ -427,6 +427,38 @@ def parse(data: bytes) -> dict[str, Any] | None:
     return {"name": name, "map": current_map, "folder": folder, "players": rest[2], "bots": rest[4]}
 
 
+# -- the firewall
+
+
+def firewall() -> dict[str, Any] | None:
+    """Return what is loaded of left4me's table, None if it is not loaded."""
+    nft = "/usr/sbin/nft"
+    if not os.path.exists(nft) or (listed := run(nft, "--terse", "list", "table", "inet", "left4me")).returncode:
+        return None
+    comment = re.search(r'^\tcomment "([^"]*)"$', listed.stdout, re.MULTILINE)
+    whole = json.loads(run(nft, "--json", "--terse", "list", "table", "inet", "left4me").stdout)["nftables"]
+    chains = [each["chain"] for each in whole if "chain" in each]
+    hooks = {chain["hook"]: chain["prio"] for chain in chains if "hook" in chain}
+    sets = {name: elements(nft, name) for name in ("game", "rcon_from", "game_may_reach")}
+    return {"version": comment[1] if comment else "", "hooks": hooks, **sets}
+
+
+def elements(nft: str, name: str) -> list[Any]:
+    """Return the elements of a set: numbers or addresses as they are, 10.0.0.0/8, 10.0.0.1-10.0.0.9, 127.0.0.1:3306."""
+    found = []
+    for each in json.loads(run(nft, "--json", "list", "set", "inet", "left4me", name).stdout)["nftables"]:
+        for value in each.get("set", {}).get("elem", []):
+            if isinstance(value, dict) and "prefix" in value:
+                found.append(f"{value['prefix']['addr']}/{value['prefix']['len']}")
+            elif isinstance(value, dict) and "range" in value:
+                found.append("-".join(value["range"]))
+            elif isinstance(value, dict) and "concat" in value:
+                found.append(":".join(map(str, value["concat"])))
+            else:
+                found.append(value)
+    return found
+
+
 # -- the answer
 
 
@@ -497,6 +529,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             **units(servers, question["properties"]),
             **accounts(),
             "packages": packages(),
+            "firewall": firewall(),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
         found["leaks"] = leaks(passwords(servers), texts)

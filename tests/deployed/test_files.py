@@ -22,6 +22,9 @@ UNITS = "/usr/local/lib/systemd/system"
 OWN = "/etc/systemd/system"
 VAR = "/var/lib/left4me"
 TIMER = "left4me-game.timer"
+FIREWALL = "/etc/left4me/firewall.nft"
+FIREWALL_UNIT = f"{UNITS}/left4me-firewall.service"
+NFTABLES = f"{OWN}/nftables.service.d/left4me.conf"
 PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "remove", "restart")
 # Type, mode, owner, group; {id} is the id of a server.
 LAYOUT = {
@@ -104,6 +107,9 @@ def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
     if declares.update_at:
         wanted |= {f"{UNITS}/{TIMER}": ("file", "0644", "root", "root")}
         wanted |= {f"{OWN}/timers.target.wants/{TIMER}": ("symlink", "0777", "root", "root")}
+    if declares.firewall:
+        wanted |= dict.fromkeys((FIREWALL, FIREWALL_UNIT, NFTABLES), ("file", "0644", "root", "root"))
+        wanted |= {f"{OWN}/sysinit.target.wants/left4me-firewall.service": ("symlink", "0777", "root", "root")}
     for server, declared in declares.instances.items():
         wanted |= {
             path.format(id=server): tuple(value.format(id=server) for value in values)

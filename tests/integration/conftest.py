@@ -15,7 +15,8 @@ from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
 from tests.boxes.deployed import DATA, PACKAGES, Kind, up
 from tests.boxes.game import build
-from tests.integration.harness import ROOT, deploy, write_inventory
+from tests.integration.harness import ROOT, deploy, wait_for_server, write_inventory
+from tests.integration.probe import ATTEMPT, DROP_IN, PROBE, UNIT, VAR
 from tests.integration.rolling import FOLDER
 
 DEBIANS = {
@@ -29,7 +30,7 @@ DEBIANS = {
 }
 SNAPSHOTS: dict[str, Kind] = {
     # The boxes of these modules start deployed. Other modules declare the data of their boxes.
-    **dict.fromkeys(("faults", "helper", "holders", "lock", "sandbox", "start", "verification"), "plain"),
+    **dict.fromkeys(("faults", "firewall", "helper", "holders", "lock", "sandbox", "start", "verification"), "plain"),
     **dict.fromkeys(("doctor", "rcon"), "layered"),
 }
 
@@ -117,6 +118,27 @@ def deployed(box: Box, inventory: Path, snapshot: Kind | None, game: Path) -> Bo
     if not snapshot:
         deploy(inventory)
     return box
+
+
+@pytest.fixture(scope="module")
+def probed(deployed: Box) -> Box:
+    """The module's box with servers 3 and 4 running, and the probe on it."""
+    for port in (27015, 27016):
+        wait_for_server(deployed, port)
+    deployed.run(f"cat >{PROBE}", input=ATTEMPT.encode())
+    return deployed
+
+
+@pytest.fixture
+def drop_in(probed: Box) -> Iterator[Box]:
+    """The box with server 3 stopped; afterwards drop-in and what it wrote are gone, and it runs again."""
+    probed.run(f"systemctl stop {UNIT}; mkdir -p {DROP_IN}")
+    yield probed
+    probed.run(f"""
+        systemctl stop {UNIT}; rm -r {DROP_IN}; find {VAR}/runtime/3/upper -mindepth 1 -delete
+        systemctl daemon-reload; systemctl reset-failed; systemctl start {UNIT}
+    """)
+    wait_for_server(probed, 27015)
 
 
 @pytest.fixture(scope="module")

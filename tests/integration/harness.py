@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent.parent
 PYINFRA = Path(sys.executable).with_name("pyinfra")
 GAME = {"source": "control", "path": ".boxes/game"}
 SERVERS: Mapping[str, Any] = {"3": {"port": 27015, "hostname": "three"}, "4": {"port": 27016, "hostname": "four"}}
+RCON_FROM = ["198.18.0.0/15"]
+"""Tests use RCON from this machine, whose address on the boxes' network is in RFC 2544's range."""
 DEPLOYED = (
     "/etc/left4me /etc/needrestart /etc/sudoers.d /etc/systemd/system /usr/local/lib/left4me /usr/local/lib/systemd "
     "/usr/local/libexec /usr/local/sbin /usr/local/share/bash-completion /var/lib/left4me"
@@ -37,7 +39,13 @@ def write_inventory(
     path: Path, boxes: Iterable[Box], user: str = "root", hosts: Mapping[str, Any] | None = None, **data: Any
 ) -> Path:
     """Write an inventory of boxes; `data` is for every host, `hosts` has additional data by host name."""
-    common = {"game": GAME, "servers": dict(SERVERS), "ssh_config_file": "/dev/null", **data}
+    common: dict[str, Any] = {
+        "game": GAME,
+        "servers": dict(SERVERS),
+        "ssh_config_file": "/dev/null",
+        "rcon_from": RCON_FROM,
+    }
+    common |= data
     if user != "root":
         common |= {"_sudo": True}
     listed = [

@@ -2,115 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import signal
-from collections.abc import Iterator
-from typing import Any
-
-import pytest
 
 from tests.boxes.boxes import Box
 from tests.integration.harness import overlays, properties, wait_for, wait_for_server
-
-UNIT = "left4me-server@3.service"
-DROP_IN = f"/run/systemd/system/{UNIT}.d"
-VAR = "/var/lib/left4me"
-MERGED = f"{VAR}/runtime/3/merged"
-PROBE = "/usr/local/lib/probe.py"
-# Each attempt is a line of Python; what comes of it is its value, or the name of its errno.
-_ATTEMPT = """
-import ctypes, errno, json, os, resource, signal, socket, stat, sys
-def write(path, text="x"):
-    with open(path, "w") as file:
-        file.write(text)
-def read(path):
-    with open(path) as file:
-        return file.read()
-def writable(top, leave):
-    found = []
-    for base, names, files in os.walk(top):
-        names[:] = [name for name in names if os.path.join(base, name) not in leave]
-        found += [p for p in (os.path.join(base, n) for n in [".", *files]) if os.access(p, os.W_OK) and place(p)]
-    return found
-def place(path):
-    kind = os.lstat(path).st_mode
-    return stat.S_ISDIR(kind) or stat.S_ISREG(kind)
-def connect(path, kind):
-    with socket.socket(socket.AF_UNIX, kind) as each:
-        each.connect(path)
-def call(number):
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(number, 0, 0, 0, 0, 0, 0) == -1:
-        raise OSError(ctypes.get_errno(), "")
-said = {}
-for line in json.loads(sys.argv[1]):
-    try:
-        said[line] = eval(line)
-    except OSError as error:
-        said[line] = errno.errorcode[error.errno]
-print(json.dumps(said))
-"""
-
-
-@pytest.fixture(scope="module")
-def running(deployed: Box) -> Box:
-    """The module's box with servers 3 and 4 running, and the probe on it."""
-    for port in (27015, 27016):
-        wait_for_server(deployed, port)
-    deployed.run(f"cat >{PROBE}", input=_ATTEMPT.encode())
-    return deployed
-
-
-@pytest.fixture
-def drop_in(running: Box) -> Iterator[Box]:
-    """The box with server 3 stopped; afterwards drop-in and what it wrote are gone, and it runs again."""
-    running.run(f"systemctl stop {UNIT}; mkdir -p {DROP_IN}")
-    yield running
-    running.run(f"""
-        systemctl stop {UNIT}; rm -r {DROP_IN}; find {VAR}/runtime/3/upper -mindepth 1 -delete
-        systemctl daemon-reload; systemctl reset-failed; systemctl start {UNIT}
-    """)
-    wait_for_server(running, 27015)
-
-
-def main_pid(box: Box, server: str) -> int:
-    """Return the PID of a server's game, as its own box numbers it."""
-    return int(properties(box, f"left4me-server@{server}", "MainPID")["MainPID"])
-
-
-def inside(box: Box, attempts: list[str], *settings: str) -> dict[str, Any]:
-    """Return what came of attempts made in server 3's unit, by its user, in the place of its game.
-
-    `settings` are lines that change the unit's own for this once.
-    """
-    program = shlex.join(["/usr/bin/python3", "-I", PROBE, json.dumps(attempts)]).replace("%", "%%")
-    lines = [
-        "[Service]",
-        "Type=oneshot",
-        "Restart=no",
-        "RestartForceExitStatus=",
-        "ExecStart=",
-        f"ExecStart={program}",
-        *settings,
-    ]
-    lines += ["StandardOutput=append:/root/said", "StandardError=append:/root/failed"]
-    box.run(f"cat >{DROP_IN}/probe.conf; systemctl daemon-reload", input="\n".join([*lines, ""]).encode())
-    box.run(f"""
-        rm -f /root/said /root/failed; systemctl reset-failed
-        systemctl start {UNIT} || {{ cat /root/failed >&2; false; }}
-    """)
-    said: dict[str, Any] = json.loads(box.run("cat /root/said").stdout)
-    assert said.keys() == set(attempts)
-    assert properties(box, UNIT, "ActiveState") == {"ActiveState": "inactive"}
-    return said
-
-
-def as_user(box: Box, user: str, attempts: list[str]) -> dict[str, Any]:
-    """Return what came of attempts made by a user of the host, in no sandbox."""
-    command = ["setpriv", f"--reuid={user}", "--regid=left4me", "--clear-groups", "python3", "-I", PROBE]
-    said: dict[str, Any] = json.loads(box.run(shlex.join([*command, json.dumps(attempts)])).stdout)
-    return said
+from tests.integration.probe import DROP_IN, MERGED, UNIT, VAR, as_user, inside, main_pid
 
 
 def reaching(pid: int) -> list[str]:
@@ -137,23 +33,23 @@ def test_a_server_cannot_reach_another(drop_in: Box) -> None:
     assert main_pid(box, "4") == pid
 
 
-def test_one_servers_user_cannot_reach_another_even_in_no_sandbox(running: Box) -> None:
+def test_one_servers_user_cannot_reach_another_even_in_no_sandbox(probed: Box) -> None:
     for one, other in (("3", "4"), ("4", "3")):
-        pid = main_pid(running, other)
+        pid = main_pid(probed, other)
         *proc, signal_none, signal_cont = reaching(pid)
-        said = as_user(running, f"left4me-{one}", [*proc, signal_none, signal_cont])
+        said = as_user(probed, f"left4me-{one}", [*proc, signal_none, signal_cont])
         assert {said[each] for each in proc} == {"EACCES"}
         assert said[signal_none] == said[signal_cont] == "EPERM"
         # The attempt is one that its own user can make.
-        assert as_user(running, f"left4me-{other}", [signal_cont]) == {signal_cont: None}
+        assert as_user(probed, f"left4me-{other}", [signal_cont]) == {signal_cont: None}
 
 
-def test_the_layers_and_the_servers_are_closed_to_the_users_of_the_servers(running: Box) -> None:
-    release = running.run(f"readlink -f {VAR}/installation").stdout.strip()
+def test_the_layers_and_the_servers_are_closed_to_the_users_of_the_servers(probed: Box) -> None:
+    release = probed.run(f"readlink -f {VAR}/installation").stdout.strip()
     kept = [f"{VAR}/{name}" for name in ("releases", "overlays", "secrets", "attic", "runtime/3", "runtime/4")]
     attempts = [f"os.listdir({path!r})" for path in kept]
     attempts += [f"read('{release}/srcds_run')", f"write('{release}/srcds_run')", f"write('{MERGED}/x')"]
-    assert set(as_user(running, "left4me-3", attempts).values()) == {"EACCES"}
+    assert set(as_user(probed, "left4me-3", attempts).values()) == {"EACCES"}
 
 
 def test_a_server_writes_in_merged_and_nowhere_else(drop_in: Box) -> None:
@@ -232,18 +128,18 @@ def test_in_merged_a_server_does_what_it_could_in_an_installation_of_its_own(dro
     assert box.run(everything).stdout == before
 
 
-def test_the_servers_own_files_are_there_to_read_and_fresh_after_a_rename(running: Box) -> None:
-    seen = f"nsenter --target {main_pid(running, '3')} --mount cat {MERGED}/left4dead2/cfg/left4me/server.cfg"
+def test_the_servers_own_files_are_there_to_read_and_fresh_after_a_rename(probed: Box) -> None:
+    seen = f"nsenter --target {main_pid(probed, '3')} --mount cat {MERGED}/left4dead2/cfg/left4me/server.cfg"
     theirs = "/etc/left4me/servers/3"
-    assert 'hostname "three"' in running.run(seen).stdout
-    running.run(f"cp -p {theirs}/server.cfg /root/kept; sed s/three/3rd/ {theirs}/server.cfg >{theirs}/new")
-    running.run(f"mv {theirs}/new {theirs}/server.cfg")
+    assert 'hostname "three"' in probed.run(seen).stdout
+    probed.run(f"cp -p {theirs}/server.cfg /root/kept; sed s/three/3rd/ {theirs}/server.cfg >{theirs}/new")
+    probed.run(f"mv {theirs}/new {theirs}/server.cfg")
     try:
-        assert 'hostname "3rd"' in running.run(seen).stdout
+        assert 'hostname "3rd"' in probed.run(seen).stdout
     finally:
-        running.run(f"mv /root/kept {theirs}/server.cfg")
+        probed.run(f"mv /root/kept {theirs}/server.cfg")
     # On the host, where nothing is bound there, the directory is empty.
-    assert running.run(f"ls {MERGED}/left4dead2/cfg/left4me").stdout == ""
+    assert probed.run(f"ls {MERGED}/left4dead2/cfg/left4me").stdout == ""
 
 
 def test_the_game_is_a_32_bit_process_and_native_alone_would_kill_it(drop_in: Box) -> None:
@@ -269,10 +165,10 @@ SystemCallArchitectures=native
 """
 
 
-def test_the_unit_has_what_a_sandbox_needs_and_not_what_srcds_cannot_bear(running: Box) -> None:
+def test_the_unit_has_what_a_sandbox_needs_and_not_what_srcds_cannot_bear(probed: Box) -> None:
     names = ["MemoryDenyWriteExecute", "ProcSubset", "PrivateUsers", "ProtectSystem", "ProtectProc", "NoNewPrivileges"]
     names += ["CapabilityBoundingSet", "AmbientCapabilities", "SystemCallArchitectures", "User", "Group"]
-    assert properties(running, UNIT, *names) == {
+    assert properties(probed, UNIT, *names) == {
         "MemoryDenyWriteExecute": "no",
         "ProcSubset": "all",
         "PrivateUsers": "yes",
@@ -285,25 +181,25 @@ def test_the_unit_has_what_a_sandbox_needs_and_not_what_srcds_cannot_bear(runnin
         "User": "left4me-3",
         "Group": "left4me",
     }
-    assert properties(running, UNIT, "PrivatePIDs").get("PrivatePIDs", "no") == "no"
+    assert properties(probed, UNIT, "PrivatePIDs").get("PrivatePIDs", "no") == "no"
 
 
-def test_systemd_finds_no_mistake_in_the_unit_and_little_exposure(running: Box) -> None:
-    said = running.run(f"systemd-analyze verify {UNIT} left4me.slice 2>&1").stdout
+def test_systemd_finds_no_mistake_in_the_unit_and_little_exposure(probed: Box) -> None:
+    said = probed.run(f"systemd-analyze verify {UNIT} left4me.slice 2>&1").stdout
     assert said == ""
-    said = running.run(f"systemd-analyze security {UNIT} --no-pager").stdout
+    said = probed.run(f"systemd-analyze security {UNIT} --no-pager").stdout
     assert "Overall exposure level" in said
     assert float(said.rpartition(UNIT + ":")[2].split()[0]) <= 1.3
 
 
-def test_each_server_is_run_by_a_system_user_of_its_own(running: Box) -> None:
+def test_each_server_is_run_by_a_system_user_of_its_own(probed: Box) -> None:
     uids = set()
     for server in ("3", "4"):
-        name, _, uid, gid, _, _, shell = running.run(f"getent passwd left4me-{server}").stdout.strip().split(":")
+        name, _, uid, gid, _, _, shell = probed.run(f"getent passwd left4me-{server}").stdout.strip().split(":")
         assert (int(uid) < 1000, int(gid), shell) == (True, 980, "/usr/sbin/nologin")
-        assert running.run(f"id -nG {name}").stdout.split() == ["left4me"]
-        assert running.run(f"getent shadow {name}").stdout.split(":")[1].startswith("!")
-        status = running.run(f"cat /proc/{main_pid(running, server)}/status").stdout
+        assert probed.run(f"id -nG {name}").stdout.split() == ["left4me"]
+        assert probed.run(f"getent shadow {name}").stdout.split(":")[1].startswith("!")
+        status = probed.run(f"cat /proc/{main_pid(probed, server)}/status").stdout
         fields = dict(line.split(":\t", 1) for line in status.splitlines())
         assert (set(fields["Uid"].split()), set(fields["Gid"].split())) == ({uid}, {"980"})
         assert (int(fields["CapEff"], 16), int(fields["CapBnd"], 16), fields["NoNewPrivs"]) == (0, 0, "1")

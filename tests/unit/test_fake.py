@@ -64,6 +64,7 @@ def bare() -> dict[str, Any]:
         "running": {},
         "held": [],
         "revision": "",
+        "firewall": {"version": None, "others": [], "ssh_ports": [22]},
         "texts": {},
         "active": [],
         "commands": [],

@@ -324,6 +324,10 @@ DEFAULT_HOST: dict[str, Any] = {
     "operators": None,
     "webhook": None,
     "attic_keep": 3,
+    "firewall": True,
+    "rcon_from": [],
+    "game_may_reach": [],
+    "firewall_limits": {"known": 60, "newcomers": 100, "player": 500},
 }
 HIDDEN = "**********"
 SECRETS = ("hunter2", "swordfish", "t0k3n", "for friends")

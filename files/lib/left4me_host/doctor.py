@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from left4me_host import builds, daemon_reload, game, gc, holders, instance, layout, reset, server_removal
+from left4me_host import builds, daemon_reload, firewall, game, gc, holders, instance, layout, reset, server_removal
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,26 @@ def _game() -> Iterator[Finding]:
         yield Finding("", f"the current build {name} is not on this host", do)
     if not game.is_updating() and (why := builds.failure()):
         yield Finding("", why, "l4d2ctl game update")
+
+
+def _firewall() -> Iterator[Finding]:
+    """Find a firewall that is not loaded as deployed, and floods that it drops."""
+    if (deployed := firewall.deployed_version()) is None:
+        return
+    table = firewall.loaded()
+    if not table or table.version != deployed:
+        what = "the firewall is not loaded" if not table else "the loaded firewall is not the deployed one"
+        yield Finding("", what, f"systemctl restart {layout.FIREWALL_UNIT}", _load_firewall)
+    for port, (rate, reason) in (firewall.attacks(table) if table else {}).items():
+        what = f"under attack: port {port}: {rate:,} packets a second dropped: {firewall.DROPPED[reason]}"
+        yield Finding("", what, "nothing, as long as players stay connected; otherwise ask the provider")
+
+
+def _load_firewall(_server: str) -> str:
+    failed, why = instance.Systemctl("restart", layout.FIREWALL_UNIT).wait()
+    if failed:
+        raise instance.Failed(why)
+    return "loaded"
 
 
 def _collect_garbage(_server: str) -> str:
@@ -202,4 +222,4 @@ def examine() -> list[Finding]:
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
     # An unfinished reset may not have made the directories yet; it is reported separately.
     complete = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
-    return [*findings, *_game(), *_unused(), *_systemd(declared), *_owners(complete, running)]
+    return [*findings, *_game(), *_firewall(), *_unused(), *_systemd(declared), *_owners(complete, running)]

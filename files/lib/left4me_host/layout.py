@@ -13,6 +13,8 @@ SERVERS = f"{ETC}/servers"
 REVISION = f"{ETC}/revision"
 GAME_SETTINGS = f"{ETC}/game"
 WEBHOOK = f"{ETC}/webhook"
+FIREWALL = f"{ETC}/firewall.nft"
+"""The firewall's table, which left4me-firewall.service loads at boot."""
 
 RELEASES = f"{VAR}/releases"
 INSTALLATION = f"{VAR}/installation"
@@ -31,6 +33,7 @@ FAILED_UPDATE = f"{GAME}/failed-update"
 """Says why the last update from Steam failed. Removed by the next good update and when `game.source` changes."""
 
 GAME_UNIT = "left4me-game.service"
+FIREWALL_UNIT = "left4me-firewall.service"
 
 DEPLOY_LOCK = f"{RUN}/deploy.lock"
 

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from left4me_host import a2s, instance, layout
+from left4me_host import a2s, firewall, instance, layout
 
 _PROPERTIES = (
     *("ActiveState", "SubState", "StateChangeTimestamp", "MainPID", "MemoryCurrent"),
@@ -42,6 +42,7 @@ class Status:
     held_by: str = ""  # who stopped it by hand, if known
     reset_finished: str = ""  # what the boot did about an unfinished reset: a key of instance.FINISHED
     restart_for: list[str] = field(default_factory=list)  # what a restart changes: port, layers, build, unit …
+    dropped: dict[str, int] = field(default_factory=dict)  # packets that the firewall dropped, by firewall.DROPPED
 
 
 def _at_the_next_map(units: dict[str, dict[str, str]]) -> set[str]:
@@ -136,6 +137,7 @@ def status(servers: list[str]) -> list[Status]:
     mounted = instance.overlays()
     next_map = _at_the_next_map(units)
     deployed, _when = revision()
+    table = firewall.loaded()
     rows = []
     for server in servers:
         unit, env, info = units[server], declared[server], answers.get(server)
@@ -144,6 +146,8 @@ def status(servers: list[str]) -> list[Status]:
         since = unit["StateChangeTimestamp"] or _written(f"{layout.HELD}/{server}")
         runs, next_lowers = unit["MainPID"] != "0", instance.lowers(server)
         lowers = mounted.get(layout.merged(server), [next_lowers])[0] if runs else next_lowers
+        address = instance.address_of(started.get(server) or env)
+        dropped = table.dropped.get(address[1], {}) if table and address else {}
         restart_for = _differences(started[server], env, lowers, next_lowers) if runs else []
         rows.append(
             Status(
@@ -151,7 +155,7 @@ def status(servers: list[str]) -> list[Status]:
                 state=unit["ActiveState"] if unit["ActiveState"] != "activating" else unit["SubState"],
                 since=since,
                 held=instance.is_held(server),
-                port=address[1] if (address := instance.address_of(started.get(server) or env)) else None,
+                port=address[1] if address else None,
                 map=info.map if info else None,
                 players=info.players if info else None,
                 slots=info.slots if info else None,
@@ -167,6 +171,7 @@ def status(servers: list[str]) -> list[Status]:
                 reset_finished=instance.finished(server),
                 held_by=instance.held_by(server),
                 restart_for=restart_for,
+                dropped={reason: count for reason, count in dropped.items() if count},
             )
         )
     return rows
