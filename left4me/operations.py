@@ -251,7 +251,8 @@ def firewall() -> Commands:
     item = manifest.firewall_file(declares.with_ports(state["ports"]), running_ports())
     if _is_as_declared(item, state) and loaded == manifest.firewall_version(item):
         return host.noop("as declared")
-    if not host.state.is_executing and loaded is None:
+    is_confirmed = host.state.is_executing and host.state.should_check_for_changes()
+    if loaded is None and not is_confirmed:
         for line in _effects_of_firewall(declares.with_ports(state["ports"]), state["firewall"]["others"]):
             logger.warning(f"{host.print_prefix}{plain(line)}")
     yield facts.program("load_firewall", "load", stdin=item.text)
