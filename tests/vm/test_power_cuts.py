@@ -1,7 +1,7 @@
 """Power cuts amid what left4me does, on full machines: `make soak-vm`, by hand, ROUNDS=15 of each kind on each Debian.
 
-A reset, an undo and the attic's removal run side by side on two servers, so that one cut comes amid all three. After
-each cut the machine boots, the servers run without a human, what a reset put aside is there, the same commands again
+A reset, an undo and the attic's removal run on two servers while the game updates, so that one cut comes amid all four.
+After each cut the machine boots, the servers run without a human, what a reset put aside is there, the same commands again
 finish what was cut off, and doctor finds nothing. After each round of all kinds, verification passes.
 """
 
@@ -39,10 +39,12 @@ ON_HOST = {
     "attic": "systemctl start left4me-attic.service",
     "update": "l4d2ctl game update",
 }
-CUTS = (("deploy",), ("reset", "undo", "attic"), ("update",), ("layer",))
+CUTS = (("deploy",), ("update", "reset", "undo", "attic"), ("layer",))
 """What runs side by side when the power is cut. `layer` is a deploy that builds one."""
-SECONDS = {"reset": 6.0, "update": 40.0, "deploy": 20.0, "layer": 30.0}
+SECONDS = {"update": 40.0, "deploy": 20.0, "layer": 30.0}
 """How long the first of each cut takes at most on an emulated machine: the cut comes within that time."""
+LATER = 6.0
+"""How long the others take at most: they start at most that long before the cut."""
 CONTENT = "/usr/local/libexec/left4me/left4me-content"
 FILES = 2000
 """Files in each entry of the attic: its removal takes as long as a reset."""
@@ -102,10 +104,14 @@ class Machine:
             number = str(16_000_000 + self.count)
             self.steam.publish(number, self.game, {"left4dead2/build.txt": number.encode()})
 
-    def command(self, kinds: tuple[str, ...]) -> list[str]:
+    def command(self, kinds: tuple[str, ...], moment: float) -> list[str]:
         """Return the command that runs `kinds` side by side and prints `begun`, and each one when it has ended."""
         if kinds[0] in ON_HOST:
-            each = " & ".join(f"{{ {ON_HOST[kind]} >&2; echo {kind}; }}" for kind in kinds)
+            waits = [0.0, *[max(0.0, moment - self.random.uniform(0, LATER))] * (len(kinds) - 1)]
+            each = " & ".join(
+                f"{{ sleep {wait:.2f}; {ON_HOST[kind]} >&2; echo {kind}; }}"
+                for kind, wait in zip(kinds, waits, strict=True)
+            )
             return ["ssh", "-F", str(self.box.ssh_config), self.box.name, f"echo begun; {each} & wait"]
         deploy = f".venv/bin/pyinfra {self.inventory()} deploy.py -y >/dev/null && echo {kinds[0]}"
         return ["sh", "-c", f"echo begun; {deploy}"]
@@ -113,7 +119,7 @@ class Machine:
     def cut(self, kinds: tuple[str, ...]) -> None:
         """Run `kinds` side by side, cut the power at a moment chosen by chance, and count those that had not ended."""
         moment = self.random.uniform(0, SECONDS[kinds[0]])
-        command = self.command(kinds)
+        command = self.command(kinds, moment)
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, process_group=0
         ) as running:
