@@ -1,8 +1,8 @@
 """Power cuts amid what left4me does, on full machines: `make soak-vm`, by hand, ROUNDS=15 of each kind on each Debian.
 
-A reset, an undo and the attic's removal run on two servers while the game updates, so that one cut comes amid all four.
-After each cut the machine boots, the servers run without a human, what a reset put aside is there, the same commands again
-finish what was cut off, and doctor finds nothing. After each round of all kinds, verification passes.
+A reset, an undo and the attic's removal run on two servers while the game updates, so that one cut comes amid all
+four. After each cut the machine boots, the servers run without a human, what a reset put aside is there, the same
+commands again finish what was cut off, and doctor finds nothing. After each round of all kinds, verification passes.
 """
 
 from __future__ import annotations
