@@ -50,10 +50,11 @@ workshop_api = "https://api.steampowered.com"
 uid = 980
 gid = 980
 
-# Limits for all servers of the host together. memory_max: bytes (K, M, G, T) or "infinity", at least the sum of the
-# servers' memory_max. cpu_weight: the CPU share; the rest of the host has 100. cpu_quota: the maximum CPU time in
-# percent of one CPU. None: no limit.
-memory_max = "infinity"
+# Limits for all servers of the host together. memory_max: bytes (K, M, G, T), at least the sum of the servers'
+# memory_max; a percentage of the host's memory; or "infinity". Beyond it, the kernel ends the largest server, and only
+# that; without it, the whole host stalls when its memory is used up. cpu_weight: the CPU share; the rest of the host
+# has 100. cpu_quota: the maximum CPU time in percent of one CPU. None: no limit.
+memory_max = "90%"
 cpu_weight = 1000
 cpu_quota = None
 

@@ -111,15 +111,19 @@ def _layer_name(text: str) -> str:
 
 
 def bytes_of(size: str) -> float:
-    """Return a size in bytes; K, M, G and T are powers of 1024, as in systemd."""
+    """Return a size in bytes; K, M, G and T are powers of 1024, as in systemd. A percentage is infinite."""
     power = " KMGT".find(size[-1])
-    return math.inf if size == "infinity" else int(size.rstrip("KMGT")) * 1024 ** max(0, power)
+    return math.inf if size == "infinity" or size.endswith("%") else int(size.rstrip("KMGT")) * 1024 ** max(0, power)
 
 
 def _size(text: str) -> str:
     if not re.fullmatch(r"infinity|[1-9][0-9]{0,17}[KMGT]?", text):
         raise ValueError('must be a size such as "2G" (bytes, or K, M, G or T), or "infinity"')
     return text
+
+
+def _size_or_percent(text: str) -> str:
+    return text if re.fullmatch(r"[1-9][0-9]?%", text, re.ASCII) else _size(text)
 
 
 _STEAM_IDS = 76561197960265728
@@ -228,6 +232,7 @@ Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9
 RestartPolicy = Annotated[str, StringConstraints(pattern=r"^(never|when-empty|at ([01][0-9]|2[0-3]):[0-5][0-9])$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_single_line)]
 Size = Annotated[str, AfterValidator(_size)]
+SizeOrPercent = Annotated[str, AfterValidator(_size_or_percent)]
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
@@ -436,7 +441,9 @@ class Host(_Declared):
     port_range: tuple[Port, Port] = Field(description="first and last port for servers")
     uid: SystemId = Field(description="uid of the user left4me")
     gid: SystemId = Field(description="gid of the group left4me")
-    memory_max: Size = Field(description="bytes for all servers together: MemoryMax= of left4me.slice")
+    memory_max: SizeOrPercent = Field(
+        description="bytes for all servers, or 90% of the host: MemoryMax= of left4me.slice"
+    )
     cpu_weight: Weight = Field(description="CPU share against the rest of the host: CPUWeight= of left4me.slice")
     cpu_quota: Annotated[int, Field(ge=1, le=100000)] | None = Field(description="percent of one CPU, or None")
     operators: GroupName | None = Field(description="group that may run l4d2ctl with sudo, or None")

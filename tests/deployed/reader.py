@@ -530,6 +530,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             **accounts(),
             "packages": packages(),
             "firewall": firewall(),
+            "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
         found["leaks"] = leaks(passwords(servers), texts)

@@ -15,6 +15,9 @@ from tests.deployed.promises import (
     commands,
 )
 
+PAGE = 4096
+"""systemd rounds a percentage of the memory down to whole pages."""
+
 
 def test_the_template_keeps_every_promise(host: Host) -> None:
     wrong = broken_template(host.found["units"][CHECK])
@@ -28,8 +31,10 @@ def test_each_instance_keeps_every_promise(host: Host, server: str) -> None:
     host.require([f"{name}: {line}" for line in broken(host.found["units"][name], server)])
 
 
-def bytes_of(size: str) -> str:
-    """Return a size in bytes, as systemd reports it; K, M, G and T are powers of 1024."""
+def bytes_of(size: str, memory: int = 0) -> str:
+    """Return a size in bytes, as systemd reports it; K, M, G and T are powers of 1024, % is of `memory` in bytes."""
+    if size.endswith("%"):
+        return str(memory // PAGE * int(size[:-1]) // 100 * PAGE)
     powers = {"K": 1, "M": 2, "G": 3, "T": 4}
     return size if size == "infinity" or size[-1] not in powers else str(int(size[:-1]) * 1024 ** powers[size[-1]])
 
@@ -50,7 +55,7 @@ def test_the_slice_has_the_declared_limits(host: Host) -> None:
         "NeedDaemonReload": "no",
         "LoadState": "loaded",
         "CPUWeight": str(host.declares.cpu_weight),
-        "MemoryMax": bytes_of(host.declares.memory_max),
+        "MemoryMax": bytes_of(host.declares.memory_max, host.found["memory"]),
         "CPUQuotaPerSecUSec": seconds_of(host.declares.cpu_quota),
     }
     host.require(
