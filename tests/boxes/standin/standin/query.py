@@ -9,6 +9,9 @@ PACKET = 1400
 """Bytes of a datagram, at most; a longer answer is split."""
 
 INFO, PLAYER, RULES = 0x54, 0x55, 0x56
+GET_CHALLENGE, CONNECT = 0x71, 0x6B
+"""q and k: what a player sends before he plays. They are in no public document; the Source SDK names them."""
+ACCEPTED = SINGLE + b"B"
 INFO_REQUEST = SINGLE + b"TSource Engine Query\0"
 PROTOCOL = 17
 APP_ID = 550
@@ -39,6 +42,12 @@ def parse(packet: bytes) -> tuple[int, bytes] | None:
     if len(packet) == 9 and packet.startswith(SINGLE) and packet[4] in (PLAYER, RULES):
         return packet[4], packet[5:]
     return None
+
+
+def joins(packet: bytes) -> int | None:
+    """Return which step of a player's connection a packet is: GET_CHALLENGE, CONNECT, or None."""
+    kind = packet[4] if len(packet) > 4 and packet.startswith(SINGLE) else None
+    return kind if kind in (GET_CHALLENGE, CONNECT) else None
 
 
 def challenge(number: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """The command line, the port and the loop of the stand-in game."""
 
+import contextlib
 import mmap
 import os
 import select
@@ -67,6 +68,7 @@ class Server:
         self._udp = udp
         self._tcp = tcp
         self._challenges = query.Challenges()
+        self._players: set[tuple[str, int]] = set()
         self._clients: dict[socket.socket, Connection] = {}
         self._console: list[int] = [0]
         self._split = 0
@@ -105,6 +107,7 @@ class Server:
         packet, client = self._udp.recvfrom(2048)
         question = query.parse(packet)
         if question is None:
+            self._play(packet, client)
             return
         kind, brought = question
         challenge = self._challenges.of(client)
@@ -115,7 +118,23 @@ class Server:
             answer = query.challenge(challenge)
         self._split += 1
         for part in query.packets(answer, self._split):
-            self._udp.sendto(part, client)
+            self._send(part, client)
+
+    def _send(self, packet: bytes, client: tuple[str, int]) -> None:
+        """Send a packet if there is a way to the client; a spoofed one may have port 0."""
+        with contextlib.suppress(OSError):
+            self._udp.sendto(packet, client)
+
+    def _play(self, packet: bytes, client: tuple[str, int]) -> None:
+        """Let a client join, and send back each packet of one that plays, as the game's own packets come and go."""
+        step, challenge = query.joins(packet), self._challenges.of(client)
+        if step == query.GET_CHALLENGE:
+            self._send(query.challenge(challenge), client)
+        elif step == query.CONNECT and packet[5:9] == challenge:
+            self._players.add(client)
+            self._send(query.ACCEPTED, client)
+        elif not packet.startswith((query.SINGLE, query.SPLIT)) and client in self._players:
+            self._send(packet, client)
 
     def _accept(self) -> None:
         client, (host, port) = self._tcp.accept()
