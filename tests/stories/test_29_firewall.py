@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -21,6 +22,8 @@ while time.monotonic() < end:
     client.sendto(b"", (sys.argv[1], 27015))
     time.sleep(0.001)
 """
+
+LOCK = "import fcntl; fcntl.lockf(open('/run/left4me/deploy.lock', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 
 
 def is_reachable(host: Box) -> bool:
@@ -68,6 +71,8 @@ def test_a_firewall_closes_what_he_read_and_never_his_own_way_in(operator: Opera
     operator.types(f"{COMMIT} --all --message 'Drop what nobody uses'", at=clone)
     operator.types(deploy, "a new login fails", "former firewall", code=1, at=clone)
     wait_for("he can log in again", lambda: is_reachable(host), 60)
+    free = f"python3 -c {shlex.quote(LOCK)}"
+    wait_for("the lock is free", lambda: host.run(free, check=False).returncode == 0, 90)
     operator.types(f"make verify INVENTORY={operator.inventory} LIMIT={host.name}", code=2, at=clone)
     operator.types(deploy)
     operator.types(f"make verify INVENTORY={operator.inventory}", "passed", never=["failed"])
