@@ -69,14 +69,17 @@ SIDE_BY_SIDE := -n 4 --dist loadgroup --no-loadscope-reorder
 # In CI, failed box tests run once more, to tell flaky tests from broken ones.
 RUN := $(PYTHON) -m $(if $(CI),tests.rerun,pytest)
 
+TWO_ATTACKS := tests/attacks/test_swapped_trees.py \
+	tests/attacks/test_from_a_server.py::test_a_server_connects_to_nothing_on_its_host
+
 test: lint types boxes
-	@$(PYTEST) tests/stories tests/unit $(SIDE_BY_SIDE)
+	@$(PYTEST) tests/stories tests/unit $(TWO_ATTACKS) $(SIDE_BY_SIDE)
 
 test-all: lint types boxes
-	@$(RUN) tests/stories tests/unit tests/integration tests/vm/test_full_machine.py --both $(SIDE_BY_SIDE) $(MARKS)
+	@$(RUN) tests/stories tests/unit tests/integration tests/attacks tests/vm/test_full_machine.py --both $(SIDE_BY_SIDE) $(MARKS)
 
 soak: boxes
-	@SOAK=1 $(RUN) tests/integration -m soak $(SIDE_BY_SIDE)
+	@SOAK=1 $(RUN) tests/integration tests/attacks -m soak $(SIDE_BY_SIDE)
 
 # By hand: without KVM each power cut takes about a minute. ROUNDS=1 is one of each kind on each Debian.
 soak-vm: boxes

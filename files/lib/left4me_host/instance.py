@@ -73,7 +73,7 @@ def properties(servers: list[str], *names: str) -> dict[str, dict[str, str]]:
 def environment(server: str) -> dict[str, str]:
     """Return the variables of a server's server.env; empty if the file is missing."""
     try:
-        with open(f"{layout.SERVERS}/{server}/server.env", encoding="utf-8") as file:
+        with open(f"{layout.SERVERS}/{server}/server.env", encoding="utf-8", errors="replace") as file:
             pairs = [line.strip().partition("=") for line in file if "=" in line and not line.startswith("#")]
     except FileNotFoundError:
         return {}
@@ -93,9 +93,12 @@ def started_with(server: str) -> dict[str, str]:
 
 
 def address_of(env: dict[str, str]) -> tuple[str, int] | None:
-    """Return the address and port for queries from this host; None if `env` (a server.env) has no port."""
+    """Return the address and port for queries from this host; None if `env` (a server.env) has no valid ones."""
     address, port = env.get("LEFT4ME_ADDRESS", "0.0.0.0"), env.get("LEFT4ME_PORT", "")
-    if not port.isdigit():
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        return None
+    # Not a name, which would be looked up: one server's mistake would stop the status of all.
+    if not re.fullmatch(r"([0-9]{1,3}\.){3}[0-9]{1,3}", address) or any(int(part) > 255 for part in address.split(".")):
         return None
     return "127.0.0.1" if address == "0.0.0.0" else address, int(port)
 
@@ -115,7 +118,7 @@ def overlays() -> dict[str, list[list[str]]]:
 def declared_lines(server: str, name: str) -> list[str]:
     """Return the lines of a server's declared file (layers, keep, build or restart); none if it is missing."""
     try:
-        with open(f"{layout.SERVERS}/{server}/{name}", encoding="utf-8") as file:
+        with open(f"{layout.SERVERS}/{server}/{name}", encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
     except FileNotFoundError:
         return []
@@ -248,7 +251,7 @@ def finished(server: str) -> str:
     The record stays until the server is started or reset.
     """
     try:
-        with open(f"{layout.RUN}/{server}.finished", encoding="ascii") as file:
+        with open(f"{layout.RUN}/{server}.finished", encoding="ascii", errors="replace") as file:
             return file.read()
     except FileNotFoundError:
         return ""
