@@ -157,9 +157,9 @@ def test_the_records_of_stops_and_resets(host: Path, data: bytes) -> None:
 @tried
 @given(st.lists(TEXT | st.sampled_from(["status", "reset", "--undo", "-n", "3", "--json", "game", "rcon"]), max_size=6))
 def test_the_arguments_of_l4d2ctl(words: list[str]) -> None:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        with contextlib.suppress(instance.Usage, SystemExit):  # SystemExit is that of --help
-            commands._parser().parse_args(words)  # parsed, but not run
+    quiet = (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()))
+    with quiet[0], quiet[1], contextlib.suppress(instance.Usage, SystemExit):  # SystemExit is that of --help
+        commands._parser().parse_args(words)  # parsed, but not run
 
 
 def overlay_helper() -> ModuleType:

@@ -35,7 +35,9 @@ PROMISES = {
     "PrivateDevices": "yes",
     "PrivateIPC": "yes",
     "PrivateUsers": "yes",
-    "TemporaryFileSystem": "/var/lib:ro /etc/left4me:ro /srv:ro /opt:ro /mnt:ro /media:ro /run:ro /dev/shm:mode=1777",
+    "PrivateMounts": "yes",
+    "TemporaryFileSystem": "/var/lib:ro /etc/left4me:ro /srv:ro /opt:ro /mnt:ro /media:ro /run:ro /dev/shm:mode=1777 "
+    "/tmp:mode=1777,size=256M,nr_inodes=10k /var/tmp:mode=1777,size=256M,nr_inodes=10k",
     "InaccessiblePaths": "-/boot -/var/log",
     "ReadWritePaths": "",
     "BindPaths": "/var/lib/left4me/runtime/{id}/merged:/var/lib/left4me/runtime/{id}/merged:rbind",
@@ -62,8 +64,8 @@ PROMISES = {
     "RestrictSUIDSGID": "yes",
     "MemoryDenyWriteExecute": "no",  # the game has text relocations, SourceMod compiles at run time
     "SystemCallErrorNumber": "1",  # EPERM
-    "UMask": "0027",
-    "LimitNOFILE": "65536",
+    "UMask": "0077",
+    "LimitNOFILE": "4096",
     "LimitCORE": "0",
     "TasksMax": "256",
     "LogRateLimitIntervalUSec": "30s",

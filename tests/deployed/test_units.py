@@ -139,5 +139,5 @@ def test_systemd_finds_nothing_wrong_with_the_units(host: Host) -> None:
 
 def test_the_sandbox_is_worth_its_name(host: Host, server: str) -> None:
     exposure = host.found["exposure"][f"left4me-server@{server}.service"]
-    if exposure is None or exposure > 2.0:
-        host.require([f"server {server}: systemd-analyze security says {exposure}, must be at most 2.0"])
+    if exposure is None or exposure > 1.2:
+        host.require([f"server {server}: systemd-analyze security says {exposure}, must be at most 1.2"])

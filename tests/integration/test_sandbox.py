@@ -189,7 +189,7 @@ def test_systemd_finds_no_mistake_in_the_unit_and_little_exposure(probed: Box) -
     assert said == ""
     said = probed.run(f"systemd-analyze security {UNIT} --no-pager").stdout
     assert "Overall exposure level" in said
-    assert float(said.rpartition(UNIT + ":")[2].split()[0]) <= 1.3
+    assert float(said.rpartition(UNIT + ":")[2].split()[0]) <= 1.2
 
 
 def test_each_server_is_run_by_a_system_user_of_its_own(probed: Box) -> None:
