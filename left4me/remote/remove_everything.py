@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from left4me_host import instance, layout, mountinfo, procfs
+from left4me_host import firewall, instance, layout, mountinfo, procfs
 from left4me_host.instance import Failed
 
 ARCHIVES = "/root"
@@ -252,6 +252,8 @@ def remove_all(request: dict[str, Any]) -> None:
     for path in glob.glob(f"{ARCHIVES}/.left4me-*.tar.gz.new", include_hidden=True):
         os.unlink(path)  # of an interrupted run
     stop()
+    if firewall.loaded():
+        run(firewall.NFT, "delete", "table", *firewall.TABLE)
     remove_units(matching(request["ours"]))
     members = written()
     if request["keep"] and members:
