@@ -44,6 +44,7 @@ def test_left4me_leaves_a_host_and_what_players_made_stays(operator: Operator) -
     accounts = "getent passwd | grep left4me; getent group | grep left4me"
     operator.on(host, f"{accounts}; systemctl list-units --all | grep left4me", code=1)
     operator.on(host, "systemctl list-unit-files | grep left4me; findmnt --list --output TARGET | grep left4me", code=1)
+    operator.on(host, "nft list tables", never=["left4me"])
     assert operator.on(host, "systemctl is-system-running") == "running\n"
     operator.on(host, "journalctl --quiet --lines=1 --unit='left4me-server@3'", "left4me-server@3")
 
