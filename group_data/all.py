@@ -79,8 +79,10 @@ game_may_reach = []  # type: ignore[var-annotated]
 # of all clients that are not known yet (per server), and the packets of a player. Known is whom a server has answered.
 firewall_limits = {"known": 60, "newcomers": 100, "player": 500}
 
-# The attic keeps this many resets per server for `l4d2ctl reset --undo`, and as many states replaced by undos.
+# The attic keeps this many resets per server for `l4d2ctl reset --undo`, and as many states replaced by undos. If they
+# have more bytes on disk than attic_max (K, M, G, T or "infinity"), the oldest go first; the latest always stays.
 attic_keep = 3
+attic_max = "10G"
 
 # Defaults for every server. Your own server_defaults, such as {"gamemode": "versus"}, extend these; no other
 # dictionary is merged. A server's own values override both.

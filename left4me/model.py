@@ -449,11 +449,17 @@ class Host(_Declared):
     operators: GroupName | None = Field(description="group that may run l4d2ctl with sudo, or None")
     webhook: WebAddress | None = Field(description="Discord-compatible URL to notify when a server fails, or None")
     attic_keep: int = Field(ge=1, le=1000, description="resets to keep per server, for undo")
+    attic_max: Size = Field(description="bytes on disk for a server's resets; the latest stays in any case")
     firewall: bool = Field(description="whether a firewall protects the servers' ports, and the host from the servers")
     rcon_from: tuple[Network, ...] = Field(description="addresses and networks that may use RCON; loopback always may")
     game_may_reach: tuple[Endpoint, ...] = Field(description="what servers may reach on the host: 127.0.0.1:3306")
     firewall_limits: Limits = Field(description="packets per second that the firewall lets through")
     servers: dict[Id, Server] = Field(description="the servers, by id")
+
+    @property
+    def attic_bytes(self) -> str:
+        """`attic_max` as left4me-attic takes it: bytes or `inf`."""
+        return f"{bytes_of(self.attic_max):.0f}"
 
     @property
     def present(self) -> dict[str, Server]:

@@ -343,7 +343,7 @@ def keep_one(box: Box) -> None:
     """Remove all but the latest from the attic, as where `attic_keep` is 1."""
     program = "/usr/local/libexec/left4me/left4me-attic"
     clean_attic(box)  # which an undo may have started
-    box.run(f"systemd-run -q --wait -p BindPaths={ATTIC}:/run/left4me-attic {program} 1")
+    box.run(f"systemd-run -q --wait -p BindPaths={ATTIC}:/run/left4me-attic {program} 1 inf")
 
 
 def reset_with(box: Box, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,9 +114,26 @@ def test_too_old_is_what_is_beyond_the_latest_of_resets_and_of_undos(put: Put, m
     cleaner = program("left4me-attic")
     monkeypatch.setattr(cleaner, "ATTIC", str(folder))
     assert cleaner.too_old(2) == ["3@20260103T100000.0", "3@20260102T100000.0-undo", "3@20260101T100000.0"]
-    assert cleaner.main(2) == 0
+    assert cleaner.main(2, math.inf) == 0
     left = ["3@20260104T100000.0-undo", "3@20260105T100000.0", "3@20260106T100000.0-undo", "3@20260107T100000.0"]
     assert sorted(path.name for path in folder.iterdir()) == [*left, "4@20250101T100000.0"]
+
+
+def test_a_server_that_filled_the_disk_keeps_its_latest_reset_alone(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["3@20260101T100000.0", "3@20260102T100000.0-undo", "3@20260103T100000.0", "3@20260104T100000.0"]
+    folder = put(*names, "4@20250101T100000.0", "4@20250102T100000.0")
+    for name in ("3@20260101T100000.0", "3@20260104T100000.0"):
+        (folder / name / "upper").mkdir()
+        (folder / name / "upper/full").write_bytes(b"x" * (1 << 20))
+    (folder / "3@20260103T100000.0/out").symlink_to("/usr")  # not followed
+    cleaner = program("left4me-attic")
+    monkeypatch.setattr(cleaner, "ATTIC", str(folder))
+    assert cleaner.too_old(9, 3 << 20) == []
+    assert cleaner.too_old(9, (1 << 20) + (1 << 19)) == ["3@20260101T100000.0"]
+    assert cleaner.too_old(9, 1 << 19) == ["3@20260103T100000.0", "3@20260101T100000.0"]
+    assert cleaner.main(9, 1 << 19) == 0
+    left = ["3@20260102T100000.0-undo", "3@20260104T100000.0", "4@20250101T100000.0", "4@20250102T100000.0"]
+    assert sorted(path.name for path in folder.iterdir()) == left
 
 
 def test_a_former_port_is_known_while_nobody_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -338,6 +338,7 @@ DEFAULT_HOST: dict[str, Any] = {
     "operators": None,
     "webhook": None,
     "attic_keep": 3,
+    "attic_max": "10G",
     "firewall": True,
     "rcon_from": [],
     "game_may_reach": [],
