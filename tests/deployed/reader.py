@@ -32,6 +32,7 @@ UNIT_DIRECTORIES = (
 )
 OVERLAYFS = 0x794C7630  # statfs(2), OVERLAYFS_SUPER_MAGIC
 RUN = "/run/left4me"
+ARGUMENTS = 6 << 20  # bytes of arguments and environment, execve(2), "Limits on size"
 ANSWER_SECONDS = 10.0  # a server is silent while it loads a map; a datagram may be lost
 STARTING_SECONDS = 2.0  # for a server that was just started: without an answer it is pending
 STARTED_SECONDS = 120.0  # a first start on a slow disk
@@ -159,15 +160,19 @@ def leaks(secrets: dict[str, str], texts: dict[str, str]) -> dict[str, list[str]
     for server in secrets:
         unit = f"left4me-server@{server}.service"
         texts[f"systemctl show {unit}"] = run("systemctl", "show", "--no-pager", unit).stdout
+    found = {server: [place for place, text in texts.items() if secret in text] for server, secret in secrets.items()}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         # An operator's environment may contain a password, if they deploy the host that they are on.
         for name in ("cmdline", "environ") if is_ours(pid) else ("cmdline",):
             try:
                 with open(f"/proc/{pid}/{name}", "rb") as file:
-                    texts[f"the {name} of process {pid}"] = file.read().decode(errors="replace")
+                    text = file.read(ARGUMENTS)  # not more: prctl(2) lets a process make them any size
             except OSError:
                 continue  # it has ended
-    return {server: [place for place, text in texts.items() if secret in text] for server, secret in secrets.items()}
+            for server, secret in secrets.items():
+                if secret.encode() in text:
+                    found[server].append(f"the {name} of process {pid}")
+    return found
 
 
 def is_ours(pid: str) -> bool:
