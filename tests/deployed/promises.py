@@ -104,7 +104,7 @@ COMMANDS = {
 }
 NO_COMMANDS = ("ExecConditionEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx")
 # Some calls that a game needs, and one or two of each denied group (systemd-analyze syscall-filter).
-ALLOWED = {"read", "mmap2", "socketcall", "execve", "clone", "futex", "sched_setscheduler"}
+ALLOWED = {"read", "mmap2", "socketcall", "execve", "clone", "futex", "prlimit64"}
 DENIED = {
     "mount",
     "umount2",
@@ -118,6 +118,7 @@ DENIED = {
     "init_module",
     "iopl",
 }
+DENIED |= {"sched_setaffinity", "setpriority"}
 DENIED |= {"io_setup", "io_uring_setup", "keyctl", "mlock", "pkey_alloc"}
 DENIED |= {"swapon", "clock_settime", "kexec_load", "capset", "perf_event_open"}
 # Lines that today only repeat a default of systemd, or that systemctl does not show: checked in the text.
