@@ -43,7 +43,7 @@ FLOODS = (
     ("1472 bytes", "address and port"),
     ("stranger's game packets", "address and port"),
 )
-Lost = tuple[int, int, list[float]]
+Result = tuple[int, int, list[float]]
 """Tries, tries without an answer, and the milliseconds of the answered ones."""
 
 
@@ -56,7 +56,7 @@ class Client:
         self.challenge = b""
 
     def exchange(self, packet: bytes, seconds: float) -> bytes:
-        """Return the next packet from the server. Raises TimeoutError."""
+        """Send a packet and return the next packet from the server. Raises TimeoutError after `seconds`."""
         self.socket.send(packet)
         self.socket.settimeout(seconds)
         return self.socket.recv(2048)
@@ -80,7 +80,7 @@ class Client:
             raise OSError("the server does not let a player in")
 
 
-def every(interval: float, end: float, attempt: Callable[[], bool]) -> Lost:
+def every(interval: float, end: float, attempt: Callable[[], bool]) -> Result:
     """Attempt again and again, at most once in `interval` seconds, until `end`."""
     tries, lost, times = 0, 0, []
     while (begin := time.monotonic()) < end:
@@ -93,7 +93,7 @@ def every(interval: float, end: float, attempt: Callable[[], bool]) -> Lost:
     return tries, lost, times
 
 
-def plays(client: Client, rate: int, end: float) -> Lost:
+def plays(client: Client, rate: int, end: float) -> Result:
     """Send packets at a rate, as a player does, whether or not answers come; then count what came back."""
     sent: dict[int, float] = {}
     back: dict[int, float] = {}
@@ -136,7 +136,7 @@ def uses_rcon(box: Box) -> bool:
 
 @contextmanager
 def flooded(box: Box, kind: str, spoofed: str) -> Iterator[list[str]]:
-    """Flood a box's server while the block runs; the list then has the packets a second."""
+    """Flood a box's server while the block runs; the list then has one text, the packets per second."""
     rate: list[str] = []
     if not kind:
         yield rate
@@ -154,7 +154,7 @@ NAMESPACE = "left4me-flood"
 
 @contextmanager
 def flooder(box: Box) -> Iterator[None]:
-    """Make a network namespace on the boxes' bridge; the box answers spoofed sources into it, where answers end."""
+    """Create a network namespace on the boxes' bridge; the box routes answers to spoofed addresses there, into nothing."""
     address = f"{network.gateway().rpartition('.')[0]}.250"
     outer, inner = f"{network.BRIDGE}-f0", f"{network.BRIDGE}-f1"
     steps = (
@@ -175,14 +175,14 @@ def flooder(box: Box) -> Iterator[None]:
 
 
 def measure(box: Box, kind: str, spoofed: str) -> str:
-    """Return a line with what came of each user during one flood."""
+    """Return a line of the table: packets per second, newcomers answered, then lost % and p95 in ms of each user."""
     steady, slow, fast = Client(box), Client(box), Client(box)
     if not steady.info(5):
         raise SystemExit(f"{box.name} does not answer before the flood")
     for player in (slow, fast):
         player.join()
         player.exchange(struct.pack("<I", 0), 5)
-    found: dict[str, Lost] = {}
+    found: dict[str, Result] = {}
     new: list[bool] = []
     with flooded(box, kind, spoofed) as rate:
         time.sleep(1)  # the flood is on its way

@@ -56,7 +56,7 @@ def packet(address: str, port: int, payload: bytes) -> bytes:
 
 
 def flood(payload: bytes, address: str, port: int, seconds: float, spoofed: str) -> float:
-    """Send for so long, and return packets a second. `spoofed` is "", "address" or "address and port"."""
+    """Send for `seconds` and return packets per second. `spoofed` is "", "address" or "address and port"."""
     one = packet(address, port, payload) if spoofed else payload
     size = max(len(one), 1)
     buffer = bytearray(one or b"\0") * BATCH

@@ -51,9 +51,9 @@ uid = 980
 gid = 980
 
 # Limits for all servers of the host together. memory_max: bytes (K, M, G, T), at least the sum of the servers'
-# memory_max; a percentage of the host's memory; or "infinity". Beyond it, the kernel ends the largest server, and only
-# that; without it, the whole host stalls when its memory is used up. cpu_weight: the CPU share; the rest of the host
-# has 100. cpu_quota: the maximum CPU time in percent of one CPU. None: no limit.
+# memory_max; or a percentage of the host's memory, which is not compared with that sum; or "infinity". If the servers
+# together need more, the kernel ends only the largest one. With "infinity", the whole host can stall. cpu_weight: the
+# CPU share; the rest of the host has 100. cpu_quota: the maximum CPU time in percent of one CPU. None: no limit.
 memory_max = "90%"
 cpu_weight = 1000
 cpu_quota = None
@@ -71,16 +71,19 @@ firewall = True
 # Who may use RCON besides the host itself, such as ["203.0.113.7", "10.0.0.0/8"]. RCON sends passwords in clear text.
 rcon_from = []  # type: ignore[var-annotated]
 
-# What servers may connect to on the host, such as ["127.0.0.1:3306"] for a plugin with a database. A DNS resolver on
-# the host needs no entry.
+# IPv4 addresses and ports on the host that servers may connect to, such as ["127.0.0.1:3306"] for a plugin's database.
+# Write the same address in the plugin's configuration: not localhost, which MySQL takes for a socket in /run. A DNS
+# resolver on the host needs no entry.
 game_may_reach = []  # type: ignore[var-annotated]
 
-# Packets per second that the firewall lets through: queries of a known client (per address and server), first packets
-# of all clients that are not known yet (per server), and the packets of a player. Known is whom a server has answered.
+# Packets per second that the firewall lets through. known: queries of a client that the server has answered, per
+# address and server. newcomers: first packets of all other clients together, per server. player: packets of one player,
+# per address, port and server.
 firewall_limits = {"known": 60, "newcomers": 100, "player": 500}
 
-# The attic keeps this many resets per server for `l4d2ctl reset --undo`, and as many states replaced by undos. If they
-# have more bytes on disk than attic_max (K, M, G, T or "infinity"), the oldest go first; the latest always stays.
+# The attic keeps this many resets per server for `l4d2ctl reset --undo`, and as many states replaced by undos. If the
+# entries of one server use more than attic_max bytes on disk (K, M, G, T or "infinity"), the oldest are removed first.
+# The latest reset and the latest undo always stay.
 attic_keep = 3
 attic_max = "10G"
 

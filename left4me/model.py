@@ -111,7 +111,10 @@ def _layer_name(text: str) -> str:
 
 
 def bytes_of(size: str) -> float:
-    """Return a size in bytes; K, M, G and T are powers of 1024, as in systemd. A percentage is infinite."""
+    """Return a size in bytes; K, M, G and T are powers of 1024, as in systemd.
+
+    Returns infinity for a percentage, because the host's memory is not known here.
+    """
     power = " KMGT".find(size[-1])
     return math.inf if size == "infinity" or size.endswith("%") else int(size.rstrip("KMGT")) * 1024 ** max(0, power)
 
@@ -422,8 +425,10 @@ def shipped_server_defaults() -> dict[str, object]:
 class Limits(_Declared):
     """Packets per second that the firewall lets through."""
 
-    known: Rate = Field(description="queries of a client that the server has answered, per address and server")
-    newcomers: Rate = Field(description="first packets of clients that it has not, per server; twice for a moment")
+    known: Rate = Field(
+        description="queries of a client that the server has answered, per address and server; bursts of twice as many"
+    )
+    newcomers: Rate = Field(description="first packets of all other clients, per server; bursts of twice as many")
     player: Rate = Field(description="packets of a player, per address, port and server")
 
 
@@ -442,7 +447,7 @@ class Host(_Declared):
     uid: SystemId = Field(description="uid of the user left4me")
     gid: SystemId = Field(description="gid of the group left4me")
     memory_max: SizeOrPercent = Field(
-        description="bytes for all servers, or 90% of the host: MemoryMax= of left4me.slice"
+        description="bytes, or 90% of the host's, for all servers together: MemoryMax= of left4me.slice"
     )
     cpu_weight: Weight = Field(description="CPU share against the rest of the host: CPUWeight= of left4me.slice")
     cpu_quota: Annotated[int, Field(ge=1, le=100000)] | None = Field(description="percent of one CPU, or None")

@@ -268,9 +268,10 @@ def _effects_of_firewall(declares: model.Host, others: Sequence[str]) -> Generat
     yield "it keeps servers from connecting to this host, such as to a plugin's database; to allow: game_may_reach"
     for name in others:
         if name == "Docker":
-            yield f"Docker is active: a container that publishes one of these ports takes a server's packets: {ports}"
+            yield f"Docker is active; a container that publishes one of the UDP ports {ports} takes that server's packets"
         elif name == "ufw":
-            yield f"ufw is active: players need ufw allow proto udp to any port {ports.replace(' ', '')}"
+            command = f"ufw allow proto udp to any port {ports.replace(' ', '')}"
+            yield f"ufw is active and blocks players until you run on the host: {command}"
         else:
             yield f"the host's {name} drops by default: players get in only if it accepts UDP {ports}"
 

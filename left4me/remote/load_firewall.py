@@ -53,7 +53,14 @@ def load(text: str) -> None:
     delete = f"{firewall.NFT} delete table {' '.join(firewall.TABLE)}"
     undo = f"rm -f {NEW}; if [ -e {layout.FIREWALL} ]; then {firewall.NFT} -f {layout.FIREWALL}; else {delete}; fi"
     timer = ["--quiet", "--collect", f"--unit={UNDO}", f"--on-active={SECONDS}", "--timer-property=AccuracySec=1s"]
-    must("cannot schedule the way back, nothing changed", "systemd-run", *timer, "/bin/sh", "-c", undo)
+    must(
+        "cannot schedule the return to the former firewall, so the new one is not loaded",
+        "systemd-run",
+        *timer,
+        "/bin/sh",
+        "-c",
+        undo,
+    )
     must("nft cannot load the firewall's rules", firewall.NFT, "--file", NEW)
 
 

@@ -1,4 +1,4 @@
-"""What code in a server's unit reaches over the network: V2 and V7 of the attacks, and every other way to the host."""
+"""Code in a server's unit connects to nothing on the host, and cannot answer on its neighbour's port."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whatever the readers of root's programs and of the control machine get: an answer or their own error, soon.
+"""Each reader of root's programs and of the control machine returns a value or raises its own error, whatever it reads.
 
-In soak 100,000 cases in all. Everything runs in this process, below a temporary directory.
+Everything runs in this process, below a temporary directory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.deployed.found import CYCLED, FOUND
 from tests.integration.harness import ROOT, rounds
 
 CASES = rounds(40, 8000)
-"""Of each of the 13 readers below, so that soak tries 104,000."""
+"""Cases per test. In soak 13 tests × 8,000 = 104,000."""
 tried = settings(
     max_examples=CASES,
     deadline=2000,

@@ -18,7 +18,7 @@ from tests.integration.harness import deploy, rounds, wait_for, wait_for_server,
 
 ROUNDS = rounds(3, 40)
 LIMIT = 30
-"""Seconds in which each command of root's ends, whatever it finds."""
+"""Seconds that each command of root may take at most."""
 GAME = rb"""#!/usr/bin/python3 -I
 import os, shutil, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os._exit(0))

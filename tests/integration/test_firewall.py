@@ -1,4 +1,4 @@
-"""The firewall: what a server may reach, who may use RCON, floods, and that nobody is ever cut off from SSH."""
+"""The firewall: who may use RCON, floods, other tables, and the return from rules that cut off SSH."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_a_firewall_closes_what_he_read_and_never_his_own_way_in(operator: Opera
     operator.types(deploy, never=["closes RCON"])
     rcon(host, 27015, "echo open")
 
-    # A flood: doctor names it, and the other server's players do not notice.
+    # During a flood of server 3, doctor names it, and server 4 answers a query.
     with subprocess.Popen([sys.executable, "-c", FLOOD, str(host.address)]) as flooding:
         says = "under attack: port 27015"
         wait_for("doctor names it", lambda: says in host.run("l4d2ctl doctor", check=False).stdout, 15)

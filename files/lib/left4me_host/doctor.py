@@ -96,7 +96,7 @@ def _firewall() -> Iterator[Finding]:
         what = "the firewall is not loaded" if not table else "the loaded firewall is not the deployed one"
         yield Finding("", what, f"systemctl restart {layout.FIREWALL_UNIT}", _load_firewall)
     for port, (rate, reason) in (firewall.attacks(table) if table else {}).items():
-        what = f"under attack: port {port}: {rate:,} packets a second dropped: {firewall.DROPPED[reason]}"
+        what = f"under attack: port {port}: {rate:,} packets a second dropped, most of them {firewall.DROPPED[reason]}"
         yield Finding("", what, "nothing, as long as players stay connected; otherwise ask the provider")
 
 

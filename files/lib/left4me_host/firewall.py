@@ -17,11 +17,11 @@ DROPPED = {
     "empty": "empty packets",
     "too_long": "packets longer than the engine's",
     "one_source": "packets beyond the limit of one source",
-    "newcomers": "queries from addresses that may be spoofed",
+    "newcomers": "first packets of newcomers, whose addresses may be spoofed",
     "strangers": "game packets from addresses that do not play",
-    "rcon": "RCON connections from addresses that rcon_from does not have",
-    "to_host": "connections of the server to this host",
-    "wrong_port": "packets of the server from another server's port",
+    "rcon": "RCON packets from addresses that are not in rcon_from",
+    "to_host": "the server's own packets to this host or to link-local addresses",
+    "wrong_port": "the server's own packets from another server's port",
 }
 """What each counter of the table counts, for each port. templates/firewall.nft.j2 has the rules."""
 
