@@ -154,7 +154,7 @@ NAMESPACE = "left4me-flood"
 
 @contextmanager
 def flooder(box: Box) -> Iterator[None]:
-    """Create a network namespace on the boxes' bridge; the box routes answers to spoofed addresses there, into nothing."""
+    """Create a network namespace on the boxes' bridge, and route the box's answers to spoofed addresses there."""
     address = f"{network.gateway().rpartition('.')[0]}.250"
     outer, inner = f"{network.BRIDGE}-f0", f"{network.BRIDGE}-f1"
     steps = (

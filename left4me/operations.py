@@ -268,7 +268,7 @@ def _effects_of_firewall(declares: model.Host, others: Sequence[str]) -> Generat
     yield "it keeps servers from connecting to this host, such as to a plugin's database; to allow: game_may_reach"
     for name in others:
         if name == "Docker":
-            yield f"Docker is active; a container that publishes one of the UDP ports {ports} takes that server's packets"
+            yield f"Docker is active; a container that publishes UDP {ports} takes that server's packets"
         elif name == "ufw":
             command = f"ufw allow proto udp to any port {ports.replace(' ', '')}"
             yield f"ufw is active and blocks players until you run on the host: {command}"

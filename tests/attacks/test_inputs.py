@@ -29,10 +29,10 @@ from tests.deployed.found import CYCLED, FOUND
 from tests.integration.harness import ROOT, rounds
 
 CASES = rounds(40, 8000)
-"""Cases per test. In soak 13 tests × 8,000 = 104,000."""
+"""Cases per test. In soak 13 tests of 8,000 cases: 104,000."""
 tried = settings(
     max_examples=CASES,
-    deadline=2000,
+    deadline=10_000,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
