@@ -173,7 +173,7 @@ def units(host: model.Host) -> list[Item]:
         names.append(layout.FIREWALL_UNIT)
         target = f"{layout.UNITS}/{layout.FIREWALL_UNIT}"
         items.append(Item("symlink", f"{_SYSINIT}/{layout.FIREWALL_UNIT}", 0o777, target=target))
-        items.append(_program(ROOT / "files/nftables.conf", f"{NFTABLES}/left4me.conf", 0o644))
+        items.append(_program(ROOT / "files/nftables.service.d.conf", f"{NFTABLES}/left4me.conf", 0o644))
     return items + [
         Item("file", f"{layout.UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host)) for name in names
     ]
@@ -186,11 +186,12 @@ def firewall_file(host: model.Host, running: Mapping[str, int]) -> Item:
     than declared, and a server may be kept for its players though it is no longer declared.
     """
     pairs = {*running.items(), *((name, server.port) for name, server in host.instances.items())}
-    servers = [{"port": str(port), "user": layout.user(name)} for name, port in sorted(pairs, key=str)]
+    owners = sorted((str(port), layout.user(name)) for name, port in pairs)
     values: dict[str, Any] = {
         "host": host,
-        "servers": servers,
-        "ports": sorted({server["port"] for server in servers}),
+        "owners": owners,
+        "ports": sorted({port for port, _user in owners}),
+        "users": sorted({user: port for port, user in owners}.items()),  # counted on one of a user's ports
         "limits": host.firewall_limits,
         "reasons": firewall.DROPPED,
         "elements": _elements,

@@ -273,7 +273,7 @@ def _effects_of_firewall(declares: model.Host, others: Sequence[str]) -> Generat
             command = f"ufw allow proto udp to any port {ports.replace(' ', '')}"
             yield f"ufw is active and blocks players until you run on the host: {command}"
         else:
-            yield f"the host's {name} drops by default: players get in only if it accepts UDP {ports}"
+            yield f"the host's {name} drops by default: players play only if it accepts UDP {ports}"
 
 
 def _is_down(unit: Mapping[str, str] | None) -> bool:

@@ -46,6 +46,8 @@ def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
 
 def _ports(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     ports = {f"servers.{name}.port": each.port for name, each in declares.with_ports(seen["ports"]).present.items()}
+    if declares.firewall and (why := seen["firewall"]["refusal"]):
+        yield f"nftables does not work here ({why}): set firewall = False"
     for key, port in {**ports, "trial_port": declares.trial_port}.items():
         if port in seen["firewall"]["ssh_ports"]:
             yield f"{key}: {port} is the port of sshd on this host: choose another"

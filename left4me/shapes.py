@@ -31,10 +31,11 @@ class Installation(TypedDict, total=False):
 
 
 class Firewall(TypedDict):
-    """The host's firewalls: left4me's version, None if not loaded; the names of others; sshd's ports."""
+    """The host's firewalls: left4me's version, None if not loaded; the names of others; why nft fails; sshd's ports."""
 
     version: str | None
     others: list[str]
+    refusal: str
     ssh_ports: list[int]
 
 

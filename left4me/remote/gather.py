@@ -203,15 +203,23 @@ def firewall_state() -> dict[str, Any]:
         others += ["ufw"] if re.search(r"^ENABLED=yes", file.read(), re.MULTILINE | re.IGNORECASE) else []
     others += ["Docker"] if os.path.exists("/run/docker.sock") else []
     chains: list[dict[str, Any]] = []
+    refusal = ""
     if os.path.exists(firewall.NFT):
         listed = subprocess.run([firewall.NFT, "-j", "list", "chains"], capture_output=True, text=True, check=False)
-        if listed.returncode == 0:
+        if listed.returncode:
+            refusal = " ".join(listed.stderr.split())[:200] or f"exit code {listed.returncode}"
+        else:
             chains = [each["chain"] for each in json.loads(listed.stdout)["nftables"] if "chain" in each]
     for chain in chains:
         own = (chain["family"], chain["table"]) == firewall.TABLE
-        if not own and chain.get("hook") == "input" and chain.get("policy") == "drop":
-            others.append(f"table {chain['family']} {chain['table']}")
-    return {"version": table.version if table else None, "others": others, "ssh_ports": ssh_ports()}
+        if not own and chain.get("hook") in ("input", "output") and chain.get("policy") == "drop":
+            others.append(f"table {chain['family']} {chain['table']} ({chain['hook']})")
+    return {
+        "version": table.version if table else None,
+        "others": others,
+        "refusal": refusal,
+        "ssh_ports": ssh_ports(),
+    }
 
 
 def ssh_ports() -> list[int]:
@@ -219,7 +227,7 @@ def ssh_ports() -> list[int]:
     settings = ""
     with contextlib.suppress(FileNotFoundError):
         settings = subprocess.run(["/usr/sbin/sshd", "-T"], capture_output=True, text=True, check=False).stdout
-    found = {int(port) for port in re.findall(r"^port (\d+)$", settings, re.MULTILINE)}
+    found = {int(port) for port in re.findall(r"^(?:port |listenaddress .*:)(\d+)$", settings, re.MULTILINE)}
     command = ["systemctl", "show", "--property=Listen", "ssh.socket"]
     listens = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return sorted(found | {int(port) for port in re.findall(r":(\d+) \(Stream\)", listens)})

@@ -15,7 +15,7 @@ from left4me_host import firewall, layout
 
 NEW = f"{layout.RUN}/firewall.nft"
 """The table that is loaded but not confirmed."""
-CHECKED = f"{NEW}.new"
+CANDIDATE = f"{NEW}.new"
 UNDO = "left4me-firewall-undo"
 SECONDS = 30
 
@@ -46,10 +46,11 @@ def stop_undo() -> None:
 
 def load(text: str) -> None:
     os.makedirs(layout.RUN, exist_ok=True)
-    write(CHECKED, text)
-    must("nft refuses the firewall's rules, nothing changed", firewall.NFT, "--check", "--file", CHECKED)
+    write(CANDIDATE, text)
+    if why := run(firewall.NFT, "--check", "--file", CANDIDATE):
+        sys.exit(f"nft refuses the firewall's rules, nothing changed: {why}; to go on without: firewall = False")
     stop_undo()  # of an interrupted run
-    os.rename(CHECKED, NEW)
+    os.rename(CANDIDATE, NEW)
     delete = f"{firewall.NFT} delete table {' '.join(firewall.TABLE)}"
     undo = f"rm -f {NEW}; if [ -e {layout.FIREWALL} ]; then {firewall.NFT} -f {layout.FIREWALL}; else {delete}; fi"
     timer = ["--quiet", "--collect", f"--unit={UNDO}", f"--on-active={SECONDS}", "--timer-property=AccuracySec=1s"]

@@ -135,6 +135,7 @@ def test_nothing_outside_changes_while_root_works_on_a_swapped_tree(attacked: Bo
             root_runs(box, command)
         assert state(box, "3") == "inactive"
         assert "/runtime/3/" not in box.run("cat /proc/1/mountinfo").stdout
+    assert "Traceback" not in box.run("journalctl --quiet --boot -o cat").stdout  # of the programs in units
     assert box.run(STATE).stdout == before
     assert box.run("cat /root/canary").stdout == "secret\n"
     assert box.run("find /var/lib/left4me -xdev -perm /6000", check=False).stdout == ""

@@ -36,8 +36,7 @@ PROMISES = {
     "PrivateIPC": "yes",
     "PrivateUsers": "yes",
     "PrivateMounts": "yes",
-    "TemporaryFileSystem": "/var/lib:ro /etc/left4me:ro /srv:ro /opt:ro /mnt:ro /media:ro /run:ro /dev/shm:mode=1777 "
-    "/tmp:mode=1777,size=256M,nr_inodes=10k /var/tmp:mode=1777,size=256M,nr_inodes=10k",
+    "TemporaryFileSystem": "/var/lib:ro /etc/left4me:ro /srv:ro /opt:ro /mnt:ro /media:ro /run:ro /dev/shm:mode=1777",
     "InaccessiblePaths": "-/boot -/var/log",
     "ReadWritePaths": "",
     "BindPaths": "/var/lib/left4me/runtime/{id}/merged:/var/lib/left4me/runtime/{id}/merged:rbind",

@@ -479,6 +479,17 @@ def accounts() -> dict[str, Any]:
     }
 
 
+def memory() -> int:
+    """Return the bytes of memory of which systemd takes a percentage: a container may have less than the machine."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            limit = file.read().strip()
+    except OSError:  # the root of the machine itself has none
+        return whole
+    return min(whole, int(limit)) if limit.isdigit() else whole
+
+
 def packages() -> list[str]:
     """Return name:architecture of every installed package."""
     output = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").stdout
@@ -535,7 +546,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             **accounts(),
             "packages": packages(),
             "firewall": firewall(),
-            "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            "memory": memory(),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
         found["leaks"] = leaks(passwords(servers), texts)

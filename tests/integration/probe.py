@@ -38,6 +38,7 @@ def connect(path, kind):
 def reach(address, port, kind=socket.SOCK_STREAM, sends=2):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as each:
         each.settimeout(3)
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         each.connect((address, port))
         for _ in range(sends if kind == socket.SOCK_DGRAM else 0):  # a refusal comes with the next one
             each.send(b"x")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from left4me.remote.program_text import program_command
+from tests.boxes import network
 from tests.boxes.boxes import Box, BoxError
 from tests.integration.ctl import rcon
 from tests.integration.harness import RCON_FROM, name_over_a2s, pyinfra, wait_for, wait_for_server, write_inventory
@@ -160,7 +161,9 @@ def test_a_flood_is_dropped_counted_and_named(probed: Box) -> None:
     assert name_over_a2s(box, 27015) == "three"
     before = dropped(box, "3")
     assert send(box, 27015, [b""] * 300) == 0
-    assert dropped(box, "3").get("empty", 0) - before.get("empty", 0) == 300
+    assert dropped(box, "3").get("too_short", 0) - before.get("too_short", 0) == 300
+    assert send(box, 27015, [b"\xfe\xff\xff\xff"] * 50) == 0
+    assert dropped(box, "3")["too_short"] - before.get("too_short", 0) == 350
     assert send(box, 27015, [b"\0" * 1460] * 50) == 0
     assert dropped(box, "3").get("too_long", 0) - before.get("too_long", 0) == 50
     assert send(box, 27015, [b"\1\0\0\0" * 25] * 1000) == 0
@@ -170,7 +173,7 @@ def test_a_flood_is_dropped_counted_and_named(probed: Box) -> None:
     assert dropped(box, "3")["one_source"] > before.get("one_source", 0)
     assert send(box, 27016, [INFO]) == 1
     wait_for("the first answers again", lambda: send(box, 27015, [INFO]) == 1, 10)
-    assert dropped(box, "4").get("empty", 0) == 0
+    assert dropped(box, "4").get("too_short", 0) == 0
 
 
 def test_doctor_names_an_attack_while_it_goes_on(probed: Box) -> None:
@@ -213,12 +216,59 @@ def test_the_first_deploy_names_what_it_closes_and_no_firewall_means_none(probed
         box.run("nft delete table ip theirs; rm -r /etc/ufw")
     assert "closes RCON (TCP 27015, 27016) to other machines except 198.18.0.0/15" in said
     assert "ufw allow proto udp to any port 27015,27016" in said
-    assert "table ip theirs drops by default" in said
+    assert "table ip theirs (input) drops by default" in said
     assert table(box) == ""
+    box.run("systemctl start nftables")
     assert "closes RCON" in deploy(inventory)
     assert "chain from_game" in table(box)
+    box.run("systemctl restart nftables")
+    assert "chain from_game" in table(box)
+    box.run("systemctl stop nftables")
     assert "closes RCON" not in deploy(inventory)
     assert {server: main_pid(box, server) for server in pids} == pids
+
+
+def test_a_server_that_runs_on_its_former_port_is_protected_there_and_on_the_new_one(
+    probed: Box, inventory: Path
+) -> None:
+    data, pid = inventory.read_text(encoding="utf-8"), main_pid(probed, "3")
+    inventory.write_text(data.replace("27015", "27017"), "utf-8")
+    try:
+        deploy(inventory)
+        assert main_pid(probed, "3") == pid
+        assert send(probed, 27015, [INFO]) == 1
+        assert send(probed, 27015, [b""] * 10) == 0
+        assert dropped(probed, "3")["too_short"] >= 10
+        probed.run("l4d2ctl restart 3", timeout=60)
+        wait_for_server(probed, 27017)
+    finally:
+        inventory.write_text(data, "utf-8")
+        deploy(inventory)
+        probed.run("l4d2ctl restart 3", timeout=60)
+        wait_for_server(probed, 27015)
+    deploy(inventory)
+    assert "27017" not in probed.run("nft list set inet left4me game").stdout
+
+
+def test_a_server_fills_only_its_own_sets(probed: Box) -> None:
+    """A hostile server sends to thousands of addresses, as if they played; a dummy interface takes the packets."""
+    flood = (
+        "import socket\nout = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nout.bind(('0.0.0.0', 27016))\n"
+        "for number in range(6000):\n    out.sendto(b'game', (f'198.18.{number // 250}.{1 + number % 250}', 9))\n"
+    )
+    probed.run("systemctl stop left4me-server@4; ip link add nowhere type dummy; ip link set nowhere up")
+    probed.run("ip address add 192.0.2.1/32 dev nowhere; ip route add 198.18.0.0/16 dev nowhere")
+    try:
+        as_server = "setpriv --reuid=left4me-4 --regid=left4me --clear-groups"
+        probed.run(f"{as_server} python3 -c {shlex.quote(flood)}", check=False)
+        assert probed.run("nft list set inet left4me players_27016").stdout.count(" . 9 ") >= 1000
+        assert send(probed, 27015, [INFO]) == 1
+        challenged = name_over_a2s(probed, 27015)
+        assert challenged == "three"
+        assert network.gateway() in probed.run("nft list set inet left4me answered_27015").stdout
+    finally:
+        probed.run("ip link delete nowhere; systemctl start left4me-server@4")
+        wait_for_server(probed, 27016)
 
 
 def test_the_port_of_sshd_is_refused(probed: Box, tmp_path: Path) -> None:

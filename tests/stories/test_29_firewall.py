@@ -61,7 +61,7 @@ def test_a_firewall_closes_what_he_read_and_never_his_own_way_in(operator: Opera
         assert name_over_a2s(host, 27016)
         flooding.kill()
     operator.on(host, "l4d2ctl doctor", never=["under attack"])
-    operator.on(host, "l4d2ctl status --json 3", '"empty": ')
+    operator.on(host, "l4d2ctl status --json 3", '"too_short": ')
 
     # A change of his own locks him out. The host lets him in again without anybody's help.
     clone = operator.clones("left4me")

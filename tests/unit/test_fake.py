@@ -64,7 +64,7 @@ def bare() -> dict[str, Any]:
         "running": {},
         "held": [],
         "revision": "",
-        "firewall": {"version": None, "others": [], "ssh_ports": [22]},
+        "firewall": {"version": None, "others": [], "refusal": "", "ssh_ports": [22]},
         "texts": {},
         "active": [],
         "commands": [],

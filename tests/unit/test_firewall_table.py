@@ -15,7 +15,7 @@ from tests.unit.test_model import DEFAULTS, GAME
 
 LISTED = """table inet left4me {
 	comment "0123456789ab"
-	counter empty_27015 {
+	counter too_short_27015 {
 		packets 7 bytes 196
 	}
 
@@ -98,18 +98,18 @@ class Nft:
 def test_the_loaded_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", Nft(LISTED, None, "table inet left4me {\n}\n").run)
     assert firewall.loaded() == firewall.Loaded(
-        "0123456789ab", {27015: {"empty": 7, "one_source": 0}, 27016: {"too_long": 3}}
+        "0123456789ab", {27015: {"too_short": 7, "one_source": 0}, 27016: {"too_long": 3}}
     )
     assert firewall.loaded() is None
     assert firewall.loaded() == firewall.Loaded("", {})
 
 
 def test_an_attack_is_a_rate_and_not_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = firewall.Loaded("", {27015: {"empty": 5_000_000, "newcomers": 9}, 27016: {"too_long": 3}})
+    before = firewall.Loaded("", {27015: {"too_short": 5_000_000, "newcomers": 9}, 27016: {"too_long": 3}})
     monkeypatch.setattr(time, "sleep", lambda _: None)
     times = iter((0.0, 0.2, 0.0, 0.2))
     monkeypatch.setattr(time, "monotonic", lambda: next(times))
-    after = {27015: {"empty": 5_000_002, "newcomers": 1009}, 27016: {"too_long": 3, "to_host": 1000}}
+    after = {27015: {"too_short": 5_000_002, "newcomers": 1009}, 27016: {"too_long": 3, "to_host": 1000}}
     monkeypatch.setattr(firewall, "loaded", lambda: firewall.Loaded("", after))
     assert firewall.attacks(before) == {27015: (5010, "newcomers")}
     assert firewall.attacks(firewall.Loaded("", after)) == {}
@@ -117,4 +117,4 @@ def test_an_attack_is_a_rate_and_not_a_sum(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_dropped_is_no_attack_and_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firewall, "loaded", lambda: pytest.fail("asked again"))
-    assert firewall.attacks(firewall.Loaded("", {27015: {"empty": 0}})) == {}
+    assert firewall.attacks(firewall.Loaded("", {27015: {"too_short": 0}})) == {}

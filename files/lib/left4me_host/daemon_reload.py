@@ -64,6 +64,14 @@ def stale(unit: dict[str, str]) -> bool:
     )
 
 
+def nftables_is_stale() -> bool:
+    """Return whether systemd has not loaded left4me's drop-in of Debian's nftables.service as it is on disk."""
+    name = "nftables.service"
+    loaded = systemctl("show", "--property=DropInPaths", "--value", name).split()
+    path = f"{layout.OWN_UNITS}/{name}.d/left4me.conf"
+    return (path in loaded) != os.path.exists(path)
+
+
 def look(declared: list[str]) -> dict[str, object]:
     """Return the properties of the units (`units`, by name) and whether systemd needs a daemon-reload (`reload`)."""
     # The instance _check does not exist; it shows how systemd reads the template if no instance is loaded.
@@ -72,7 +80,7 @@ def look(declared: list[str]) -> dict[str, object]:
     names |= {line.split()[0] for line in listed.splitlines() if line.split()}
     blocks = systemctl("show", "--no-pager", f"--property={PROPERTIES}", *sorted(names)).strip().split("\n\n")
     units = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
-    return {"reload": any(map(stale, units)), "units": {unit["Id"]: unit for unit in units}}
+    return {"reload": any(map(stale, units)) or nftables_is_stale(), "units": {unit["Id"]: unit for unit in units}}
 
 
 if __name__ == "__main__":

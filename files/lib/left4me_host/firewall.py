@@ -14,7 +14,7 @@ TABLE = ("inet", "left4me")
 NFT = "/usr/sbin/nft"
 
 DROPPED = {
-    "empty": "empty packets",
+    "too_short": "packets that are shorter than the engine's",
     "too_long": "packets longer than the engine's",
     "one_source": "packets beyond the limit of one source",
     "newcomers": "first packets of newcomers, whose addresses may be spoofed",
