@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from left4me import validation
 from left4me.remote.program_text import program_text
+from left4me_host import layout
 
 ROOT = Path(__file__).parent.parent.parent
 DEFAULTS = {
@@ -81,6 +82,7 @@ class Other:
             program_text(name): getattr(self, f"_{name}")
             for name in (
                 *("gather", "apply_files", "install_packages", "daemon_reload", "filetree", "ask_workshop", "gc"),
+                "load_firewall",
             )
         }
 
@@ -149,6 +151,15 @@ class Other:
     def _filetree(self, words: list[str], _lines: list[str]) -> dict[str, Any]:
         return {directory: {} for directory in words}
 
+    def _load_firewall(self, words: list[str], lines: list[str]) -> None:
+        if words == ["load"]:
+            self.state["texts"]["loaded"] = "".join(lines)
+        else:
+            text = self.state["texts"].pop("loaded")
+            about = {"type": "file", "mode": 0o644, "owner": "root", "group": "root"}
+            self.state["entries"][layout.FIREWALL] = {**about, "content": hashlib.sha256(text.encode()).hexdigest()}
+            self.state["firewall"]["version"] = re.findall(r'^ *comment "(.+)"$', text, re.MULTILINE)[0]
+
     def _gc(self, words: list[str], _lines: list[str]) -> list[str]:
         return []
 
@@ -195,6 +206,7 @@ SYSTEM = (
     *("/etc", "/etc/systemd/system", "/etc/sudoers.d", "/usr/local", "/usr/local/lib", "/usr/local/sbin"),
     *("/usr/local/share/bash-completion/completions", "/var/lib", "/usr/local/libexec", "/etc/needrestart/conf.d"),
     *("/usr/local/lib/systemd/system", "/etc/systemd/system/multi-user.target.wants"),
+    *("/etc/systemd/system/sysinit.target.wants", "/etc/systemd/system/nftables.service.d"),
 )
 
 
