@@ -50,7 +50,7 @@ def test_a_server_connects_to_nothing_on_its_host(listener: Box, drop_in: Box) -
         "multicast DNS": "reach('224.0.0.251', 5353, socket.SOCK_DGRAM)",
     }
     machine = f"reach('{network.gateway()}', 3128)"  # the proxy of the boxes, on another machine for the box
-    routes = ("169.254.0.0/16", "224.0.0.0/4")
+    routes = ("169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32")
     for route in routes:
         box.run(f"ip route add {route} via {network.gateway()}")
     said = inside(box, [*refused.values(), machine])
