@@ -251,15 +251,18 @@ def test_a_server_that_runs_on_its_former_port_is_protected_there_and_on_the_new
 
 
 def test_a_server_fills_only_its_own_sets(probed: Box) -> None:
-    """A hostile server sends to thousands of addresses, as if they played; an interface that leads nowhere takes the packets."""
+    """A hostile server sends to thousands of addresses, as if they played. The packets lead nowhere."""
     flood = (
         "import socket\nout = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nout.bind(('0.0.0.0', 27016))\n"
         "for number in range(6000):\n    out.sendto(b'game', (f'198.18.{number // 250}.{1 + number % 250}', 9))\n"
     )
-    probed.run(
-        "systemctl stop left4me-server@4; ip link add nowhere type veth peer name nobody; ip link set nowhere up; ip link set nobody up"
-    )
-    probed.run("ip address add 192.0.2.1/32 dev nowhere; ip route add 198.18.0.0/16 dev nowhere")
+    probed.run("""
+        systemctl stop left4me-server@4
+        ip link add nowhere type veth peer name nobody && ip link set nowhere up && ip link set nobody up
+        ip address add 192.0.2.1/24 dev nowhere
+        ip neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev nowhere
+        ip route add 198.18.0.0/16 via 192.0.2.2
+    """)
     try:
         as_server = "setpriv --reuid=left4me-4 --regid=left4me --clear-groups"
         probed.run(f"{as_server} python3 -c {shlex.quote(flood)}", check=False)
