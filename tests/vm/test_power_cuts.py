@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.boxes import boxes as machines
-from tests.boxes.boxes import Box
+from tests.boxes.boxes import Box, BoxError
 from tests.boxes.game import build
 from tests.integration import steam as steams
 from tests.integration.ctl import layered
@@ -132,6 +132,16 @@ class Machine:
         self.cuts.update(kinds)
         self.amid.update(set(kinds) - set(ended))
 
+    def boot(self) -> Iterator[str]:
+        """Boot after a cut. Yield the end of the console if the machine does not boot, and boot it once more."""
+        try:
+            self.box.start()
+        except BoxError as error:
+            console = (self.box.directory / "console.log").read_text(encoding="utf-8", errors="replace")
+            yield f"{error}\n{console[-6000:]}"
+            self.box.crash()
+            self.box.start()
+
     def again(self, kind: str) -> None:
         if kind in ON_HOST:
             self.box.run(ON_HOST[kind], timeout=600, check=kind in ("attic", "update"))
@@ -182,7 +192,7 @@ def test_power_cuts(machine: Machine, capsys: pytest.CaptureFixture[str]) -> Non
         for kinds in CUTS:
             machine.prepare(kinds)
             machine.cut(kinds)
-            machine.box.start()
+            found += [f"round {number}, {', '.join(kinds)}: {each}" for each in machine.boot()]
             found += [f"round {number}, {', '.join(kinds)}: {each}" for each in machine.wrong(kinds)]
         found += [f"round {number}: {each}" for each in machine.unlike_declared()]
         with capsys.disabled():  # on stderr, which reaches the terminal from a worker of xdist too
