@@ -76,9 +76,9 @@ rcon_from = []  # type: ignore[var-annotated]
 # resolver on the host needs no entry.
 game_may_reach = []  # type: ignore[var-annotated]
 
-# Packets per second that the firewall lets through. known: queries of a client that the server has answered, per
-# address and server. newcomers: first packets of all other clients together, per server. player: packets of one player,
-# per address, port and server.
+# Packets per second that the firewall lets through to each server. known: queries and joins of one client whose query
+# the server has answered. newcomers: queries of all other clients together, and as many joins. player: packets of one
+# player.
 firewall_limits = {"known": 60, "newcomers": 100, "player": 500}
 
 # The attic keeps this many resets per server for `l4d2ctl reset --undo`, and as many states replaced by undos. If the

@@ -1,8 +1,8 @@
 """Load the firewall's table, and keep it only if a new login confirms it: load_firewall.py ACT.
 
 The act `load` reads the table from standard input. If nobody confirms it within SECONDS, systemd loads the former table
-again. The act `confirm` keeps it; the deploy runs it over a new connection, which shows that SSH still works. The act
-`remove` removes the table.
+again, or removes the table if there was none. The act `confirm` keeps it; the deploy runs it over a new connection,
+which shows that SSH still works. The act `remove` removes the table.
 """
 
 from __future__ import annotations

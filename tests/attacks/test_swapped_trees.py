@@ -77,9 +77,9 @@ while True:
 """
 STATE = (
     "cd /var/lib/left4me; find /root /home /etc /srv /usr/local $PWD/releases $PWD/overlays $PWD/secrets "
-    "$PWD/runtime/4 -xdev ! -path '/root/.*' ! -name mtab -printf '%p %y %m %U %G %s %l %T@\\n' | sort"
+    "$PWD/runtime/4 -xdev ! -path '/root/.*' ! -name mtab -printf '%p %y %m %U %G %s %l %C@\\n' | sort"
 )
-"""All that root or other servers have; a change of any byte, owner or time shows."""
+"""The files of root and of server 4 that the attack aims at: any change of one shows in its ctime."""
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ DROPPED = {
     "too_short": "packets that are shorter than the engine's",
     "too_long": "packets longer than the engine's",
     "one_source": "packets beyond the limit of one source",
-    "newcomers": "first packets of newcomers, whose addresses may be spoofed",
+    "newcomers": "packets of newcomers, whose addresses may be spoofed",
     "strangers": "game packets from addresses that do not play",
     "rcon": "RCON packets from addresses that are not in rcon_from",
-    "to_host": "the server's own packets to this host or to link-local addresses",
+    "to_host": "the server's own packets to this host, or to link-local, broadcast or multicast addresses",
     "wrong_port": "the server's own packets from another server's port",
 }
 """What each counter of the table counts, for each port. templates/firewall.nft.j2 has the rules."""
