@@ -46,6 +46,8 @@ def write_inventory(
         "rcon_from": RCON_FROM,
     }
     common |= data
+    if common["rcon_from"] is None:  # for a revision that has no firewall
+        del common["rcon_from"]
     if user != "root":
         common |= {"_sudo": True}
     listed = [

@@ -20,7 +20,7 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
     # Server 4 has the port and the RCON password that its host gave it.
     servers: dict[str, dict[str, Any]] = {"3": {"hostname": "three"}, "4": {"hostname": "four", "rcon_password": None}}
     here, host = operator.clones("here"), operator.bare()
-    operator.declare(servers)
+    operator.declare(servers, rcon_from=None)
     deploy, verify = f"pyinfra {operator.inventory} deploy.py", f"make verify INVENTORY={operator.inventory}"
     operator.types(f"git checkout --quiet {OLD}", at=here)
     operator.types(f"{deploy} -y", at=here)
@@ -36,8 +36,10 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
         assert (main_pid(host, "3"), state(host, "4")) == (playing, "inactive")
         assert [operator.on(host, command) for command in KEPT] == kept
 
-    # git pull: the sandbox is tighter, which a server gets at its next restart.
+    # git pull: the sandbox is tighter, which a server gets at its next restart. There is a firewall; he opens RCON.
     operator.types("git checkout --quiet -", at=here)
+    operator.types(f"{deploy} --dry", "closes RCON", at=here)
+    operator.declare(servers)
     operator.types(f"{deploy} --dry", "stopped by hand: 4", "will require a restart: 3", at=here)
     operator.types(f"{deploy} -y", "stopped by hand: 4", "restart required: 3", at=here)
     nothing_is_lost()
@@ -46,12 +48,17 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
     operator.types(rollout, "Done and verified: 1 host; 2 pending.", at=here)
     nothing_is_lost()
 
-    # He does not like it, and goes back. People come and go, and the server is started anew there, with something else.
+    # He does not like it, and goes back, without the firewall as docs/firewall.md says. People come and go, and the server is started anew there, with something else.
+    operator.declare(servers, firewall=False, rcon_from=None)
+    operator.types(f"{deploy} -y", at=here)
+    operator.declare(servers, rcon_from=None)
     operator.types(f"git checkout --quiet {OLD}", at=here)
     operator.types(f"{deploy} -y", at=here)
     nothing_is_lost()
+    operator.on(host, "nft list tables", never=["left4me"])
     operator.plays(host, 0)
-    operator.declare({**servers, "3": {**servers["3"], "tickrate": 60}})
+    faster = {**servers, "3": {**servers["3"], "tickrate": 60}}
+    operator.declare(faster, rcon_from=None)
     operator.types(f"{deploy} -y", at=here)
     operator.on(host, "l4d2ctl restart 3")
     wait_for_server(host, 27015)
@@ -59,6 +66,7 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
     playing = main_pid(host, "3")
 
     # Forward again.
+    operator.declare(faster)
     operator.types("git checkout --quiet -", at=here)
     operator.types(f"{deploy} -y", "stopped by hand: 4", "restart required: 3", at=here)
     nothing_is_lost()
