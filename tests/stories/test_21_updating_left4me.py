@@ -48,7 +48,8 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
     operator.types(rollout, "Done and verified: 1 host; 2 pending.", at=here)
     nothing_is_lost()
 
-    # He does not like it, and goes back, without the firewall as docs/firewall.md says. People come and go, and the server is started anew there, with something else.
+    # He does not like it, and goes back, without the firewall as docs/firewall.md says. People come and go, and the
+    # server is started anew there, with something else.
     operator.declare(servers, firewall=False, rcon_from=None)
     operator.types(f"{deploy} -y", at=here)
     operator.declare(servers, rcon_from=None)
