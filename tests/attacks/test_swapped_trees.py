@@ -80,7 +80,7 @@ STATE = (
     "$PWD/runtime/4 -xdev ! -path '/root/.*' ! -name mtab "
     r"\( -type d -printf '%p d %m %U %G %T@\n' -o -printf '%p %y %m %U %G %s %l %C@\n' \) | sort"
 )
-"""What the attack aims at, of root and of server 4: a change of a file shows in its ctime, of a directory in its mtime."""
+"""What the attack aims at, of root and server 4: a change of a file shows in its ctime, of a directory in its mtime."""
 
 
 @pytest.fixture(scope="module")
