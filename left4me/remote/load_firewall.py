@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 
-from left4me_host import firewall, layout
+from left4me_host import firewall, instance, layout
 
 NEW = f"{layout.RUN}/firewall.nft"
 """The table that is loaded but not confirmed."""
@@ -74,9 +74,7 @@ def confirm() -> None:
     except FileNotFoundError:
         sys.exit(f"the new login came later than {SECONDS} s, and the host has its former firewall again: deploy again")
     os.rename(temporary, layout.FIREWALL)
-    fd = os.open(layout.ETC, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(fd)
-    os.close(fd)
+    instance.sync_directory(layout.ETC)
     os.unlink(NEW)
     must("the firewall is loaded, but its unit does not start", "systemctl", "start", layout.FIREWALL_UNIT)
 

@@ -44,11 +44,6 @@ def reach(address, port, kind=socket.SOCK_STREAM, sends=2):
             each.send(b"x")
             time.sleep(0.1)
         return "reached"
-def attempt(address, port):
-    try:
-        return reach(address, port)
-    except OSError as error:
-        return error.errno
 def call(number):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, 0, 0, 0, 0, 0, 0) == -1:

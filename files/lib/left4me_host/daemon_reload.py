@@ -19,6 +19,8 @@ from left4me_host import layout
 DIRECTORIES = (layout.OWN_UNITS, "/run/systemd/system", layout.UNITS, "/usr/lib/systemd/system")
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,WantedBy,NeedDaemonReload"
 
+NFTABLES = "nftables.service"
+
 
 def systemctl(*arguments: str) -> str:
     return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=True).stdout
@@ -64,23 +66,23 @@ def stale(unit: dict[str, str]) -> bool:
     )
 
 
-def nftables_is_stale() -> bool:
-    """Return whether systemd has not loaded left4me's drop-in of Debian's nftables.service as it is on disk."""
-    name = "nftables.service"
-    loaded = systemctl("show", "--property=DropInPaths", "--value", name).split()
-    path = f"{layout.OWN_UNITS}/{name}.d/left4me.conf"
-    return (path in loaded) != os.path.exists(path)
+def is_drop_in_stale(unit: dict[str, str]) -> bool:
+    """Return whether systemd has not loaded left4me's drop-in of another package's unit as it is on disk."""
+    path = f"{layout.OWN_UNITS}/{unit['Id']}.d/left4me.conf"
+    return (path in unit["DropInPaths"].split()) != os.path.exists(path)
 
 
 def look(declared: list[str]) -> dict[str, object]:
     """Return the properties of the units (`units`, by name) and whether systemd needs a daemon-reload (`reload`)."""
     # The instance _check does not exist; it shows how systemd reads the template if no instance is loaded.
-    names = {*declared, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service"}
+    names = {*declared, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service", NFTABLES}
     listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*")
     names |= {line.split()[0] for line in listed.splitlines() if line.split()}
     blocks = systemctl("show", "--no-pager", f"--property={PROPERTIES}", *sorted(names)).strip().split("\n\n")
-    units = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
-    return {"reload": any(map(stale, units)) or nftables_is_stale(), "units": {unit["Id"]: unit for unit in units}}
+    shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+    units = {unit["Id"]: unit for unit in shown}
+    nftables = units.pop(NFTABLES)
+    return {"reload": any(map(stale, units.values())) or is_drop_in_stale(nftables), "units": units}
 
 
 if __name__ == "__main__":
