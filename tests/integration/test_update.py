@@ -580,16 +580,21 @@ def test_a_fresh_host_gets_its_layers_and_its_game_in_one_deploy(
     deploy(inventory)
 
 
-def test_somebody_else_on_the_trial_port_is_no_proof(host: Box, newer: Callable[..., str]) -> None:
+MUTE = "import socket, signal; udp = socket.socket(type=socket.SOCK_DGRAM); udp.bind(('', 27200)); signal.pause()"
+
+
+@pytest.mark.parametrize(
+    "foreign", ["/tmp/foreign/srcds_run -game left4dead2 -norestart -port 27200 +map c1m1_hotel", f'python3 -c "{MUTE}"']
+)
+def test_somebody_else_on_the_trial_port_is_no_proof(host: Box, newer: Callable[..., str], foreign: str) -> None:
     old, number = current(host), newer()
-    foreign = "/tmp/foreign/srcds_run -game left4dead2 -norestart -port 27200 +map c1m1_hotel"
     host.run(f"cp -aL {VAR}/installation /tmp/foreign; systemd-run -q --unit=foreign {foreign}")
     try:
-        wait_for_server(host, 27200)
+        wait_for("it holds the port", lambda: host.run("ss -Hlnu 'sport = 27200'").stdout != "")
         done = ctl(host, "game update", code=1, timeout=120)
     finally:
         host.run("systemctl stop foreign; rm -r /tmp/foreign")
-    assert "another program answers on trial_port 27200" in done.stdout
+    assert "trial_port 27200 cannot be used (UDP: Address already in use)" in done.stdout
     # Which tells nothing of the build: the next night tries it again.
     assert (current(host), host.run(f"ls {GAME}/verdicts").stdout.split().count(number)) == (old, 0)
     ctl(host, "game update", timeout=120)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import socket
 import time
 from typing import Any
 
@@ -172,10 +173,10 @@ def _run(test: str) -> None:
                 filetree.run("rm", "--recursive", "--force", "--one-file-system", "--", entry.path)
     except instance.Failed as failed:
         raise OSError(str(failed)) from None
-    address = instance.address_of(instance.environment(test))
+    environment = instance.environment(test)
+    address = instance.address_of(environment)
     assert address
-    if a2s.ask({test: address}):
-        raise OSError(f"another program answers on trial_port {address[1]}: set another `trial_port`")
+    _require_free(environment["LEFT4ME_ADDRESS"], address[1])
     instance.Systemctl("reset-failed", unit).wait()
     try:
         code, _output = instance.Systemctl("start", unit).wait()
@@ -190,6 +191,19 @@ def _run(test: str) -> None:
     finally:
         instance.Systemctl("stop", unit).wait()
         instance.Systemctl("reset-failed", unit).wait()
+
+
+def _require_free(address: str, port: int) -> None:
+    """Raise OSError if another program holds the trial port: the game would end, and the build would be blamed."""
+    for kind, name in ((socket.SOCK_DGRAM, "UDP"), (socket.SOCK_STREAM, "TCP")):
+        with socket.socket(socket.AF_INET, kind) as attempt:
+            if kind == socket.SOCK_STREAM:  # connections of an earlier test may still wait for their end
+                attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                attempt.bind((address, port))
+            except OSError as error:
+                why = f"trial_port {port} cannot be used ({name}: {error.strerror})"
+                raise OSError(f"{why}: end what holds it, or set another `trial_port`") from None
 
 
 def _answers(test: str, address: tuple[str, int]) -> bool:
