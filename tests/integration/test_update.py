@@ -584,7 +584,8 @@ MUTE = "import socket, signal; udp = socket.socket(type=socket.SOCK_DGRAM); udp.
 
 
 @pytest.mark.parametrize(
-    "foreign", ["/tmp/foreign/srcds_run -game left4dead2 -norestart -port 27200 +map c1m1_hotel", f'python3 -c "{MUTE}"']
+    "foreign",
+    ["/tmp/foreign/srcds_run -game left4dead2 -norestart -port 27200 +map c1m1_hotel", f'python3 -c "{MUTE}"'],
 )
 def test_somebody_else_on_the_trial_port_is_no_proof(host: Box, newer: Callable[..., str], foreign: str) -> None:
     old, number = current(host), newer()
