@@ -157,13 +157,20 @@ def _template_unit() -> str:
     return _render("systemd/left4me-server@.service.j2", user_prefix=layout.user(""), group=GROUP)
 
 
+def _game_unit(act: str) -> str:
+    """Return the unit that runs `left4me-game update` or `left4me-game check`."""
+    return _render(f"systemd/{layout.GAME_UNIT}.j2", act=act)
+
+
 def units(host: model.Host) -> list[Item]:
     """Return the template unit, the slice, and the units for attic, resets at boot, webhook and updates."""
-    services = ("attic", "finish-resets", "game", "notify@", "restart")
+    services = ("attic", "finish-resets", "notify@", "restart")
     names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
     items = [
         Item("file", f"{layout.UNITS}/left4me-server@.service", 0o644, text=_template_unit()),
         Item("symlink", f"{layout.WANTS}/{_FINISH_RESETS}", 0o777, target=f"{layout.UNITS}/{_FINISH_RESETS}"),
+        Item("file", f"{layout.UNITS}/{layout.GAME_UNIT}", 0o644, text=_game_unit("update")),
+        Item("file", f"{layout.UNITS}/{layout.CHECK_UNIT}", 0o644, text=_game_unit("check")),
         _program(ROOT / "files/needrestart.conf", f"{NEEDRESTART}/left4me.conf", 0o644),
     ]
     if host.update_at:

@@ -45,7 +45,7 @@ LAYOUT = {
     f"{UNITS}/left4me.slice": ("file", "0644", "root", "root"),
     **{
         f"{UNITS}/left4me-{name}.service": ("file", "0644", "root", "root")
-        for name in ("attic", "finish-resets", "game", "notify@", "restart")
+        for name in ("attic", "finish-resets", "game", "game-check", "notify@", "restart")
     },
     f"{OWN}/multi-user.target.wants/left4me-finish-resets.service": ("symlink", "0777", "root", "root"),
     VAR: ("directory", "0755", "root", "root"),

@@ -15,6 +15,7 @@ MAY_NOT = {
     "another program by that name": "cp /bin/cat /tmp/l4d2ctl && sudo -n /tmp/l4d2ctl /etc/shadow",
 }
 """By what it would be; sudo refuses each."""
+ON_A_TERMINAL = "script --quiet --return --command 'sudo l4d2ctl logs -n 5 3' /dev/null"
 
 
 def test_an_operator_without_root_runs_the_servers_and_nothing_else(operator: Operator) -> None:
@@ -52,7 +53,14 @@ def test_an_operator_without_root_runs_the_servers_and_nothing_else(operator: Op
     types_as("olga", "sudo l4d2ctl rcon 3 hostname tonight")
     assert name_over_a2s(host, 27015) == "tonight"
 
-    # Nothing else is hers: no shell, no file, no other command.
+    # Nothing else is hers: no shell, no file, no other command, also by way of a pager.
+    listed = types_as("olga", "sudo -n -l").splitlines()
+    assert [line.strip() for line in listed if "NOPASSWD" in line] == ["(root) NOPASSWD: /usr/local/sbin/l4d2ctl"]
+    assert not [line for line in listed if "(ALL" in line]
+    pager = "printf '#!/bin/sh\\nid >/tmp/paged\\n' >/tmp/pager && chmod 755 /tmp/pager"
+    types_as("olga", f"{pager} && export PAGER=/tmp/pager SYSTEMD_PAGER=/tmp/pager && {ON_A_TERMINAL}", "good evening")
+    types_as("olga", "PAGER=/tmp/pager sudo --preserve-env=PAGER l4d2ctl logs 3", "not allowed to set", code=1)
+    operator.on(host, "test ! -e /tmp/paged")
     before = main_pid(host, "3")
     types_as("olga", "/usr/local/sbin/l4d2ctl stop 3", "needs root: run sudo l4d2ctl", code=1)
     for what, command in MAY_NOT.items():

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from left4me_host import builds, gc, instance, layout
 
-_GAME = f"{layout.LIBEXEC}/left4me-game"
-
 
 @dataclass(frozen=True)
 class Build:
@@ -64,17 +62,21 @@ def update_state() -> str:
 def check() -> tuple[str, str]:
     """Return the current build and Steam's newest. Raises Failed."""
     builds.require_steam()
-    done = subprocess.run([_GAME, "check"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise instance.Failed(instance.plain(done.stderr.strip()))
-    here, there = done.stdout.split()[-2:]
+    cursor, _lines = _journal(layout.CHECK_UNIT, None)
+    failed, _output = instance.Systemctl("start", layout.CHECK_UNIT).wait()
+    instance.sync_journal()
+    lines = [*map(instance.plain, _journal(layout.CHECK_UNIT, cursor)[1])]
+    if failed or not lines:
+        instance.Systemctl("reset-failed", layout.CHECK_UNIT).wait()  # the operator sees why
+        raise instance.Failed(lines[-1] if lines else f"the check failed; see journalctl -u {layout.CHECK_UNIT}")
+    here, _, there = lines[-1].partition(" ")
     return here, there
 
 
-def _journal(after: str | None) -> tuple[str, list[str]]:
-    """Return the end of the update unit's journal (a cursor) and the lines after the cursor `after`, none for None."""
+def _journal(unit: str, after: str | None) -> tuple[str, list[str]]:
+    """Return the end of a unit's journal (a cursor) and the lines after the cursor `after`, none for None."""
     command = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--show-cursor"]
-    command += [f"_SYSTEMD_UNIT={layout.GAME_UNIT}"]
+    command += [f"_SYSTEMD_UNIT={unit}"]
     command += ["--lines=0"] if after is None else [f"--after-cursor={after}"] if after else []
     output = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
     lines = output.splitlines()
@@ -96,14 +98,14 @@ def update() -> None:
                 builds.record_result(name, gc.GOOD)
             elif gc.smoke_test_result(name) != gc.GOOD:
                 builds.forget_result(name)
-    cursor, _lines = _journal(None)
+    cursor, _lines = _journal(layout.GAME_UNIT, None)
     with subprocess.Popen(["systemctl", "start", layout.GAME_UNIT], stderr=subprocess.DEVNULL) as start:
         ended = None
         while ended is None:
             with suppress(subprocess.TimeoutExpired):
                 ended = start.wait(1)
                 instance.sync_journal()
-            cursor, lines = _journal(cursor)
+            cursor, lines = _journal(layout.GAME_UNIT, cursor)
             for line in lines:
                 print(instance.plain(line), flush=True)
     if ended:

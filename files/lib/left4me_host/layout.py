@@ -33,6 +33,7 @@ FAILED_UPDATE = f"{GAME}/failed-update"
 """Says why the last update from Steam failed. Removed by the next good update and when `game.source` changes."""
 
 GAME_UNIT = "left4me-game.service"
+CHECK_UNIT = "left4me-game-check.service"
 FIREWALL_UNIT = "left4me-firewall.service"
 
 DEPLOY_LOCK = f"{RUN}/deploy.lock"
