@@ -82,6 +82,11 @@ game_may_reach = []  # type: ignore[var-annotated]
 # player.
 firewall_limits = {"known": 60, "newcomers": 100, "player": 500}
 
+# Settings of the host's kernel, as in /etc/sysctl.d, whose later files win. A key that you remove keeps its value until
+# the next boot. {}: change none. net.core.rmem_default: srcds leaves the receive buffer of its socket at this default;
+# with the kernel's 212992, packets are lost that arrive while the server computes a frame (docs/gotchas.md).
+sysctl = {"net.core.rmem_default": 524288}
+
 # The attic keeps this many resets per server for `l4d2ctl reset --undo`, and as many states replaced by undos. If the
 # entries of one server use more than attic_max bytes on disk (K, M, G, T or "infinity"), the oldest are removed first.
 # The latest reset and the latest undo always stay.

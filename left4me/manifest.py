@@ -25,6 +25,8 @@ TIMER = "left4me-game.timer"
 _TIMERS = f"{layout.OWN_UNITS}/timers.target.wants"
 _FINISH_RESETS = "left4me-finish-resets.service"
 _SUDOERS = "/etc/sudoers.d"
+SYSCTL = "/etc/sysctl.d/50-left4me.conf"
+"""Not left4me.conf: that would override the host's own 99-…conf."""
 NEEDRESTART = "/etc/needrestart/conf.d"
 COMPLETIONS = "/usr/local/share/bash-completion/completions"
 
@@ -36,6 +38,7 @@ MANAGED = (
     layout.ETC,
     layout.LIBEXEC,
     layout.LIB,
+    SYSCTL,
     f"{layout.SECRETS}/*",
     *_INTERRUPTED,
     *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
@@ -163,7 +166,7 @@ def _game_unit(act: str) -> str:
 
 
 def units(host: model.Host) -> list[Item]:
-    """Return the template unit, the slice, and the units for attic, resets at boot, webhook and updates."""
+    """Return the units: of the servers, the slice, attic, resets at boot, webhook, updates; and the kernel's settings."""
     services = ("attic", "finish-resets", "notify@", "restart")
     names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
     items = [
@@ -173,6 +176,8 @@ def units(host: model.Host) -> list[Item]:
         Item("file", f"{layout.UNITS}/{layout.CHECK_UNIT}", 0o644, text=_game_unit("check")),
         _program(ROOT / "files/needrestart.conf", f"{NEEDRESTART}/left4me.conf", 0o644),
     ]
+    if host.sysctl:
+        items.append(Item("file", SYSCTL, 0o644, text=_render("sysctl.conf.j2", host=host)))
     if host.update_at:
         names.append(TIMER)
         items.append(Item("symlink", f"{_TIMERS}/{TIMER}", 0o777, target=f"{layout.UNITS}/{TIMER}"))

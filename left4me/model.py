@@ -231,6 +231,7 @@ Port = Annotated[int, Field(ge=1024, le=65535)]
 Weight = Annotated[int, Field(ge=1, le=10000)]
 SystemId = Annotated[int, Field(ge=1, le=999)]
 BuildName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,19}$")]
+SysctlName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(\.[a-z0-9_-]+)+$")]
 Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 RestartPolicy = Annotated[str, StringConstraints(pattern=r"^(never|when-empty|at ([01][0-9]|2[0-3]):[0-5][0-9])$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_single_line)]
@@ -459,6 +460,7 @@ class Host(_Declared):
     rcon_from: tuple[Network, ...] = Field(description="addresses and networks that may use RCON; loopback always may")
     game_may_reach: tuple[Endpoint, ...] = Field(description="what servers may reach on the host: 127.0.0.1:3306")
     firewall_limits: Limits = Field(description="packets per second that the firewall lets through")
+    sysctl: dict[SysctlName, int] = Field(description="settings of the host's kernel, as in sysctl.d")
     servers: dict[Id, Server] = Field(description="the servers, by id")
 
     @property

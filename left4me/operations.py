@@ -229,6 +229,16 @@ def reload_systemd() -> Commands:
         host.noop("systemd has loaded the files on disk")
 
 
+@operation
+def sysctl() -> Commands:
+    """Have systemd apply the declared settings of the kernel if the kernel has others."""
+    declared, found = facts.declared_host().sysctl, facts.host_state()["sysctl"]
+    if any(found[name] != declared[name] for name in found):
+        yield facts.program("load_sysctl", json.dumps(declared))
+    else:
+        host.noop("as declared" if found or not declared else "a container cannot change them")
+
+
 def running_ports() -> dict[str, int]:
     """Return the ports on which servers run now, by id; a removed server that stays for its players is one of them."""
     state, removed = facts.host_state(), undeclared()[0]

@@ -40,6 +40,9 @@ def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
         yield f"Steam's workshop: {error}; deploy again later"
     if declares.operators and declares.operators not in seen["groups"]:
         yield f"operators: group {declares.operators} does not exist: groupadd {declares.operators}"
+    for name, value in seen["sysctl"].items():
+        if value is None:
+            yield f"sysctl: the kernel of this host has no {name}: remove it"
     yield from _accounts(seen, declares)
     yield from _ports(seen, declares)
 

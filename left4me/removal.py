@@ -25,6 +25,7 @@ _SHARED = [
     *(layout.UNITS, str(Path(layout.UNITS).parent)),
     *(manifest.COMPLETIONS, str(Path(manifest.COMPLETIONS).parent)),
     manifest.NFTABLES,
+    "/etc/sysctl.d",
     *(manifest.NEEDRESTART, str(Path(manifest.NEEDRESTART).parent)),
 ]
 """System directories that a deploy creates if they are missing, children first.

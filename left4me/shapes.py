@@ -62,6 +62,7 @@ class HostState(TypedDict, total=False):
     held: list[str]
     revision: str
     firewall: Firewall
+    sysctl: dict[str, int | None]
 
 
 def _complete(state: HostState) -> HostState:

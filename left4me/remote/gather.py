@@ -255,6 +255,13 @@ def names_in(directory: str) -> list[str]:
     return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
 
 
+def sysctl(names: list[str]) -> dict[str, int | None]:
+    """Return settings of the kernel, None for an unknown one; {} in a container, which may not change them."""
+    if os.statvfs(procfs.SYSCTL).f_flag & os.ST_RDONLY:
+        return {}
+    return {name: procfs.sysctl(name) for name in names}
+
+
 def gather(question: dict[str, Any]) -> dict[str, Any]:
     with open("/etc/os-release", encoding="utf-8") as file:
         release = {key: value.strip().strip('"') for key, _, value in (line.partition("=") for line in file)}
@@ -290,6 +297,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "mounts": mounts(),
         "revision": revision(),
         "firewall": firewall_state(),
+        "sysctl": sysctl(question["sysctl"]),
     }
 
 

@@ -104,6 +104,7 @@ class Found(TypedDict):
     users: dict[str, User]
     groups: dict[str, Count]
     firewall: Firewall | None
+    sysctl: dict[str, str | None]
     memory: Count
     packages: list[str]
     leaks: dict[str, list[str]]

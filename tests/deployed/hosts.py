@@ -92,6 +92,7 @@ class Target:
                 server: {"names": about.exec, "lowers": [*map(_current, about.lowers), _build(about.build)]}
                 for server, about in self.declares.present.items()
             },
+            "sysctl": list(self.declares.sysctl),
             # In a copied installation, links that point outside are broken inside a server.
             "links": self.declares.game.source == "host",
             # Content is read only for layers whose source is here; the other versions are checked by name.

@@ -108,6 +108,7 @@ def paths() -> Iterator[str]:
                 yield path
     for directory in ("/etc/sudoers.d", "/etc/needrestart/conf.d"):
         yield from (path for path in children(directory) if re.search(r"/\.?left4me", path))
+    yield "/etc/sysctl.d/50-left4me.conf"
     yield from ("/usr/local/sbin", "/usr/local/sbin/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl")
     yield from ("/usr", "/usr/local", "/usr/local/libexec", "/usr/local/lib", "/usr/local/lib/systemd", "/etc")
     yield from (VAR, *children(VAR), f"{VAR}/game/verdicts", *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))
@@ -464,6 +465,14 @@ def elements(nft: str, name: str) -> list[Any]:
     return found
 
 
+def sysctl(names: list[str]) -> dict[str, str | None]:
+    """Return settings of the kernel, None for an unknown one; {} in a container, where systemd changes none."""
+    if run("systemd-detect-virt", "--container").returncode == 0:
+        return {}
+    paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in names}
+    return {name: text_of(path).strip() or None for name, path in paths.items()}
+
+
 # -- the answer
 
 
@@ -546,6 +555,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             **accounts(),
             "packages": packages(),
             "firewall": firewall(),
+            "sysctl": sysctl(question["sysctl"]),
             "memory": memory(),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}

@@ -102,6 +102,8 @@ def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
     wanted |= {path: ("file", "0644", "root", "root") for path in AS_HERE if path not in LAYOUT}
     if declares.operators:
         wanted |= {"/etc/sudoers.d/left4me": ("file", "0440", "root", "root")}
+    if declares.sysctl:
+        wanted |= {"/etc/sysctl.d/50-left4me.conf": ("file", "0644", "root", "root")}
     if declares.webhook:
         wanted |= {"/etc/left4me/webhook": ("file", "0600", "root", "root")}
     if declares.update_at:

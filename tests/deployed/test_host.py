@@ -43,6 +43,14 @@ def test_each_user_has_a_uid_of_its_own(host: Host) -> None:
     host.require([f"uid {uid} is shared by {' and '.join(names)}" for uid, names in owners.items() if len(names) > 1])
 
 
+def test_the_kernel_has_the_declared_settings(host: Host) -> None:
+    found = host.found["sysctl"]
+    declared = {name: str(value) for name, value in host.declares.sysctl.items()}
+    host.require(
+        [f"{name} is {value}, must be {declared[name]}" for name, value in found.items() if value != declared[name]]
+    )
+
+
 def networks(listed: list[str]) -> Iterator[IPv4Network]:
     """Yield the networks of addresses, networks and ranges such as 10.0.0.1-10.0.0.9."""
     for each in listed:

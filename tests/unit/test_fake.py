@@ -66,6 +66,7 @@ def bare() -> dict[str, Any]:
         "held": [],
         "revision": "",
         "firewall": {"version": None, "others": [], "refusal": "", "ssh_ports": [22]},
+        "sysctl": {},
         "texts": {},
         "active": [],
         "commands": [],
@@ -203,7 +204,15 @@ class Other:
 
 
 SYSTEM = (
-    *("/etc", "/etc/systemd/system", "/etc/sudoers.d", "/usr/local", "/usr/local/lib", "/usr/local/sbin"),
+    *(
+        "/etc",
+        "/etc/systemd/system",
+        "/etc/sudoers.d",
+        "/etc/sysctl.d",
+        "/usr/local",
+        "/usr/local/lib",
+        "/usr/local/sbin",
+    ),
     *("/usr/local/share/bash-completion/completions", "/var/lib", "/usr/local/libexec", "/etc/needrestart/conf.d"),
     *("/usr/local/lib/systemd/system", "/etc/systemd/system/multi-user.target.wants"),
     *("/etc/systemd/system/sysinit.target.wants", "/etc/systemd/system/nftables.service.d"),

@@ -171,6 +171,9 @@ def test_bad_ids(name: str) -> None:
         {"gid": "980"},
         {"unknown": 1},
         {"firewall": "yes"},
+        {"sysctl": {"net.core.rmem_default": "524288"}},
+        {"sysctl": {"../passwd": 1}},
+        {"sysctl": {"swappiness": 1}},
         {"rcon_from": "203.0.113.7"},
         {"rcon_from": ["203.0.113.7/24"]},
         {"rcon_from": ["::1"]},
@@ -343,6 +346,7 @@ DEFAULT_HOST: dict[str, Any] = {
     "rcon_from": [],
     "game_may_reach": [],
     "firewall_limits": {"known": 60, "newcomers": 100, "player": 500},
+    "sysctl": {"net.core.rmem_default": 524288},
 }
 HIDDEN = "**********"
 SECRETS = ("hunter2", "swordfish", "t0k3n", "for friends")
