@@ -166,7 +166,7 @@ def _game_unit(act: str) -> str:
 
 
 def units(host: model.Host) -> list[Item]:
-    """Return the units: of the servers, the slice, attic, resets at boot, webhook, updates; and the kernel's settings."""
+    """Return the template unit, the slice, the units for attic, resets, webhook and updates; the kernel's settings."""
     services = ("attic", "finish-resets", "notify@", "restart")
     names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
     items = [

@@ -29,6 +29,8 @@ def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
         yield f"PID 1 is {seen['init']}; left4me needs systemd"
     if not seen["overlay"]:
         yield "its kernel has no overlayfs: check /lib/modules, or ask the provider if it is a container"
+    unknown = [name for name, value in seen["sysctl"].items() if value is None]
+    yield from (f"sysctl: the kernel of this host has no number {name}: remove it" for name in unknown)
     if isinstance(declares.game, model.GameOnHost) and not seen["installation"]:
         yield f"game.path: {declares.game.path} has no srcds_run: it must be the directory of an installed L4D2 server"
     builds = {"game.build": declares.game.build}
@@ -40,9 +42,6 @@ def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
         yield f"Steam's workshop: {error}; deploy again later"
     if declares.operators and declares.operators not in seen["groups"]:
         yield f"operators: group {declares.operators} does not exist: groupadd {declares.operators}"
-    for name, value in seen["sysctl"].items():
-        if value is None:
-            yield f"sysctl: the kernel of this host has no {name}: remove it"
     yield from _accounts(seen, declares)
     yield from _ports(seen, declares)
 
