@@ -61,9 +61,12 @@ def add_version(box: Box, version: str, layer: str = LAYER) -> str:
     return before
 
 
-def rcon(box: Box, port: int, *commands: str) -> None:
-    """Execute console commands on a server (https://developer.valvesoftware.com/wiki/Source_RCON_Protocol)."""
-    with socket.create_connection((str(box.address), port), timeout=10) as connection:
+def rcon(box: Box, port: int, *commands: str, seconds: float = 10) -> None:
+    """Execute console commands on a server (https://developer.valvesoftware.com/wiki/Source_RCON_Protocol).
+
+    Each answer must come within `seconds`.
+    """
+    with socket.create_connection((str(box.address), port), timeout=seconds) as connection:
         stream = connection.makefile("rb")
 
         def ask(kind: int, body: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from contextlib import suppress
 
 import pytest
@@ -19,6 +18,8 @@ CGROUP = "/sys/fs/cgroup/left4me.slice"
 PORTS = {"3": 27015, "4": 27016}
 BUSY = 20.0
 """Seconds over which the CPU time of two busy servers is compared."""
+KILLED = 120.0
+"""Seconds within which the kernel ends the greedy server: short of memory, an emulated machine is slow."""
 STOP_SECONDS = 15
 """TimeoutStopSec= of a server. A neighbour that takes all memory must not make a stop reach it."""
 
@@ -40,7 +41,7 @@ def leaking(host: Box, server: str, megabytes: int) -> threading.Thread:
     def leak() -> None:
         with suppress(OSError, ValueError):
             # In pieces: the kernel refuses at once what is larger than its memory.
-            rcon(host, PORTS[server], *["standin_leak 100"] * (megabytes // 100))
+            rcon(host, PORTS[server], *["standin_leak 100"] * (megabytes // 100), seconds=KILLED)
 
     thread = threading.Thread(target=leak)
     thread.start()
@@ -72,7 +73,7 @@ def test_a_server_that_takes_all_memory_is_killed_alone(
         thread = leaking(host, "3", megabytes)
         beside.append(stopping(host, "4"))
         thread.join()
-        wait_for("the greedy server is killed", lambda: oom_kills(host, "3") > number, 120)  # noqa: B023
+        wait_for("the greedy server is killed", lambda: oom_kills(host, "3") > number, KILLED)  # noqa: B023
         wait_for_server(host, PORTS["3"], 180)  # systemd has started it again
     with capsys.disabled():
         print(
@@ -88,23 +89,19 @@ def test_a_server_that_takes_all_memory_is_killed_alone(
     operator.types(f"make verify INVENTORY={operator.inventory}", "passed", never=["failed"], seconds=SLOW)
 
 
-def used(host: Box) -> tuple[float, dict[str, float]]:
-    """Return the host's clock and the CPU time of each server, in seconds."""
-    files = " ".join(f"{CGROUP}/{unit(server)}/cpu.stat" for server in PORTS)
-    lines = host.run(f"cut -d' ' -f1 /proc/uptime; grep -h usage_usec {files}").stdout.split("\n")
-    return float(lines[0]), {server: int(line.split()[1]) / 1e6 for server, line in zip(PORTS, lines[1:], strict=False)}
-
-
 def shares(host: Box) -> dict[str, float]:
     """Return which part of one CPU each server gets while both want all of it."""
     for port in PORTS.values():
-        rcon(host, port, f"standin_busy {BUSY + 20}")
-    begin, before = used(host)
-    time.sleep(BUSY)  # the length is the point
-    end, after = used(host)
+        rcon(host, port, f"standin_busy {BUSY + 60}")
+    files = " ".join(f"{CGROUP}/{unit(server)}/cpu.stat" for server in PORTS)
+    look = f"cut -d' ' -f1 /proc/uptime; grep -h usage_usec {files}"
+    # On the host, by one command: a login takes long while the servers take the CPU.
+    lines = host.run(f"{look}; sleep {BUSY}; {look}", timeout=120).stdout.split("\n")
+    (begin, *before), (end, *after) = ([float(line.split()[-1]) for line in each] for each in (lines[:3], lines[3:6]))
     for port in PORTS.values():
         wait_for_server(host, port, 180)
-    return {server: (after[server] - before[server]) / (end - begin) for server in PORTS}
+    both = zip(PORTS, before, after, strict=True)
+    return {server: (last - first) / 1e6 / (end - begin) for server, first, last in both}
 
 
 def test_cpu_weight_and_quota_show_in_what_two_busy_servers_get(
