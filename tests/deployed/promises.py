@@ -135,7 +135,7 @@ FINISHES = {
     "UnitFileState": "enabled",
     "WantedBy": "multi-user.target",
     "Type": "oneshot",
-    "TimeoutStartUSec": "30s",
+    "TimeoutStartUSec": "2min",
     "OnFailure": "left4me-notify@_finish-resets.service",
     "ProtectSystem": "strict",
     "ReadWritePaths": "/var/lib/left4me",
