@@ -243,8 +243,7 @@ def servers(host: model.Host) -> list[Item]:
 
 def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
     secret = _secret(name, server)
-    values: dict[str, Any] = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
-    values["neighbours"] = _ranges(_neighbours(host, name))
+    values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
     folder, drop_ins = f"{layout.SERVERS}/{name}", f"{layout.OWN_UNITS}/{layout.unit(name)}.d"
     limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
     environment += f'LEFT4ME_GENERATION="{generation(_template_unit(), limits, environment)}"\n'
@@ -276,21 +275,6 @@ def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
         target = f"{layout.UNITS}/left4me-server@.service"
         items.append(Item("symlink", f"{layout.WANTS}/{layout.unit(name)}", 0o777, target=target))
     return items
-
-
-def _neighbours(host: model.Host, name: str) -> set[int]:
-    """Return the ports of all other instances; for a test instance also all ports that servers may get."""
-    ports = {each.port for other, each in host.instances.items() if other != name and each.port}
-    first, last = host.port_range
-    return ports if name in host.present else {*ports, *range(first, last + 1)} - {host.trial_port}
-
-
-def _ranges(ports: Iterable[int]) -> list[str]:
-    """Return ports as ranges, such as 27015-27019: systemd takes at most 128 rules of SocketBindDeny=."""
-    wanted = sorted({*ports})
-    first = [port for port in wanted if port - 1 not in wanted]
-    last = [port for port in wanted if port + 1 not in wanted]
-    return [str(low) if low == high else f"{low}-{high}" for low, high in zip(first, last, strict=True)]
 
 
 def _digest_of_cfg(values: dict[str, Any]) -> str:

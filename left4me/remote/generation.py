@@ -27,8 +27,6 @@ LIVE = frozenset(
         *("TimeoutSec", "TimeoutStartSec", "TimeoutStopSec"),
         # systemd writes these into the cgroup of a running server (systemd.resource-control(5)).
         *("CPUWeight", "CPUQuota", "IOWeight", "MemoryHigh", "MemoryMax", "MemorySwapMax", "TasksMax"),
-        # The ports of the neighbours: a new server is no reason to restart all others.
-        "SocketBindDeny",
     }
 )
 """Directives of [Service] that need only a daemon-reload, like all of [Unit] and [Install]."""

@@ -100,13 +100,6 @@ def test_a_server_reaches_what_the_data_allow(listener: Box, drop_in: Box, inven
         deploy(inventory)
 
 
-def test_a_server_may_not_bind_its_neighbours_ports(probed: Box) -> None:
-    """What systemd does with it is tested on full machines: a box has no CAP_BPF."""
-    show = "systemctl show --value --property=SocketBindDeny left4me-server@"
-    denied = {name: set(probed.run(show + name).stdout.split()) for name in ("3", "4", "_bare")}
-    assert denied == {"3": {"27016", "27200"}, "4": {"27015", "27200"}, "_bare": {"27015-27114"}}
-
-
 def test_a_server_cannot_answer_on_its_neighbours_port(probed: Box) -> None:
     box = probed
     box.run("systemctl stop left4me-server@4")

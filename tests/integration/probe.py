@@ -44,14 +44,10 @@ def reach(address, port, kind=socket.SOCK_STREAM, sends=2):
             each.send(b"x")
             time.sleep(0.1)
         return "reached"
-def bind(port, kind, family=socket.AF_INET):
-    with socket.socket(family, kind) as each:
-        each.bind(("", port))
 def call(number):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, 0, 0, 0, 0, 0, 0) == -1:
         raise OSError(ctypes.get_errno(), "")
-STREAM, DGRAM, INET6 = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.AF_INET6
 said = {}
 for line in json.loads(sys.argv[1]):
     try:
