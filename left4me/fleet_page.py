@@ -10,7 +10,6 @@ import base64
 import hashlib
 import math
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -116,13 +115,11 @@ def write(path: str, text: str) -> None:
         raise Unwritable(f"HTML={path}: cannot write it: {error.strerror}; the page is as it was before") from None
 
 
-def host(name: str, found: list[Status] | Exception, declares: model.Host, url: str | None) -> Host:
-    """Return what the page says of a host: its servers, or why it did not answer.
-
-    `url` is where browsers reach its Cockpit, if known.
-    """
-    # A browser would run a URL of the scheme javascript.
-    url = (url or "").rstrip("/") if re.match("https?://", url or "", re.IGNORECASE) else ""
+def host(name: str, found: list[Status] | Exception, declares: model.Host) -> Host:
+    """Return what the page says of a host: its servers, or why it did not answer."""
+    url = (declares.web and declares.web.url) or ""
+    if not url.startswith(("https://", "http://")):  # a browser would run javascript:
+        url = ""
     declared = len(declares.present)
     if isinstance(found, Exception):
         return Host(name, str(found), url, declared, [], [], 0, 0)

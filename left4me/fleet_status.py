@@ -60,12 +60,6 @@ def ask(name: str, connection: Mapping[str, Any], run: Run = answers.run) -> lis
     return rows
 
 
-def _of_page(described: Mapping[str, Any], found: list[Status] | Unreachable) -> fleet_page.Host:
-    """Return a host as fleet_page.py shows it; `described` is from left4me.inventory_export."""
-    declares = model.Host.model_validate_json(json.dumps(described["declares"]))
-    return fleet_page.host(described["name"], found, declares, (described["declares"].get("web") or {}).get("url"))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m left4me.fleet_status", description=__doc__)
     parser.add_argument("inventory", metavar="INVENTORY", help="the inventory file, as for pyinfra")
@@ -102,8 +96,9 @@ def main() -> int:
             print(f"{name}: {found}", file=sys.stderr)
     code = 1 if any(isinstance(found, Unreachable) for found in found_of.values()) else 0
     if arguments.html is not None:
-        hosts_of_page = [_of_page(each, found_of[each["name"]]) for each in described]
-        page = fleet_page.render(hosts_of_page, arguments.inventory, arguments.limit, when)
+        models = {each["name"]: model.Host.model_validate_json(json.dumps(each["declares"])) for each in described}
+        shown = [fleet_page.host(name, found, models[name]) for name, found in found_of.items()]
+        page = fleet_page.render(shown, arguments.inventory, arguments.limit, when)
         try:
             fleet_page.write(arguments.html, page)
         except fleet_page.Unwritable as error:
