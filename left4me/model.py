@@ -222,7 +222,8 @@ def _web(text: str) -> str:
 
 def _page(text: str) -> str:
     # Browsers take http only from localhost for secure; Cockpit redirects others to https.
-    if not re.fullmatch(r"https://[^/@?#]+(/[!-~]*)?|http://(localhost|127\.0\.0\.1)(:[0-9]{1,5})?/?", text, re.ASCII):
+    host = r"https://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])|http://(localhost|127\.0\.0\.1|\[::1\])"
+    if not re.fullmatch(rf"({host})(:[1-9][0-9]{{0,4}})?(/[\w./~%-]*)?", text, re.ASCII):
         raise ValueError("must be an https:// URL without user and password, or http://localhost:PORT")
     return text.rstrip("/")
 

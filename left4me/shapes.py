@@ -149,6 +149,7 @@ class Removal(TypedDict):
     found: dict[str, list[str]]
     archives: list[str]
     packages: list[str]
+    cockpit: bool
 
 
 class Row(TypedDict):
