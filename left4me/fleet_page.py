@@ -102,9 +102,9 @@ def write(path: str, text: str) -> None:
     """Replace a file by rename, so that a web server never sends half of it. Raises Unwritable."""
     target = Path(path)
     try:
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             try:
-                file.write(text)
+                file.write(text.encode())
                 file.flush()
                 os.fchmod(file.fileno(), 0o644)
                 os.replace(file.name, target)
