@@ -9,7 +9,7 @@ PYTEST := $(PYTHON) -m pytest
 .PHONY: help demo show status test test-all lint types unit boxes soak soak-vm bench verify clean
 
 ## make demo      deploy to a test box; start, query, stop and reset one server
-## make status    show the servers of all hosts in one table
+## make status    show the servers of all hosts in one table; HTML=PATH also writes a page for browsers
 ## make show      show the data of all hosts, or of HOST=NAME, with all defaults
 ## make verify    check that the hosts are as declared; changes nothing
 ##
@@ -44,7 +44,8 @@ show: .venv/installed
 	@$(PYTHON) -m left4me.inventory_export --show $(INVENTORY) $(if $(HOST),--limit $(HOST))
 
 status: .venv/installed
-	@$(PYTHON) -m left4me.fleet_status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
+	@$(PYTHON) -m left4me.fleet_status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT)) \
+		$(if $(filter-out undefined,$(origin HTML)),--html '$(subst ','\'',$(HTML))')
 
 # Without the plugins of the other tests it starts half a second sooner.
 verify: .venv/installed

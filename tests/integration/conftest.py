@@ -24,7 +24,7 @@ DEBIANS = {
     **dict.fromkeys(
         ("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "server_settings", "sources"), (12,)
     ),
-    **dict.fromkeys(("fleet", "holders", "lock", "removal", "remove", "reset", "resets"), (13,)),
+    **dict.fromkeys(("fleet", "fleet_page", "holders", "lock", "removal", "remove", "reset", "resets"), (13,)),
     # Story 10 covers the webhook on both Debians; every story runs verification on both.
     **dict.fromkeys(("update", "verification", "webhook"), (13,)),
 }
