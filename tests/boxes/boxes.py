@@ -222,7 +222,8 @@ class Box:
             raise BoxError(f"{self.name} does not start: {error}; last line of {console}: {last}") from None
         state = self.run("systemctl is-system-running --wait", check=False, timeout=limit)
         if state.stdout.strip() != "running":
-            tail = "\n".join(self.journal().splitlines()[-20:])
+            failed = self.run("systemctl list-units --failed --plain --no-legend", check=False).stdout
+            tail = "\n".join([*failed.splitlines(), *self.journal().splitlines()[-20:]])
             raise BoxError(f"{self.name} is {state.stdout.strip() or state.stderr.strip()}; its journal:\n{tail}")
 
     def _stop(self) -> None:
