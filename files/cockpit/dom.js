@@ -54,9 +54,10 @@ export function reconcile(parent, items, keyOf, make, update = () => {}) {
 }
 
 /**
- * Create a table whose rows `update(items)` sets; narrow pages show each row as a card.
+ * A table whose rows `update(items)` sets. If it has many columns, a narrow one shows each row as a card.
  *
- * A column is {name, fill}: `fill(cell, item)` is called for each update. The first column's cells are row headers.
+ * A column is {name, fill, long}: `fill(cell, item)` is called for each update, and `long` text may break anywhere. The
+ * first column's cells are row headers.
  */
 export class Table {
     constructor(caption, keyOf, columns, { nothing = "" } = {}) {
@@ -67,7 +68,7 @@ export class Table {
         this.table = element(
             "table",
             // A table that CSS shows as cards is no table to a screen reader without these roles.
-            { role: "table" },
+            { role: "table", class: columns.length > 3 ? "wide" : null },
             element("caption", { class: "unseen" }, caption),
             element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...headings)),
             this.body,
@@ -80,22 +81,27 @@ export class Table {
         this.table.hidden = !items.length;
         this.nothing.hidden = Boolean(items.length);
         reconcile(this.body, items, this.keyOf, () => this.row(), (row, item) => {
-            this.columns.forEach(({ fill }, index) => fill(row.children[index], item));
+            this.columns.forEach(({ fill }, index) => {
+                const cell = row.children[index];
+                fill(cell, item);
+                const parts = cell.children.length ? [...cell.children] : [cell];
+                cell.classList.toggle("blank", parts.every(part => part.hidden || !part.textContent));
+            });
         });
     }
 
     row() {
-        const cells = this.columns.map(({ name }, index) =>
+        const cells = this.columns.map(({ name, long }, index) =>
             index
-                ? element("td", { role: "cell", "data-label": name })
-                : element("th", { scope: "row", role: "rowheader", "data-label": name }));
+                ? element("td", { role: "cell", class: long ? "long" : null, "data-label": name })
+                : element("th", { scope: "row", role: "rowheader", class: long ? "long" : null }));
         return element("tr", { role: "row" }, ...cells);
     }
 }
 
 /** Return a column that shows text. */
-export function textColumn(name, textOf) {
-    return { name, fill: (cell, item) => setText(cell, textOf(item)) };
+export function textColumn(name, textOf, { long = false } = {}) {
+    return { name, long, fill: (cell, item) => setText(cell, textOf(item)) };
 }
 
 /** Make a cell's only child a link, and set it in place; `address` is null for text without a link. */

@@ -172,7 +172,7 @@ class Configuration {
 }
 
 const PLAYERS = [
-    textColumn("Player", player => player.name || "(joining)"),
+    textColumn("Player", player => player.name || "(joining)", { long: true }),
     textColumn("Time", player => minutes(player.seconds)),
     textColumn("Score", player => String(player.score)),
 ];
@@ -247,10 +247,10 @@ export class ServerView {
                 ...[this.start, this.stop, this.restart, this.whenEmpty, this.cancel, this.reset, this.undo],
             ),
             this.undoText,
+            element("section", { class: "card", "aria-label": "State" }, this.facts.element),
             element(
                 "div",
                 { class: "cards" },
-                element("section", { class: "card wide", "aria-label": "State" }, this.facts.element),
                 element("section", { class: "card", "aria-label": "Players" }, element("h2", {}, "Players"), this.players.element),
                 element("section", { class: "card", "aria-label": "Attic" }, element("h2", {}, "Attic"), this.attic.element),
             ),
@@ -287,7 +287,6 @@ export class ServerView {
         if (!row)
             return;
         setState(this.state, row.state);
-        this.facts.set("State", row.state);
         this.facts.set("Since", row.since);
         this.facts.set("Players", players(row));
         this.facts.set("No answer since", row.unanswered_since || "");

@@ -76,11 +76,11 @@ const COLUMNS = [
     { name: "Server", fill: (cell, row) => setLink(cell, row.id, `#/servers/${row.id}`) },
     { name: "State", fill: (cell, row) => setState(cell, row.state) },
     textColumn("Players", players),
-    textColumn("Map", row => row.map || ""),
+    textColumn("Map", row => row.map || "", { long: true }),
     textColumn("Port", row => String(row.port ?? "")),
     textColumn("Build", row => row.build),
     textColumn("Memory", row => bytes(row.memory)),
-    { name: "Pending", fill: fillPending },
+    { name: "Pending", long: true, fill: fillPending },
     { name: "Actions", fill: fillButtons },
 ];
 
