@@ -179,7 +179,7 @@ const PLAYERS = [
 
 function atticColumns(server) {
     return [
-        textColumn("When", entry => atticTime(entry.when)),
+        textColumn("When", entry => atticTime(entry.when), { long: true }),
         textColumn("Moved by", entry => entry.by),
         {
             name: "Actions",

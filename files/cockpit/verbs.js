@@ -101,7 +101,7 @@ class Act {
             { type: "button", class: "plain", "data-click": "dismiss", "aria-label": `Dismiss: ${headline(words)}` },
             "×",
         );
-        const head = element("div", { class: "act-head" }, this.title, this.result, dismiss);
+        const head = element("div", { class: "act-head" }, this.title, " ", this.result, " ", dismiss);
         this.element = element("li", { class: "act running" }, head, this.lines.element);
     }
 

@@ -77,4 +77,7 @@ window.host = {
     answers,
     running: words => processes.filter(each => each.open && each.words === words),
     started: words => processes.filter(each => each.words === words).length,
+    get all() {
+        return processes;
+    },
 };
