@@ -56,8 +56,8 @@ export function reconcile(parent, items, keyOf, make, update = () => {}) {
 /**
  * A table whose rows `update(items)` sets. If it has many columns, a narrow one shows each row as a card.
  *
- * A column is {name, fill, long}: `fill(cell, item)` is called for each update, and `long` text may break anywhere. The
- * first column's cells are row headers.
+ * A column is {name, fill, kind}: `fill(cell, item)` is called for each update. `kind` is "long" for text that may break
+ * anywhere, "long row" for such text that has a row of its own in a card. The first column's cells are row headers.
  */
 export class Table {
     constructor(caption, keyOf, columns, { nothing = "" } = {}) {
@@ -91,17 +91,17 @@ export class Table {
     }
 
     row() {
-        const cells = this.columns.map(({ name, long }, index) =>
+        const cells = this.columns.map(({ name, kind = null }, index) =>
             index
-                ? element("td", { role: "cell", class: long ? "long" : null, "data-label": name })
-                : element("th", { scope: "row", role: "rowheader", class: long ? "long" : null }));
+                ? element("td", { role: "cell", class: kind, "data-label": name })
+                : element("th", { scope: "row", role: "rowheader", class: kind }));
         return element("tr", { role: "row" }, ...cells);
     }
 }
 
 /** Return a column that shows text. */
-export function textColumn(name, textOf, { long = false } = {}) {
-    return { name, long, fill: (cell, item) => setText(cell, textOf(item)) };
+export function textColumn(name, textOf, kind = null) {
+    return { name, kind, fill: (cell, item) => setText(cell, textOf(item)) };
 }
 
 /** Make a cell's only child a link, and set it in place; `address` is null for text without a link. */

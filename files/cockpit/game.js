@@ -13,9 +13,9 @@ const COLUMNS = [
     textColumn("Build", build => build.build),
     textColumn("Current", build => (build.current ? "current" : "")),
     textColumn("Since", build => build.since),
-    textColumn("Servers", build => servers(build.servers), { long: true }),
-    textColumn("Declared for", build => servers(build.declared_for), { long: true }),
-    textColumn("Smoke test", build => build.trial, { long: true }),
+    textColumn("Servers", build => servers(build.servers), "long row"),
+    textColumn("Declared for", build => servers(build.declared_for), "long row"),
+    textColumn("Smoke test", build => build.trial, "long row"),
     {
         name: "Actions",
         fill: (cell, build) => {

@@ -33,7 +33,7 @@ function by(job) {
 export function jobsTable(caption, options) {
     return new Table(caption, job => job.job, [
         { name: "Job", fill: (cell, job) => setLink(cell, `#${job.job}`, `#/jobs/${job.job}`) },
-        textColumn("What", job => job.words, { long: true }),
+        textColumn("What", job => job.words, "long row"),
         textColumn("Who", by),
         textColumn("Begun", job => clock(job.begun)),
         { name: "Result", fill: setOutcome },

@@ -172,14 +172,14 @@ class Configuration {
 }
 
 const PLAYERS = [
-    textColumn("Player", player => player.name || "(joining)", { long: true }),
+    textColumn("Player", player => player.name || "(joining)", "long"),
     textColumn("Time", player => minutes(player.seconds)),
     textColumn("Score", player => String(player.score)),
 ];
 
 function atticColumns(server) {
     return [
-        textColumn("When", entry => atticTime(entry.when), { long: true }),
+        textColumn("When", entry => atticTime(entry.when), "long"),
         textColumn("Moved by", entry => entry.by),
         {
             name: "Actions",

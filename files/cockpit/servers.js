@@ -76,11 +76,11 @@ const COLUMNS = [
     { name: "Server", fill: (cell, row) => setLink(cell, row.id, `#/servers/${row.id}`) },
     { name: "State", fill: (cell, row) => setState(cell, row.state) },
     textColumn("Players", players),
-    textColumn("Map", row => row.map || "", { long: true }),
+    textColumn("Map", row => row.map || "", "long"),
     textColumn("Port", row => String(row.port ?? "")),
     textColumn("Build", row => row.build),
     textColumn("Memory", row => bytes(row.memory)),
-    { name: "Pending", long: true, fill: fillPending },
+    { name: "Pending", kind: "long row", fill: fillPending },
     { name: "Actions", fill: fillButtons },
 ];
 
