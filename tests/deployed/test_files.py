@@ -56,6 +56,7 @@ LAYOUT = {
     f"{VAR}/game": ("directory", "0755", "root", "root"),
     f"{VAR}/game/verdicts": ("directory", "0700", "root", "root"),
     f"{VAR}/held": ("directory", "0755", "root", "root"),
+    f"{VAR}/jobs": ("directory", "0700", "root", "root"),
     f"{VAR}/runtime": ("directory", "0755", "root", "root"),
     f"{VAR}/installation": ("symlink", "0777", "root", "root"),
 }
