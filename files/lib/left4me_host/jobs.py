@@ -84,6 +84,23 @@ class Job:
         with suppress(OSError):
             os.unlink(new)
 
+    @classmethod
+    def take_over(cls, number: int, verb: str) -> Job | None:
+        """Return the running job that another process began for this one; None if there is none."""
+        record = _read(number)
+        if not record or record["verb"] != verb or record["result"] != RUNNING or not _is_alive(record):
+            return None
+        job = cls(verb, record["servers"], record["words"])
+        job.number = number
+        job._record = {key: value for key, value in record.items() if key not in ("job", "written")} | _process()
+        job._write()
+        return job
+
+    def is_taken_over(self) -> bool:
+        """Return whether another process has taken over this job."""
+        record = _read(self.number) if self.number else None
+        return record is not None and (record.get("pid"), record.get("start")) != (os.getpid(), _start(os.getpid()))
+
     def becomes(self, result: str) -> None:
         """Record that the job is waiting, or running again."""
         self._record["result"] = result
@@ -176,9 +193,11 @@ def recorded(job: Job, program: str = "l4d2ctl") -> Iterator[Job]:
         job.end(FAILED, repr(error))
         raise
     finally:
-        copies[0].flush()
-        sys.stdout, sys.stderr = (copy.stream for copy in copies)
         _current = None
+        try:
+            copies[0].flush()
+        finally:
+            sys.stdout, sys.stderr = (copy.stream for copy in copies)
 
 
 class _Copy:
