@@ -71,12 +71,12 @@ def _origin(text: str) -> str:
     return text
 
 
-def _typed(words: list[str]) -> str:
+def _typed(words: list[str]) -> list[str]:
     """Return a command line without --origin, the only option with a value before the command."""
     at = 0
     while words[at].startswith("-"):
         at += 1 if "=" in words[at] else 2
-    return " ".join(words[at:])
+    return words[at:]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -250,14 +250,29 @@ def _change(arguments: argparse.Namespace, servers: list[str], verb: str = "") -
 @contextmanager
 def _job(arguments: argparse.Namespace, servers: list[str], verb: str = "") -> Iterator[jobs.Job]:
     """Run a command as a job that ends even if its terminal, its SSH connection or its browser goes."""
-    import signal
-
-    # What this process starts, such as systemctl, inherits these. Python ignores SIGPIPE by itself.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    job = jobs.Job(verb or arguments.command, servers, arguments.typed, origin=arguments.origin)
-    with jobs.recorded(job):
+    jobs.outlive()
+    with jobs.recorded(_new_job(arguments, servers, verb)) as job:
         yield job
+
+
+def _new_job(arguments: argparse.Namespace, servers: list[str], verb: str = "") -> jobs.Job:
+    return jobs.Job(verb or arguments.command, servers, " ".join(arguments.typed), origin=arguments.origin)
+
+
+def _in_unit(arguments: argparse.Namespace, servers: list[str], verb: str, act: Callable[[jobs.Job], None]) -> None:
+    """Run a long command as a job in a unit of its own, and follow it; in the unit, run it."""
+    number = os.environ.pop(layout.JOB, None)
+    if number is None:
+        from left4me_host import job_unit
+
+        job_unit.run(_new_job(arguments, servers, verb), arguments.typed, getattr(arguments, "json", False))
+        return
+    jobs.outlive()
+    job = jobs.Job.take_over(int(number), verb) if number.isdecimal() else None
+    job = job or _new_job(arguments, servers, verb)
+    job.json = getattr(arguments, "json", False)
+    with jobs.recorded(job):
+        act(job)
 
 
 def _start(arguments: argparse.Namespace) -> None:
@@ -412,20 +427,32 @@ def _game(arguments: argparse.Namespace) -> None:
     elif arguments.act == "rollback":
         if arguments.build is not None and not game.is_name(arguments.build):
             raise instance.Usage(f"{arguments.build!r} is not a build name; see l4d2ctl game status")
-        build = game.rollback(arguments.build)
-        print(f"build {build} is current; running servers use it after a restart")
+        _in_unit(arguments, [], "game rollback", partial(_rollback, arguments.build))
     elif arguments.check:
         current, newest = game.check()
         both = f"current build: {current}; Steam's newest: {newest}"
         print(f"build {current} is current and Steam's newest" if current == newest else both)
     else:
-        game.update()
+        game.update(_new_job(arguments, [], "game update"))
+
+
+def _rollback(build: str | None, _job: jobs.Job) -> None:
+    from left4me_host import game
+
+    print(f"build {game.rollback(build)} is current; running servers use it after a restart")
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
+    if arguments.fix:
+        _in_unit(arguments, [], "doctor --fix", partial(_examine, arguments))
+    else:
+        _examine(arguments)
+
+
+def _examine(arguments: argparse.Namespace, job: jobs.Job | None = None) -> None:
     from left4me_host import doctor
 
-    results = [(finding, doctor.apply_fix(finding) if arguments.fix else None) for finding in doctor.examine()]
+    results = [(finding, doctor.apply_fix(finding, job.number) if job else None) for finding in doctor.examine()]
     if arguments.json:
         print_json([{"server": f.server, "what": f.what, "do": f.do, "done": done} for f, done in results])
     else:
@@ -477,6 +504,9 @@ def main(words: list[str]) -> int:
         if str(error):
             print(f"l4d2ctl: {error}", file=sys.stderr)
         return 1
+    except jobs.GoesOn as followed:
+        print(f"l4d2ctl: {followed}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print("l4d2ctl: interrupted; run the same command again to finish it", file=sys.stderr)
         return 130

@@ -74,7 +74,10 @@ def follow(number: int) -> None:
             shown, seen = _print_lines(job, shown), changed
         if job and job["result"] not in (jobs.RUNNING, jobs.WAITING):
             break
-        time.sleep(POLL)
+        try:
+            time.sleep(POLL)
+        except KeyboardInterrupt:
+            raise jobs.GoesOn(jobs.goes_on(number)) from None
     if job["result"] != jobs.SUCCEEDED:
         print(jobs.last_line(job), file=sys.stderr)
         raise instance.Failed("")

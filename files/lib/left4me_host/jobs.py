@@ -38,6 +38,10 @@ class Cancelled(instance.Failed):
     """Another command cancelled the job."""
 
 
+class GoesOn(Exception):
+    """Ctrl-C has ended the following of a job, not the job. Exit code 130."""
+
+
 class Job:
     """A job of this process. `number` is 0 if it has no record."""
 
@@ -165,7 +169,7 @@ def timed(step: str, times: dict[str, float] | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(job: Job, program: str = "l4d2ctl") -> Iterator[Job]:
+def recorded(job: Job, prefix: str = "l4d2ctl") -> Iterator[Job]:
     """Record what the block prints, and how it ends; print the error of Failed and OSError, and raise Failed("").
 
     A stream that turns out to be closed is None afterwards, as for a command that was started without it.
@@ -185,7 +189,7 @@ def recorded(job: Job, program: str = "l4d2ctl") -> Iterator[Job]:
         raise
     except (instance.Failed, OSError) as error:
         if str(error):
-            print(f"{program}: {error}", file=sys.stderr)
+            print(f"{prefix}: {error}", file=sys.stderr)
         if job.result in (RUNNING, WAITING):
             job.end(CANCELLED if isinstance(error, Cancelled) else FAILED, str(error))
         raise instance.Failed("") from None
@@ -257,6 +261,25 @@ def _start(pid: int) -> str:
 
 def _boot() -> str:
     return procfs.read("/proc/sys/kernel/random/boot_id").strip()
+
+
+def outlive(does: bool = True) -> None:
+    """Go on when the terminal, the SSH connection or the browser goes, or no longer.
+
+    What this process starts, such as systemctl, inherits that. Python ignores SIGPIPE by itself.
+    """
+    import signal
+
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN if does else signal.SIG_DFL)
+
+
+def first_line(number: int) -> str:
+    return f"job {number} is running; to follow it from elsewhere: l4d2ctl jobs -f {number}"
+
+
+def goes_on(number: int) -> str:
+    return f"job {number} goes on; to follow it again: l4d2ctl jobs -f {number}"
 
 
 def last_line(job: dict[str, Any]) -> str:

@@ -48,6 +48,9 @@ UNITS = "/usr/local/lib/systemd/system"
 OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
 
+JOB = "LEFT4ME_JOB"
+"""The environment variable in which l4d2ctl gives the number of its job to itself in a unit."""
+
 ADDONS = "left4dead2/addons"
 """The game's directory for .vpk files, relative to the top of a build."""
 

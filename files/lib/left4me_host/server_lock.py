@@ -12,6 +12,10 @@ from contextlib import contextmanager, suppress
 from left4me_host import instance, layout
 
 
+class Taken(instance.Failed):
+    """Another command changes the server; the message names it."""
+
+
 class Held:
     """The locks of servers that a command holds."""
 
@@ -33,7 +37,7 @@ def path(server: str) -> str:
 def held(servers: list[str], waits: bool = False) -> Iterator[Held]:
     """Lock servers for a command that changes them.
 
-    If another command changes one of them, raise Failed, or wait for its end if `waits`. Raises OSError.
+    If another command changes one of them, raise Taken, or wait for its end if `waits`. Raises OSError.
     """
     taken = Held()
     try:
@@ -67,7 +71,7 @@ def _take(server: str, waits: bool) -> int:
         except BlockingIOError:
             try:
                 if not waits:
-                    raise instance.Failed(f"server {server}: {_what(lock)} is running; {_do(lock)}") from None
+                    raise Taken(f"server {server}: {_what(lock)} is running; {_do(lock)}") from None
                 if not told:
                     print(f"server {server}: waiting for {_what(lock)}", file=sys.stderr, flush=True)
                     told = True

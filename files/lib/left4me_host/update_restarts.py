@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from left4me_host import idle, instance, lifecycle, rcon, status
+from left4me_host import idle, instance, jobs, lifecycle, rcon, server_lock, status
 
 POLL = 5.0  # seconds between two queries
 QUIET = 60.0  # seconds without players after which a server is idle
@@ -34,6 +34,13 @@ def waiting() -> dict[str, status.Status]:
 
 
 def _restart(row: status.Status) -> None:
+    job = jobs.Job("restart", [row.id], f"restart --unless-stopped {row.id}", who="update")
+    with server_lock.held([row.id]) as lock, jobs.recorded(job, "left4me-restart"):
+        lock.note(job.number, job.about)
+        _announce_and_restart(row)
+
+
+def _announce_and_restart(row: status.Status) -> None:
     lifecycle.require_ports([row.id], "restart")
     print(f"restarting server {row.id}, {row.players if row.players is not None else 'unknown'} players", flush=True)
     if row.players != 0:
@@ -70,8 +77,11 @@ def main(words: list[str]) -> int:
             if restart_now:
                 try:
                     _restart(row)
+                except server_lock.Taken as taken:
+                    print(taken, file=sys.stderr)  # it may be a restart; the next query shows what is left to do
                 except (instance.Failed, OSError) as error:
-                    print(error, file=sys.stderr)
+                    if str(error):
+                        print(error, file=sys.stderr)
                     failed.add(server)
                 timers.pop(server, None)
                 break  # the restart took time: query the other servers again
