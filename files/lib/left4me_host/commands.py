@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     text = "why this command runs, for the record of its job; only for commands that change something"
-    parser.add_argument("--origin", type=_origin, default="", metavar="TEXT", help=text)
+    parser.add_argument("--origin", type=_origin, metavar="TEXT", help=text)
     parser.add_argument("--version", action="store_true", help="show the version and the deployed revision")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_for_servers(partial(_add, commands))
@@ -113,11 +113,22 @@ def _add_for_servers(add: Callable[..., _Parser]) -> None:
     text = "show servers: state, players, build, layers, and whether a restart is required"
     status = add("status", _status, text, ids=DEFAULT_ALL)
     status.add_argument("--json", action="store_true", help="print JSON")
+    text = "with --json: print the servers, jobs and builds in one line, and again at each change"
+    status.add_argument("--follow", action="store_true", help=text)
+    text = "show all about a server: address, players, layers, limits, attic, declared files"
+    show = add("show", _show, text, ids="")
+    show.add_argument("ids", metavar="ID", nargs=1, help="a server id, such as 3")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(all=False)
     add("start", _start, "start servers, including those stopped by hand")
     add("stop", _stop, "stop servers; they stay down over deploys and reboots until `l4d2ctl start`")
     restart = add("restart", _restart, "stop servers and start them again")
     text = "skip servers that are not running; a server that someone stops during the restart stays down"
-    restart.add_argument("--unless-stopped", action="store_true", help=text)
+    how = restart.add_mutually_exclusive_group()
+    how.add_argument("--unless-stopped", action="store_true", help=text)
+    text = "wait until a server has had no players for a minute; like --unless-stopped then. Any stop, start, restart "
+    text += "or reset of the server cancels it"
+    how.add_argument("--when-empty", action="store_true", help=text)
     command = add(
         "reset",
         _reset,
@@ -230,6 +241,13 @@ def print_table(lines: list[list[str]]) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     from left4me_host import status
 
+    if arguments.follow:
+        if not arguments.json:
+            raise instance.Usage("status --follow needs --json; for people: watch l4d2ctl status")
+        from left4me_host import status_stream
+
+        status_stream.stream(partial(_selected, arguments))
+        return
     rows = status.status(_selected(arguments))
     if arguments.json:
         print_json(rows)
@@ -239,12 +257,33 @@ def _status(arguments: argparse.Namespace) -> None:
             print("revision {}, deployed {}".format(*status.revision()))
 
 
+def _show(arguments: argparse.Namespace) -> None:
+    from left4me_host import show
+
+    [server] = _selected(arguments)
+    found = show.about(server)
+    if arguments.json:
+        print_json(found)
+    else:
+        for heading, text in show.sheet(found):
+            print(f"{heading:9}{instance.plain(text)}")
+
+
 @contextmanager
 def _change(arguments: argparse.Namespace, servers: list[str], verb: str = "") -> Iterator[jobs.Job]:
     """Run a command that changes servers as a job. Raises Failed if another command changes one of them."""
     with server_lock.held(servers) as lock, _job(arguments, servers, verb) as job:
         lock.note(job.number, job.about)
+        _cancel_waiting(servers, job)
         yield job
+
+
+def _cancel_waiting(servers: list[str], job: jobs.Job) -> None:
+    """Cancel the jobs that wait to restart the servers when empty."""
+    if any(os.path.exists(f"{layout.RUN}/{server}.waiting") for server in servers):
+        from left4me_host import when_empty
+
+        when_empty.cancel(servers, f"job {job.number} ({job.about})")
 
 
 @contextmanager
@@ -256,7 +295,7 @@ def _job(arguments: argparse.Namespace, servers: list[str], verb: str = "") -> I
 
 
 def _new_job(arguments: argparse.Namespace, servers: list[str], verb: str = "") -> jobs.Job:
-    return jobs.Job(verb or arguments.command, servers, " ".join(arguments.typed), origin=arguments.origin)
+    return jobs.Job(verb or arguments.command, servers, " ".join(arguments.typed), origin=arguments.origin or "")
 
 
 def _in_unit(arguments: argparse.Namespace, servers: list[str], verb: str, act: Callable[[jobs.Job], None]) -> None:
@@ -284,7 +323,8 @@ def _start(arguments: argparse.Namespace) -> None:
 def _stop(arguments: argparse.Namespace) -> None:
     servers = _selected(arguments)
     with _job(arguments, servers) as job:
-        lifecycle.hold(servers)  # first: what waits for a restart or is about to start them sees it
+        lifecycle.hold(servers)  # first: whatever is about to start them sees it
+        _cancel_waiting(servers, job)
         with server_lock.awaited(servers) as lock:
             lock.note(job.number, job.about)
             with jobs.timed("stop"):
@@ -293,6 +333,13 @@ def _stop(arguments: argparse.Namespace) -> None:
 
 def _restart(arguments: argparse.Namespace) -> None:
     servers = _selected(arguments)
+    if arguments.when_empty:
+        from left4me_host import when_empty
+
+        if layout.JOB not in os.environ:
+            when_empty.require_none(servers)
+        _in_unit(arguments, servers, "restart", partial(when_empty.run, servers))
+        return
     with _change(arguments, servers):
         lifecycle.restart(servers, arguments.unless_stopped)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from left4me_host import idle, instance, jobs, lifecycle, rcon, server_lock, status
+from left4me_host import idle, instance, jobs, lifecycle, rcon, server_lock, status, when_empty
 
-POLL = 5.0  # seconds between two queries
-QUIET = 60.0  # seconds without players after which a server is idle
 WORD = "This server restarts now for an update. It is back in a moment."
 
 
@@ -37,6 +35,7 @@ def _restart(row: status.Status) -> None:
     job = jobs.Job("restart", [row.id], f"restart --unless-stopped {row.id}", who="update")
     with server_lock.held([row.id]) as lock, jobs.recorded(job, "left4me-restart"):
         lock.note(job.number, job.about)
+        when_empty.cancel([row.id], f"job {job.number} ({job.about})")
         _announce_and_restart(row)
 
 
@@ -54,9 +53,9 @@ def _announce_and_restart(row: status.Status) -> None:
 def main(words: list[str]) -> int:
     """Restart servers, each when its `restart` says, until none is left; return the exit code.
 
-    `words` may contain the quiet period in seconds (default QUIET).
+    `words` may contain the quiet period in seconds (default idle.QUIET).
     """
-    quiet_period = float(words[0]) if words else QUIET
+    quiet_period = float(words[0]) if words else idle.QUIET
     timers: dict[str, idle.IdleTimer] = {}
     waits: dict[tuple[str, str, str], tuple[float, float]] = {}
     failed: set[str] = set()
@@ -85,5 +84,5 @@ def main(words: list[str]) -> int:
                     failed.add(server)
                 timers.pop(server, None)
                 break  # the restart took time: query the other servers again
-        time.sleep(min(POLL, quiet_period))
+        time.sleep(min(idle.POLL, quiet_period))
     return 1 if failed else 0
