@@ -56,6 +56,7 @@ LAYOUT = {
     f"{VAR}/game": ("directory", "0755", "root", "root"),
     f"{VAR}/game/verdicts": ("directory", "0700", "root", "root"),
     f"{VAR}/held": ("directory", "0755", "root", "root"),
+    f"{VAR}/jobs": ("directory", "0700", "root", "root"),
     f"{VAR}/runtime": ("directory", "0755", "root", "root"),
     f"{VAR}/installation": ("symlink", "0777", "root", "root"),
 }
@@ -147,7 +148,9 @@ def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
 def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # `candidate` exists during a smoke test and after a failed one.
     allowed = {*layout(host.declares), *ON_THE_WAY, f"{VAR}/candidate"}
-    free = re.compile(rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*")
+    free = re.compile(
+        rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*|/run/systemd/transient/left4me-job-[0-9]+\.service"
+    )
     # A running server that is no longer declared is kept while it has players.
     kept = running(host) - set(host.declares.servers)
     unexpected = [
