@@ -134,6 +134,7 @@ def _question(name: str) -> str:
         "uid": declares.uid,
         "gid": declares.gid,
         "operators": declares.operators,
+        "listen": declares.web and declares.web.listen,
         "installation": declares.game.path if isinstance(declares.game, model.GameOnHost) else None,
     }
     # Packed, because Linux limits one argument to 128 KB, which the paths of a hundred servers would exceed.

@@ -14,7 +14,7 @@ import jinja2
 
 from left4me import model, revision
 from left4me.remote.generation import generation
-from left4me_host import firewall, layout
+from left4me_host import cockpit, firewall, layout
 
 ROOT = Path(__file__).parent.parent
 GROUP = "left4me"
@@ -30,7 +30,17 @@ COMPLETIONS = "/usr/local/share/bash-completion/completions"
 
 _SYSINIT = f"{layout.OWN_UNITS}/sysinit.target.wants"
 NFTABLES = f"{layout.OWN_UNITS}/nftables.service.d"
-_FOLDERS = (layout.UNITS, layout.OWN_UNITS, layout.WANTS, _TIMERS, _SYSINIT, NFTABLES, _SUDOERS, NEEDRESTART)
+_FOLDERS = (
+    layout.UNITS,
+    layout.OWN_UNITS,
+    layout.WANTS,
+    _TIMERS,
+    _SYSINIT,
+    NFTABLES,
+    cockpit.DROP_INS,
+    _SUDOERS,
+    NEEDRESTART,
+)
 _INTERRUPTED = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{layout.VAR}/.new-*")
 MANAGED = (
     layout.ETC,
@@ -38,6 +48,7 @@ MANAGED = (
     layout.LIB,
     f"{layout.SECRETS}/*",
     *_INTERRUPTED,
+    cockpit.PAGE,
     *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
 )
 """Patterns of paths that a deploy removes if undeclared. Names with a dot are stale temporary files."""
@@ -180,6 +191,33 @@ def units(host: model.Host) -> list[Item]:
     ]
 
 
+def page(host: model.Host) -> list[Item]:
+    """Return the page that Cockpit shows."""
+    if not host.web:
+        return []
+    top = ROOT / "files/cockpit"
+    names = sorted(path.relative_to(top) for path in top.rglob("*"))
+    return [
+        Item("directory", cockpit.PAGE, 0o755),
+        *(
+            Item("directory", f"{cockpit.PAGE}/{name}", 0o755)
+            if (top / name).is_dir()
+            else _program(top / name, f"{cockpit.PAGE}/{name}", 0o644)
+            for name in names
+        ),
+    ]
+
+
+def cockpit_drop_in(web: model.Web) -> Item:
+    """Return the drop-in that says where Cockpit listens."""
+    return Item("file", cockpit.DROP_IN, 0o644, text=_render("systemd/cockpit.socket.conf.j2", web=web))
+
+
+def cockpit_settings(web: model.Web) -> Item | None:
+    """Return Cockpit's settings for an address that other machines reach, else None."""
+    return _program(ROOT / "files/cockpit.conf", cockpit.SETTINGS, 0o644) if web.is_public else None
+
+
 def firewall_file(host: model.Host, running: Mapping[str, int]) -> Item:
     """Return the file with the firewall's table.
 
@@ -287,5 +325,6 @@ def noted_revision() -> list[Item]:
 def everything(host: model.Host) -> list[Item]:
     """Return all that the host must have; ports that only the host knows are missing."""
     table = [firewall_file(host, {})] if host.firewall else []
-    groups = (directories, programs, units, test_instances, servers)
-    return [*(item for group in groups for item in group(host)), *table, *noted_revision()]
+    groups = (directories, programs, units, test_instances, servers, page)
+    web = [cockpit_drop_in(host.web), cockpit_settings(host.web)] if host.web else []
+    return [*(item for group in groups for item in group(host)), *table, *filter(None, web), *noted_revision()]

@@ -1,0 +1,15 @@
+"""Remove left4me's page and the Cockpit that a deploy installed; print what the operator must know."""
+
+from __future__ import annotations
+
+import sys
+
+from left4me_host import cockpit
+from left4me_host.instance import Failed
+
+if __name__ == "__main__":
+    try:
+        for line in cockpit.remove():
+            print(line, flush=True)
+    except Failed as failed:
+        sys.exit(str(failed))
