@@ -82,7 +82,11 @@ export class JobFollower {
 
     follow() {
         this.lines.clear();
-        this.stream = follow(["jobs", "-f", this.number], line => this.lines.add(line), { withErrors: true });
+        this.stream = follow(["jobs", "-f", this.number], line => {
+            // The last line says how the job ended, as the headline does.
+            if (!line.startsWith(`job ${this.number} `))
+                this.lines.add(line);
+        }, { withErrors: true });
         // l4d2ctl exits with 1 if the job failed: its record says what happened.
         this.stream.done.catch(() => {}).then(() => !this.closed && this.read(true));
     }

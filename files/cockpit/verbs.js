@@ -1,6 +1,6 @@
 /* What changes the host: a question if people play, then l4d2ctl, its output, and how the job ended. */
 
-import { Disconnected, Refused, follow } from "./ctl.js";
+import { Disconnected, Refused, follow, json } from "./ctl.js";
 import { Lines, duration, element, on, plural, setAttribute, setText } from "./dom.js";
 import { rowOf } from "./status.js";
 
@@ -42,7 +42,7 @@ export function headline(words) {
 }
 
 /** Return what to ask before words run; null if nobody is affected. */
-function questionFor(words) {
+async function questionFor(words) {
     const [verb, ...rest] = words;
     if (verb === "game" && rest[0] === "rollback") {
         return {
@@ -53,7 +53,7 @@ function questionFor(words) {
     }
     if (!["stop", "restart", "reset"].includes(verb) || rest.includes("--when-empty"))
         return null;
-    const row = rowOf(rest.at(-1));
+    const row = await freshRow(rest.at(-1));
     // A server that has not answered since it started has no players.
     const unknown = row && row.players === null && row.unanswered_since && row.unanswered_since !== row.since;
     if (!row?.players && !unknown)
@@ -68,6 +68,15 @@ function questionFor(words) {
         text: who + after,
         yes: unknown ? name : `${name} with ${plural(row.players, "player")} on`,
     };
+}
+
+/** Return a server's row as it is now: the stream says who plays only every ten seconds. */
+async function freshRow(server) {
+    try {
+        return (await json("status", "--json", server))[0];
+    } catch {
+        return rowOf(server); // l4d2ctl fails again at once, and its output is shown
+    }
 }
 
 /** Ask in a modal dialog, which traps the focus and returns it; Escape cancels. */
@@ -158,7 +167,7 @@ async function run(words) {
         return;
     running.add(key);
     mark(key);
-    const question = questionFor(words);
+    const question = await questionFor(words);
     if (!question || await ask(question)) {
         const act = new Act(words);
         show(act);

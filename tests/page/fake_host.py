@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route
 
 from tests.integration.harness import ROOT, wait_for
 
@@ -92,9 +92,13 @@ class FakeHost:
             "show 3 --json": shown(),
             "jobs 164 --json": {**job(), "lines": ["server 3: 1.30 s in all"]},
         }
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.on("console", self._note)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.route("**/*", self._serve)
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
 
     def _serve(self, route: Route) -> None:
         name = route.request.url.removeprefix("https://page.test/").partition("?")[0]
@@ -111,7 +115,7 @@ class FakeHost:
         self.page.goto(f"{ADDRESS}#/{where}")
         self.answer()
         for each in said:
-            self.says(STREAM, json.dumps(each))
+            self._stream(each)
 
     def answer(self) -> None:
         """Let the host answer with `answers` from now on."""
@@ -120,7 +124,13 @@ class FakeHost:
 
     def update(self, *rows: dict[str, Any], **different: Any) -> None:
         """Let the stream say another status."""
-        self.says(STREAM, json.dumps(status(*rows, **different)))
+        self._stream(status(*rows, **different))
+
+    def _stream(self, said: dict[str, Any]) -> None:
+        for each in said["servers"]:
+            self.answers[f"status --json {each['id']}"] = [each]
+        self.answer()
+        self.says(STREAM, json.dumps(said))
 
     def says(self, words: str, *lines: str) -> None:
         """Let the latest running l4d2ctl with these words print lines. Waits until the page has started it."""

@@ -252,6 +252,15 @@ def test_a_verb_whose_connection_is_lost_goes_on_at_the_host(host: FakeHost) -> 
     expect(acts(host.page)).to_contain_text("job #172 the connection was lost; the job goes on without it")
 
 
+def test_players_that_the_stream_has_not_seen_yet_count(host: FakeHost) -> None:
+    host.open("servers/3", status(row()))
+    host.answers["status --json 3"] = [row(players=1)]
+    host.answer()
+    button(host.page, "Reset").click()
+    expect(host.page.get_by_role("dialog")).to_contain_text("1 player is on it and will be disconnected.")
+    assert host.started("reset 3") == 0
+
+
 # One server
 
 
@@ -653,8 +662,8 @@ def _looks(host: FakeHost, name: str) -> None:
     """Keep a screenshot, and fail if the page is wider than its window."""
     expect(host.page.get_by_role("main")).not_to_contain_text("Reading the status")
     expect(host.page.get_by_role("main")).not_to_contain_text("Examining the host")
-    needs, has = width_of_content(host.page)
-    keep_screenshot(host.page, re.sub(r"\W+", "-", name))
+    needs, has = width_of_content(host.page.locator("html"))
+    keep_screenshot(host.page, name)
     assert needs <= has, name
 
 
