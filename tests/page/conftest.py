@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.page.browser import chromium
 
@@ -23,6 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Start Chromium."""
+    """Start Chromium. Conditions are awaited for 30 seconds, because a machine that runs boxes may be busy."""
+    expect.set_options(timeout=30_000)
     with chromium() as started:
         yield started

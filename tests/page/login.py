@@ -63,7 +63,7 @@ class Session:
         page.fill("#login-user-input", user)
         page.fill("#login-password-input", PASSWORD)
         page.click("#login-button")
-        expect(page.locator(f'iframe[name="{FRAME}"]')).to_be_attached(timeout=SECONDS)
+        expect(page.locator(f'iframe[name="{FRAME}"]')).to_be_attached()
 
     def open(self, route: str) -> tuple[Page, FrameLocator]:
         """Open left4me's page in a new tab; return the tab, and the frame with the page."""
