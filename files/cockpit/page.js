@@ -48,7 +48,7 @@ function route() {
             else
                 link.removeAttribute("aria-current");
         }
-        document.title = `${main.querySelector("h1").textContent} – Left 4 Dead 2`;
+        document.title = `Left 4 Dead 2: ${main.querySelector("h1").textContent}`;
         if (!first)
             main.focus();
         view.update(status.latest);

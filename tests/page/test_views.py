@@ -609,7 +609,7 @@ def test_text_of_strangers_stays_text(host: FakeHost) -> None:
     button(page, "Reset").click()
     host.says("reset 3", HOSTILE)
     expect(acts(page)).to_contain_text("<script>")
-    assert (page.locator("img").count(), page.title()) == (0, "Server 3 – Left 4 Dead 2")
+    assert (page.locator("img").count(), page.title()) == (0, "Left 4 Dead 2: Server 3")
 
 
 def test_the_page_listens_to_no_messages(host: FakeHost) -> None:
