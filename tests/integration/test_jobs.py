@@ -63,11 +63,10 @@ def gate(box: Box) -> Iterator[Callable[[], None]]:
     """Have each start of server 3 wait until the yielded function is called; the server does not run meanwhile."""
     folder = f"/run/systemd/system/{unit('3')}.d"
     wait = "+/usr/bin/nsenter --mount=/proc/1/ns/mnt -- /bin/sh -c 'read line </run/gate'"
-    box.run(
-        f"mkfifo /run/gate; mkdir -p {folder}; cat >{folder}/gate.conf",
-        input=f"[Service]\nExecStartPre={wait}\n".encode(),
-    )
+    text = f"[Service]\nExecStartPre={wait}\n"
+    box.run(f"mkfifo /run/gate; mkdir -p {folder}; cat >{folder}/gate.conf", input=text.encode())
     box.run("systemctl daemon-reload")
+    away = f"rm -r {folder}; systemctl daemon-reload"
     opened = False
 
     def open_gate() -> None:
@@ -79,9 +78,7 @@ def gate(box: Box) -> Iterator[Callable[[], None]]:
         yield open_gate
     finally:
         if not opened:
-            box.run(
-                f"rm -r {folder}; systemctl daemon-reload; timeout 1 sh -c 'echo >/run/gate'; rm /run/gate", check=False
-            )
+            box.run(f"{away}; timeout 1 sh -c 'echo >/run/gate'; rm /run/gate", check=False)
 
 
 def job(box: Box, number: int) -> dict[str, Any]:
