@@ -25,9 +25,12 @@ examples:
   l4d2ctl stop 3                 stop server 3; it stays down over deploys and reboots
   l4d2ctl start 3                start server 3 again
   l4d2ctl restart --all          restart all servers
+  l4d2ctl restart --when-empty 3 restart server 3 once nobody has played for a minute
   l4d2ctl reset 3                move to the attic what server 3 wrote; restart it if it ran
   l4d2ctl reset --undo 3         undo the latest reset; repeat for earlier ones
   l4d2ctl attic 3                list what server 3 has in the attic
+  l4d2ctl jobs                   list who changed what, and how it ended
+  l4d2ctl show 3                 show all about server 3
   l4d2ctl rcon 3 changelevel c2m1_highway
   l4d2ctl holders --watch 3      watch which processes keep the overlay busy while server 3 stops
   l4d2ctl logs -f 3              follow the log of server 3
