@@ -312,7 +312,7 @@ def _in_unit(arguments: argparse.Namespace, servers: list[str], verb: str, act: 
     jobs.outlive()
     job = jobs.Job.take_over(int(number), verb) if number.isdecimal() else None
     job = job or _new_job(arguments, servers, verb)
-    job.json = getattr(arguments, "json", False)
+    job.json, job.warns = getattr(arguments, "json", False), number != "0"
     with jobs.recorded(job):
         act(job)
 
@@ -367,25 +367,21 @@ def _reset(arguments: argparse.Namespace) -> None:
 
 
 def _jobs(arguments: argparse.Namespace) -> None:
+    from left4me_host import job_output
+
     if arguments.follow and (arguments.number is None or arguments.json):
         raise instance.Usage("jobs -f takes the number of a job and no --json")
     if arguments.number is None:
-        rows = jobs.listed()
         if arguments.json:
-            print_json(rows)
+            print_json(jobs.listed())
         else:
-            from left4me_host import job_output
-
-            print_table(job_output.table(rows))
+            print_table(job_output.table(jobs.listed(job_output.SHOWN)))
         return
     if (job := jobs.read(arguments.number)) is None:
         raise instance.Failed(f"there is no job {arguments.number}; see l4d2ctl jobs")
     if arguments.json:
         print_json(job)
-        return
-    from left4me_host import job_output
-
-    if arguments.follow:
+    elif arguments.follow:
         job_output.follow(arguments.number)
     else:
         job_output.show(job)
