@@ -441,11 +441,11 @@ def test_an_update_is_a_job_that_its_unit_ends(host: Box, steam: Steam, newer: C
         assert steam.holding.wait(60)
         [job] = [each for each in jobs(host) if each["result"] == "running"]
         assert (job["verb"], job["who"], job["words"]) == ("game update", "root", "game update")
-        # He types it again, for he has lost sight of it: it is the same job, and he follows it until he has seen enough.
+        # He types it again, for he has lost sight of it: it is the same job.
         with started_update(host) as second:
             assert second.stdout
             wait_for_line(second.stdout, f"job {job['job']} is running; ")
-        assert jobs(host)[0] == {**job, "seconds": jobs(host)[0]["seconds"], "line_count": jobs(host)[0]["line_count"]}
+        assert jobs(host)[0]["job"] == job["job"]
         first.kill()
         host.run("pkill -KILL -f 'l4d2ctl game update$'")
     with typed(host, f"jobs -f {job['job']}") as third:
@@ -682,10 +682,9 @@ def test_the_timer_is_there_when_data_say_so(host: Box, inventory: Path, steam: 
     # What the timer starts is a job of the timer's.
     host.run(f"mkdir -p /run/systemd/system/{timer}.d; cat >/run/systemd/system/{timer}.d/now.conf", input=AT_ONCE)
     host.run(f"systemctl daemon-reload; systemctl restart {timer}")
-    wait_for(
-        "it has updated", lambda: (jobs(host)[0]["verb"], jobs(host)[0]["ended"] is None) == ("game update", False), 90
-    )
-    assert (jobs(host)[0]["who"], jobs(host)[0]["result"]) == ("timer", "succeeded")
+    wait_for("it runs", lambda: jobs(host)[0]["who"] == "timer", 30)
+    wait_for("it has ended", lambda: jobs(host)[0]["ended"] is not None, 90)
+    assert (jobs(host)[0]["verb"], jobs(host)[0]["result"]) == ("game update", "succeeded")
     host.reboot()
     wait_for_server(host, 27015, 60)
     assert state_of(host, timer) == "active"

@@ -12,9 +12,7 @@ from tests.stories.operator import Operator
 def test_who_changes_what_and_how_it_ends(operator: Operator) -> None:
     host = operator.host()
     ssh = f"ssh -tt -S none -F {host.ssh_config}"
-    operator.on(
-        host, "useradd --create-home --gid users olga; echo 'olga ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/olga"
-    )
+    operator.on(host, "useradd --create-home olga; echo 'olga ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/olga")
 
     # A reset says its number, and the list says whose it was.
     said = operator.on(host, "su olga -c 'sudo l4d2ctl reset 3'", "in all")
