@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from left4me_host import instance, job_output, jobs, layout, server_lock
+from left4me_host import builds, commands, instance, job_output, jobs, layout, server_lock, show
 
 KEYS = {
     *("job", "verb", "servers", "words", "who", "origin", "begun", "ended", "steps", "result", "seconds", "error"),
@@ -297,3 +297,99 @@ def test_a_stop_goes_on_without_a_lock_that_cannot_be_made(tmp_path: Path, capsy
         done = True
     assert done
     assert capsys.readouterr().err.startswith("server 3: stopping it without its lock: [Errno 21]")
+
+
+# -- a job that another process takes over
+
+
+def _take_over(folder: str, number: int, verb: str, found: Any) -> None:
+    layout.JOBS = folder
+    job = jobs.Job.take_over(number, verb)
+    found.put(job.number if job else 0)
+    if job:
+        job.announces = False
+        with jobs.recorded(job):
+            print("done")
+
+
+def taken_over(folder: Path, number: int, verb: str = "reset") -> int:
+    """Have another process take over a job, and return the number that it has."""
+    context = multiprocessing.get_context("fork")
+    found: Any = context.Queue()
+    process = context.Process(target=_take_over, args=(str(folder), number, verb, found))
+    process.start()
+    process.join()
+    return int(found.get(timeout=10))
+
+
+def test_a_job_goes_on_in_another_process(folder: Path) -> None:
+    job = jobs.Job("reset", ["3"], "reset 3", origin="a test")
+    job.begin()
+    before = jobs.read(1) or {}
+    assert not job.is_taken_over()
+    assert taken_over(folder, 1) == 1
+    assert job.is_taken_over()
+    after = jobs.read(1) or {}
+    assert (after["result"], after["lines"]) == ("succeeded", ["done"])
+    assert {key: after[key] for key in ("who", "origin", "begun", "words")} == {
+        key: before[key] for key in ("who", "origin", "begun", "words")
+    }
+
+
+def test_only_a_running_job_of_the_same_verb_is_taken_over(folder: Path) -> None:
+    job = jobs.Job("reset", ["3"], "reset 3")
+    job.begin()
+    assert taken_over(folder, 1, "game update") == 0
+    assert taken_over(folder, 2) == 0
+    record = json.loads((folder / "1.json").read_text())
+    for key in ("boot", "start"):  # of another boot, or of a process that is gone
+        (folder / "1.json").write_text(json.dumps({**record, key: "other"}))
+        assert taken_over(folder, 1) == 0
+    (folder / "1.json").write_text(json.dumps(record))
+    assert taken_over(folder, 1) == 1
+    assert taken_over(folder, 1) == 0  # it has ended
+
+
+@pytest.mark.parametrize("text", ["", "no number", "7", "99999999999", "-1"])
+def test_a_stale_note_of_an_update_is_not_trusted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builds, "_UPDATE_JOB", str(tmp_path / "run/update.job"))
+    assert builds.noted_job() == 0
+    jobs.Job("reset", ["3"], "reset 3").begin()
+    for noted, found in ((1, 0), (2, 2)):
+        if noted == 2:
+            jobs.Job("game update", [], "game update").begin()
+        builds.note_job(noted)
+        assert builds.noted_job() == found
+    (tmp_path / "run/update.job").write_text(text)
+    assert builds.noted_job() == 0
+
+
+# -- the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        (["stop", "3"], ["stop", "3"]),
+        (["--origin", "stop", "stop", "stop"], ["stop", "stop"]),
+        (["--origin=stop 3", "reset", "--undo", "3"], ["reset", "--undo", "3"]),
+    ],
+)
+def test_the_words_of_a_job_are_without_its_origin(words: list[str], typed: list[str]) -> None:
+    assert commands._typed(words) == typed
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('sv_password "se cret"\nsv_gravity "700"', 'sv_password (not shown)\nsv_gravity "700"'),
+        ('LEFT4ME_ARGUMENTS="+sv_password secret +map x"', 'LEFT4ME_ARGUMENTS="+sv_password (not shown) +map x"'),
+        ("rcon_password    s3cret", "rcon_password    (not shown)"),
+        ("exec left4me/secret/rcon.cfg", "exec left4me/secret/rcon.cfg"),
+    ],
+)
+def test_no_password_is_shown(text: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "SERVERS", str(tmp_path))
+    (tmp_path / "3/secret").mkdir(parents=True)
+    (tmp_path / "3/server.cfg").write_text(text)
+    assert show._declared("3") == {"server.cfg": shown}

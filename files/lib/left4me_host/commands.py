@@ -25,9 +25,12 @@ examples:
   l4d2ctl stop 3                 stop server 3; it stays down over deploys and reboots
   l4d2ctl start 3                start server 3 again
   l4d2ctl restart --all          restart all servers
+  l4d2ctl restart --when-empty 3 restart server 3 once nobody has played for a minute
   l4d2ctl reset 3                move to the attic what server 3 wrote; restart it if it ran
   l4d2ctl reset --undo 3         undo the latest reset; repeat for earlier ones
   l4d2ctl attic 3                list what server 3 has in the attic
+  l4d2ctl jobs                   list who changed what, and how it ended
+  l4d2ctl show 3                 show all about server 3
   l4d2ctl rcon 3 changelevel c2m1_highway
   l4d2ctl holders --watch 3      watch which processes keep the overlay busy while server 3 stops
   l4d2ctl logs -f 3              follow the log of server 3
@@ -309,7 +312,7 @@ def _in_unit(arguments: argparse.Namespace, servers: list[str], verb: str, act: 
     jobs.outlive()
     job = jobs.Job.take_over(int(number), verb) if number.isdecimal() else None
     job = job or _new_job(arguments, servers, verb)
-    job.json = getattr(arguments, "json", False)
+    job.json, job.warns = getattr(arguments, "json", False), number != "0"
     with jobs.recorded(job):
         act(job)
 
@@ -364,25 +367,21 @@ def _reset(arguments: argparse.Namespace) -> None:
 
 
 def _jobs(arguments: argparse.Namespace) -> None:
+    from left4me_host import job_output
+
     if arguments.follow and (arguments.number is None or arguments.json):
         raise instance.Usage("jobs -f takes the number of a job and no --json")
     if arguments.number is None:
-        rows = jobs.listed()
         if arguments.json:
-            print_json(rows)
+            print_json(jobs.listed())
         else:
-            from left4me_host import job_output
-
-            print_table(job_output.table(rows))
+            print_table(job_output.table(jobs.listed(job_output.SHOWN)))
         return
     if (job := jobs.read(arguments.number)) is None:
         raise instance.Failed(f"there is no job {arguments.number}; see l4d2ctl jobs")
     if arguments.json:
         print_json(job)
-        return
-    from left4me_host import job_output
-
-    if arguments.follow:
+    elif arguments.follow:
         job_output.follow(arguments.number)
     else:
         job_output.show(job)

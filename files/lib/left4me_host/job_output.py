@@ -25,7 +25,7 @@ def _time(seconds: float) -> str:
 
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     lines = [["JOB", "BEGUN", "BY", "COMMAND", "RESULT", "SECONDS"]]
-    for job in rows[:SHOWN]:
+    for job in rows:
         what = [str(job["job"]), _time(job["begun"]), _by(job) or "-", job["words"] or "-"]
         lines.append([*what, job["result"], f"{job['seconds']:.2f}"])
     return lines

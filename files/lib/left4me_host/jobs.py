@@ -51,7 +51,8 @@ class Job:
         """Whether the last line of output says how the job ended."""
         self.json = False
         """Whether stdout is for JSON alone."""
-        self._is_complete = True
+        self.warns = True
+        """Whether nothing has said yet that the record cannot be written."""
         self._record = {**_EMPTY, "verb": verb, "servers": servers, "words": _line(words), "origin": origin}
         self._record |= {"who": who or instance.who(), "begun": time.time(), "monotonic": time.monotonic()}
         self._record |= {"result": RUNNING, "steps": {}, "lines": []}
@@ -145,8 +146,8 @@ class Job:
                 os.unlink(_new())
 
     def _warn(self, error: OSError) -> None:
-        if self._is_complete:
-            self._is_complete = False
+        if self.warns:
+            self.warns = False
             what = f"the record of job {self.number} is incomplete" if self.number else "this command is not recorded"
             print(f"l4d2ctl: {what}: {error}", file=sys.stderr)
 
