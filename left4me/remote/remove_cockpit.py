@@ -1,4 +1,4 @@
-"""Remove left4me's page and the Cockpit that a deploy installed; print what the operator must know."""
+"""remove_cockpit.py: remove the page and the Cockpit that a deploy installed; print what the operator must know."""
 
 from __future__ import annotations
 

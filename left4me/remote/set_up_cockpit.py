@@ -17,6 +17,7 @@ def set_up(listen: str) -> None:
     there = apt.installed([*cockpit.PACKAGES])
     if missing := [name for name in cockpit.PACKAGES if name not in there]:
         apt.install(missing, before=cockpit.record)
+    cockpit.reload()  # its drop-in
     if cockpit.listens() != [listen]:
         cockpit.start(listen)
     elif cockpit.is_outdated():
