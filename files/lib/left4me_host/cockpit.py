@@ -132,9 +132,9 @@ def _why_unbound(listen: str) -> str:
 
 
 def is_outdated() -> bool:
-    """Return whether Cockpit runs since before the last change of its cockpit.conf."""
+    """Return whether Cockpit runs since before left4me's cockpit.conf was changed."""
     shown = _properties(SERVICE, "ActiveState", "InactiveExitTimestampMonotonic")
-    if shown["ActiveState"] != "active" or not os.path.exists(SETTINGS):
+    if shown["ActiveState"] != "active" or settings() != "ours":
         return False
     began = time.time() - time.monotonic() + int(shown["InactiveExitTimestampMonotonic"]) / 1e6
     return os.stat(SETTINGS).st_ctime >= began
