@@ -8,7 +8,7 @@ PYTEST := $(PYTHON) -m pytest
 
 .PHONY: help demo show status test test-all lint types unit boxes browser page soak soak-vm bench verify clean
 
-## make demo      deploy to a test box; start, query, stop and reset one server
+## make demo      deploy to a test box; start, query, stop and reset one server; WEB=1: with the page
 ## make status    show the servers of all hosts in one table
 ## make show      show the data of all hosts, or of HOST=NAME, with all defaults
 ## make verify    check that the hosts are as declared; changes nothing
@@ -39,7 +39,7 @@ help:
 	@touch $@
 
 demo: .venv/installed
-	@$(PYTHON) -m tests.boxes.demo
+	@$(PYTHON) -m tests.boxes.demo $(if $(WEB),--web)
 
 show: .venv/installed
 	@$(PYTHON) -m left4me.inventory_export --show $(INVENTORY) $(if $(HOST),--limit $(HOST))

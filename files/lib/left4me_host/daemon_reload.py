@@ -72,7 +72,8 @@ def stale(unit: dict[str, str]) -> bool:
 def is_drop_in_stale(unit: dict[str, str]) -> bool:
     """Return whether systemd has not loaded left4me's drop-in of another package's unit as it is on disk."""
     path = f"{layout.OWN_UNITS}/{unit['Id']}.d/left4me.conf"
-    return (path in unit["DropInPaths"].split()) != os.path.exists(path)
+    exists = os.path.exists(path)
+    return (path in unit["DropInPaths"].split()) != exists or (exists and unit["NeedDaemonReload"] == "yes")
 
 
 def look(declared: list[str]) -> dict[str, object]:
