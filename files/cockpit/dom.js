@@ -60,7 +60,7 @@ export function reconcile(parent, items, keyOf, make, update = () => {}) {
  * anywhere, "long row" for such text that has a row of its own in a card. The first column's cells are row headers.
  */
 export class Table {
-    constructor(caption, keyOf, columns, { nothing = "" } = {}) {
+    constructor(caption, keyOf, columns, { nothing = "", kind = columns.length > 3 ? "wide" : "" } = {}) {
         this.columns = columns;
         this.keyOf = keyOf;
         this.body = element("tbody", { role: "rowgroup" });
@@ -68,7 +68,7 @@ export class Table {
         this.table = element(
             "table",
             // A table that CSS shows as cards is no table to a screen reader without these roles.
-            { role: "table", class: columns.length > 3 ? "wide" : null },
+            { role: "table", class: kind },
             element("caption", { class: "unseen" }, caption),
             element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...headings)),
             this.body,

@@ -73,7 +73,7 @@ function fillButtons(cell, row) {
 }
 
 const COLUMNS = [
-    { name: "Server", fill: (cell, row) => setLink(cell, row.id, `#/servers/${row.id}`) },
+    { name: "Server", kind: "long", fill: (cell, row) => setLink(cell, row.id, `#/servers/${row.id}`) },
     { name: "State", fill: (cell, row) => setState(cell, row.state) },
     textColumn("Players", players),
     textColumn("Map", row => row.map || "", "long"),
@@ -145,7 +145,7 @@ export class ServersView {
             "aria-describedby": "sum",
         });
         this.search.value = filter;
-        this.table = new Table("Servers of this host", row => row.id, COLUMNS, { nothing: "No server to show." });
+        this.table = new Table("Servers of this host", row => row.id, COLUMNS, { nothing: "No server to show.", kind: "wide servers" });
         this.build = element("p");
         this.updateState = element("p", { class: "warning" });
         doctor = new Doctor();

@@ -95,9 +95,17 @@ def test_a_redraw_of_40_servers_moves_nothing(host: FakeHost) -> None:
     }""")
     before = page.evaluate("[scrollX, scrollY, getSelection().toString()]")
     assert before[1] > 0
+    page.evaluate("""() => {
+        window.shifts = new PerformanceObserver(() => {});
+        shifts.observe({type: "layout-shift"});
+    }""")
 
-    host.update(*many(state="inactive", players=None, map="c2m1_highway", memory=None, held=True, held_by="anna"))
+    host.update(*many(state="failed", players=None, map="c2m1_highway", memory=None, held=True, held_by="anna"))
     expect(row_of(page, "20")).to_contain_text("stopped by hand by anna")
+    host.update(*many(state="inactive", players=None, map="c2m1_highway", memory=2**31, held=True, held_by="anna"))
+    expect(row_of(page, "20")).to_contain_text("2.0 GiB")
+    page.evaluate("new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)))")
+    assert page.evaluate("shifts.takeRecords().map(each => each.value)") == []
     assert page.evaluate("[scrollX, scrollY, getSelection().toString()]") == before
     expect(start).to_be_focused()
     assert page.evaluate("[...document.querySelectorAll('tbody tr')].every(each => each.number !== undefined)")
@@ -620,6 +628,21 @@ def test_the_page_listens_to_no_messages(host: FakeHost) -> None:
     types = {each["type"] for each in listeners}
     assert "storage" in types  # the list is not empty for another reason
     assert "message" not in types
+
+
+def test_no_width_needs_to_scroll_sideways(host: FakeHost) -> None:
+    rows = [row("a-server-of-20-chars", state="deactivating", players=24, slots=24, map=LONG, restart_due=True)]
+    for width in range(320, 1300, 40):
+        host.page.set_viewport_size({"width": width, "height": 800})
+        host.open("servers", status(*rows, row("4", state="failed")))
+        expect(row_of(host.page, "4")).to_be_visible()
+        needs, has = width_of_content(host.page.locator("html"))
+        assert needs <= has, width
+        table = host.page.locator(".servers")
+        inside = table.evaluate(
+            "table => table.getBoundingClientRect().right <= table.parentNode.getBoundingClientRect().right + 1"
+        )
+        assert inside, width
 
 
 LONG = "an_unreasonably_long_name_of_a_map_or_a_player_without_any_space"
