@@ -163,7 +163,7 @@ class Configuration {
 
     show(declared) {
         this.element.replaceChildren(...Object.entries(declared).map(([name, text]) =>
-            element("section", {}, element("h3", {}, name), element("pre", { tabindex: "0" }, String(text)))));
+            element("section", {}, element("h3", {}, name), element("pre", { tabindex: "0" }, text || "(empty)"))));
     }
 
     open() {}

@@ -78,7 +78,7 @@ const COLUMNS = [
     textColumn("Players", players),
     textColumn("Map", row => row.map || "", "long"),
     textColumn("Port", row => String(row.port ?? "")),
-    textColumn("Build", row => row.build),
+    textColumn("Build", row => row.build, "long"),
     textColumn("Memory", row => bytes(row.memory)),
     { name: "Pending", kind: "long row", fill: fillPending },
     { name: "Actions", fill: fillButtons },

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.boxes import requirements
+from tests.boxes.boxes import Box
 from tests.boxes.game import STATE
 
 CHROMIUM = "/usr/bin/chromium"
@@ -21,11 +25,19 @@ _OFFLINE = ("--disable-background-networking", "--disable-component-update")
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Start Debian's Chromium, which is installed if it is missing. Raises BoxError."""
+def chromium(box: Box | None = None) -> Iterator[Browser]:
+    """Start Debian's Chromium in the network namespace of a box, or without a network. Raises BoxError.
+
+    It is installed if it is missing. In this machine's own namespace it ends all connections with ERR_NETWORK_CHANGED
+    whenever a box is started or stopped.
+    """
     requirements.ensure(BROWSER)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_OPTIONS, *_OFFLINE])
+    where = ["nsenter", f"--net=/proc/{box.leader}/ns/net"] if box else ["unshare", "--net"]
+    with tempfile.TemporaryDirectory(prefix="left4me-browser-") as folder, sync_playwright() as playwright:
+        program = Path(folder) / "chromium"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join([*where, CHROMIUM])} "$@"\n', encoding="utf-8")
+        program.chmod(0o700)
+        browser = playwright.chromium.launch(executable_path=program, args=[*_OPTIONS, *_OFFLINE])
         try:
             yield browser
         finally:

@@ -1,4 +1,4 @@
-"""One browser for the session."""
+"""A browser for each module."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.skip(reason="the tests of the page need root"))
 
 
-@pytest.fixture(scope="session")
+# A machine that runs boxes may be busy.
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Start Chromium. Conditions are awaited for 30 seconds, because a machine that runs boxes may be busy."""
-    expect.set_options(timeout=30_000)
+    """Start Chromium without a network."""
     with chromium() as started:
         yield started

@@ -41,7 +41,8 @@ class Session:
 
     @property
     def address(self) -> str:
-        return f"https://{self.box.address}:9090"
+        """The address of Cockpit for a browser in the box's network namespace."""
+        return "https://127.0.0.1:9090"
 
     def tab(self) -> Page:
         """Open an empty tab."""

@@ -18,7 +18,7 @@ from tests.integration.ctl import ATTIC, ctl, game_writes, layered, main_pid, rc
 from tests.integration.harness import deploy, name_over_a2s, wait_for, wait_for_server, write_inventory
 from tests.integration.steam import Steam
 from tests.integration.test_webhook import outside
-from tests.page.browser import keep_screenshot, width_of_content
+from tests.page.browser import chromium, keep_screenshot, width_of_content
 from tests.page.login import COCKPIT, FRAME, GROUP, OPERATOR, PASSWORD, STRANGER, Session, add_users, logged_in
 
 BUILD, NEWER = "15000001", "15000002"
@@ -66,6 +66,12 @@ def box(empty: Box, steam: Steam, tmp_path_factory: pytest.TempPathFactory) -> B
     )
     deploy(write_inventory(tmp_path_factory.mktemp("fleet") / "inventory", [empty], **data))
     return empty
+
+
+@pytest.fixture(scope="module")
+def browser(empty: Box) -> Iterator[Browser]:
+    with chromium(empty) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +190,7 @@ def test_log_console_jobs_and_configuration(operator: Session) -> None:
     expect(frame.get_by_role("table", name="Jobs of server 3")).to_contain_text("start")
     frame.get_by_role("tab", name="Configuration").click()
     panel = frame.get_by_role("tabpanel", name="Configuration")
-    expect(panel).to_contain_text("LEFT4ME_PORT=27015")
+    expect(panel).to_contain_text('LEFT4ME_PORT="27015"')
     expect(panel).not_to_contain_text("swordfish")
 
 
@@ -339,7 +345,7 @@ def test_messages_of_other_origins_do_nothing(operator: Session) -> None:
     box, context = operator.box, operator.context
     before, jobs = main_pid(box, "3"), numbers(box)
     # The same machine, another port: it shares the cookies, and is another origin all the same.
-    other = f"https://{box.address}:9443"
+    other = "https://127.0.0.1:9443"
     framed = f"<!DOCTYPE html><iframe src='{operator.address}/left4me#/servers/3'></iframe>"
     html = {"Content-Type": "text/html"}
     context.route(f"{other}/**", lambda route: route.fulfill(body=framed, headers=html))
