@@ -122,6 +122,7 @@ def directories(host: model.Host) -> list[Item]:
         Item("directory", layout.SECRETS, 0o700),
         Item("directory", layout.ATTIC, 0o700),
         Item("directory", layout.HELD, 0o755),
+        Item("directory", layout.JOBS, 0o700),
         Item("directory", layout.GAME, 0o755),
         Item("directory", layout.VERDICTS, 0o700),
         Item("directory", layout.RUNTIME, 0o755),

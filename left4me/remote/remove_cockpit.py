@@ -1,7 +1,8 @@
-"""Remove left4me's page and the Cockpit that a deploy installed; print what the operator must know."""
+"""remove_cockpit.py: remove the page and the Cockpit that a deploy installed; print what the operator must know."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 from left4me_host import cockpit
@@ -11,5 +12,5 @@ if __name__ == "__main__":
     try:
         for line in cockpit.remove():
             print(line, flush=True)
-    except Failed as failed:
-        sys.exit(str(failed))
+    except (Failed, OSError, subprocess.SubprocessError) as error:
+        sys.exit(str(error))

@@ -6,6 +6,7 @@ Its drop-in must be on disk: without it, Cockpit listens on every address as soo
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 from left4me_host import apt, cockpit
@@ -17,6 +18,7 @@ def set_up(listen: str) -> None:
     there = apt.installed([*cockpit.PACKAGES])
     if missing := [name for name in cockpit.PACKAGES if name not in there]:
         apt.install(missing, before=cockpit.record)
+    cockpit.reload()  # its drop-in
     if cockpit.listens() != [listen]:
         cockpit.start(listen)
     elif cockpit.is_outdated():
@@ -27,5 +29,5 @@ if __name__ == "__main__":
     os.umask(0o022)
     try:
         set_up(sys.argv[1])
-    except Failed as failed:
-        sys.exit(str(failed))
+    except (Failed, OSError, subprocess.SubprocessError) as error:
+        sys.exit(str(error))

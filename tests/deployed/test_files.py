@@ -56,6 +56,7 @@ LAYOUT = {
     f"{VAR}/game": ("directory", "0755", "root", "root"),
     f"{VAR}/game/verdicts": ("directory", "0700", "root", "root"),
     f"{VAR}/held": ("directory", "0755", "root", "root"),
+    f"{VAR}/jobs": ("directory", "0700", "root", "root"),
     f"{VAR}/runtime": ("directory", "0755", "root", "root"),
     f"{VAR}/installation": ("symlink", "0777", "root", "root"),
 }
@@ -160,7 +161,9 @@ def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # `candidate` exists during a smoke test and after a failed one.
     allowed = {*layout(host.declares), *ON_THE_WAY, *OF_COCKPIT, f"{VAR}/candidate"}
     allowed |= IF_WEB if host.declares.web else set()
-    free = re.compile(rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*")
+    free = re.compile(
+        rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*|/run/systemd/transient/left4me-job-[0-9]+\.service"
+    )
     # A running server that is no longer declared is kept while it has players.
     kept = running(host) - set(host.declares.servers)
     unexpected = [

@@ -30,8 +30,8 @@ DEBIANS = {
 }
 SNAPSHOTS: dict[str, Kind] = {
     # The boxes of these modules start deployed. Other modules declare the data of their boxes.
-    **dict.fromkeys(("faults", "helper", "holders", "lock", "sandbox", "start", "verification"), "plain"),
-    **dict.fromkeys(("doctor", "firewall", "from_a_server", "rcon"), "layered"),
+    **dict.fromkeys(("faults", "helper", "holders", "lock", "sandbox", "start", "verification", "web"), "plain"),
+    **dict.fromkeys(("doctor", "firewall", "from_a_server", "jobs", "rcon"), "layered"),
 }
 
 

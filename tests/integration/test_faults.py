@@ -459,8 +459,12 @@ def test_the_unit_of_the_boot_leaves_a_server_alone_that_runs(running: Box, depl
 def test_a_reset_is_on_disk_step_by_step(running: Box) -> None:
     running.run("strace -yz -o /run/trace -e trace=fsync,rename,unlink /usr/local/sbin/l4d2ctl reset 3")
     calls = re.findall(r"^(\w+)\((?:\d+<)?(.*?)[>,)]", running.run("cat /run/trace").stdout, re.MULTILINE)
-    seen = [f"{call} {path.strip(chr(34)).partition('@')[0].removeprefix('/var/lib/left4me/')}" for call, path in calls]
-    assert seen == [
+    names = [path.strip(chr(34)).partition("@")[0].removeprefix("/var/lib/left4me/") for _call, path in calls]
+    seen = [f"{call} {name}" for (call, _path), name in zip(calls, names, strict=True)]
+    # Its record is made before and replaced after all that, without a sync.
+    assert [name.split("/")[0] for name in names[:1] + names[-2:]] == ["jobs"] * 3
+    assert "fsync jobs" not in " ".join(seen)
+    assert [each for each in seen if " jobs/" not in each] == [
         "rename runtime/3/reset.new",
         *("fsync runtime/3/reset", "fsync runtime/3"),  # before anything is renamed
         *("rename runtime/3/upper", "rename runtime/3/work"),
@@ -496,7 +500,10 @@ def test_the_helper_keeps_out_of_a_reset(running: Box) -> None:
 def test_a_stop_by_hand_just_before_a_reset_starts_the_server_holds(running: Box) -> None:
     held = "/var/lib/left4me/held/3"
     with stopped_reset(running, f"-P {held} -e inject=newfstatat:signal=SIGSTOP"):
-        running.run("l4d2ctl stop 3")
+        running.run("(l4d2ctl stop 3; echo $?) >/run/stopped 2>&1 </dev/null &")
+        wait_for("the stop waits for it", lambda: "waiting for job" in running.run("cat /run/stopped").stdout)
+        running.run(f"test -e {held}")
+    wait_for("the stop has ended", lambda: running.run("tail -n1 /run/stopped").stdout.strip() == "0", limit=40)
     assert properties(running, UNIT, "ActiveState") == {"ActiveState": "inactive"}
     running.run(f"test -e {held}")
     assert_sound(running)

@@ -132,9 +132,9 @@ def _why_unbound(listen: str) -> str:
 
 
 def is_outdated() -> bool:
-    """Return whether Cockpit runs since before the last change of its cockpit.conf."""
+    """Return whether Cockpit runs since before left4me's cockpit.conf was changed."""
     shown = _properties(SERVICE, "ActiveState", "InactiveExitTimestampMonotonic")
-    if shown["ActiveState"] != "active" or not os.path.exists(SETTINGS):
+    if shown["ActiveState"] != "active" or settings() != "ours":
         return False
     began = time.time() - time.monotonic() + int(shown["InactiveExitTimestampMonotonic"]) / 1e6
     return os.stat(SETTINGS).st_ctime >= began
@@ -168,9 +168,15 @@ def state(listen: str | None, group: str | None) -> dict[str, Any]:
     }
 
 
+def reload() -> None:
+    """Let systemd read the drop-in. Raises Failed."""
+    if why := _systemctl("daemon-reload"):
+        raise instance.Failed(f"systemctl daemon-reload: {why}")
+
+
 def start(listen: str) -> None:
     """Let cockpit.socket listen as its drop-in says, which ends the sessions in Cockpit. Raises Failed."""
-    for command in (("daemon-reload",), ("enable", SOCKET), ("restart", SOCKET)):
+    for command in (("enable", SOCKET), ("restart", SOCKET)):
         if why := _systemctl(*command):
             raise instance.Failed(f"{SOCKET} does not listen on {listen}: {why}")
     if (found := listens()) != [listen]:
@@ -210,7 +216,7 @@ def remove() -> Iterator[str]:
     for path in ("/etc/cockpit/ws-certs.d", "/etc/cockpit", DROP_INS, PAGES):
         with suppress(OSError):  # somebody else's files are in it
             os.rmdir(path)
-    _systemctl("daemon-reload")
+    reload()
     _remove_files([RECORD])
 
 
