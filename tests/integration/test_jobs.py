@@ -403,8 +403,8 @@ def test_the_status_comes_again_with_each_change(host: Box) -> None:
         assert first["jobs"] == jobs(host)[:20]
         assert (first["host"], first["update"]) == (host.name, "")
         ctl(host, "stop 4")
-        line = next(line for line in map(json.loads, following.stdout) if line["jobs"][0]["result"] == "succeeded")
-        assert (line["jobs"][0]["words"], line["servers"][1]["held"]) == ("stop 4", True)
+        lines = (line for line in map(json.loads, following.stdout) if line["jobs"][0]["words"] == "stop 4")
+        assert next(line for line in lines if line["jobs"][0]["ended"])["servers"][1]["held"]
     is_over = lambda: host.run("pgrep -f 'l4d2ctl status --json --follow$'", check=False).returncode == 1  # noqa: E731
     wait_for("it ends with its reader", is_over)
 

@@ -104,7 +104,10 @@ def test_the_latest_500_are_kept(folder: Path) -> None:
     for number in range(1, 503):
         (folder / f"{number}.json").write_text("{}")
     (folder / "foreign").touch()
+    (folder / ".99999999").touch()  # of a command that was killed as it wrote
+    (folder / f".{os.getppid()}").touch()  # of one that writes
     assert run().number == 503
+    assert sorted(path.name for path in folder.glob(".*")) == [f".{os.getppid()}"]
     left = sorted(int(path.stem) for path in folder.glob("*.json"))
     assert left == list(range(4, 504))
     assert run().number == 504

@@ -73,17 +73,16 @@ class Job:
             taken = _numbers()
             number = max(taken, default=0) + 1
             with open(new, "w", encoding="utf-8") as file:
-                json.dump(self._record, file)
+                file.write(json.dumps(self._record))
             while True:
                 with suppress(FileExistsError):
                     os.link(new, path(number))
                     break
                 number += 1
             self.number = number
-            for old in taken:
-                if old <= number - KEPT:
-                    with suppress(FileNotFoundError):
-                        os.unlink(path(old))
+            for old in [path(each) for each in taken if each <= number - KEPT] + _stale():
+                with suppress(FileNotFoundError):
+                    os.unlink(old)
         except OSError as error:
             self._warn(error)
         with suppress(OSError):
@@ -127,7 +126,7 @@ class Job:
         """Record the end of the job, and print it as the last line of output."""
         seconds = time.monotonic() - self._record["monotonic"]
         self._record |= {"result": result, "seconds": round(seconds, 3), "ended": time.time()}
-        self._record["error"] = " / ".join(map(_line, error.splitlines()))
+        self._record["error"] = _line(" / ".join(error.splitlines()))
         self._write()
         if self.number and self.announces and result != INTERRUPTED:
             line = last_line({**self._record, "job": self.number})
@@ -138,7 +137,7 @@ class Job:
             return
         try:
             with open(_new(), "w", encoding="utf-8") as file:
-                json.dump(self._record, file)
+                file.write(json.dumps(self._record))
             os.rename(_new(), path(self.number))
         except OSError as error:
             self._warn(error)
@@ -244,6 +243,12 @@ def _new() -> str:
 
 def _numbers() -> list[int]:
     return [int(name[:-5]) for name in os.listdir(layout.JOBS) if name.endswith(".json") and name[:-5].isdecimal()]
+
+
+def _stale() -> list[str]:
+    """Return what killed commands left half written."""
+    pids = [name[1:] for name in os.listdir(layout.JOBS) if name[0] == "."]
+    return [f"{layout.JOBS}/.{pid}" for pid in pids if not os.path.exists(f"/proc/{pid}")]
 
 
 def _line(text: str) -> str:

@@ -47,6 +47,7 @@ def held(servers: list[str], waits: bool = False) -> Iterator[Held]:
         yield taken
     finally:
         for lock in taken.locks:
+            os.ftruncate(lock, 0)  # so that the note is never of an earlier command
             os.close(lock)
 
 
@@ -81,7 +82,7 @@ def _take(server: str, waits: bool) -> int:
                 raise
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), os.stat(path(server))):
-                os.ftruncate(lock, 0)
+                os.ftruncate(lock, 0)  # the note of a command that was killed
                 return lock
         os.close(lock)  # left4me-remove has removed the file; another command may have locked a new one
 
