@@ -334,8 +334,9 @@ def cockpit() -> Commands:
     if different:
         yield facts.program("apply_files", stdin=json.dumps(different))
     yield facts.program("set_up_cockpit", web.listen)
-    if outdated:  # Cockpit has left the address that other machines reach
+    if outdated:  # not before Cockpit has left the address that other machines reach
         yield facts.program("apply_files", stdin=json.dumps(outdated))
+        yield StringCommand("systemctl", "try-restart", cockpit_host.SERVICE)
     if host.state.is_executing:
         after = facts.ask("cockpit", web.listen, declares.operators or "")
         _log(web_page.warnings(declares, after), logger.warning)
