@@ -13,6 +13,7 @@ status.why = "";
 
 let stream = null;
 let silence = 0;
+let silences = 0; // in a row
 let retry = 0;
 
 function set(connection, why = "") {
@@ -30,13 +31,26 @@ function close() {
 
 function listen() {
     clearTimeout(silence);
-    silence = setTimeout(() => lose("the host is silent"), SILENCE);
+    silence = setTimeout(() => {
+        silences += 1;
+        lose("the host is silent", silences > 1);
+    }, SILENCE);
 }
 
-function lose(why) {
+/** Open the stream again; if Cockpit's own connection is gone, which does not come back by itself, load Cockpit again. */
+function lose(why, isCockpitGone = false) {
     close();
     set("lost", why);
-    retry = setTimeout(open, RETRY);
+    retry = setTimeout(isCockpitGone ? reload : open, RETRY);
+}
+
+async function reload() {
+    try {
+        await fetch("manifest.json", { cache: "no-store" });
+        window.top.location.reload();
+    } catch {
+        retry = setTimeout(reload, RETRY);
+    }
 }
 
 /** Open the stream, again if it is open. */
@@ -45,6 +59,7 @@ export function open() {
     listen();
     const opened = follow(["status", "--json", "--follow"], line => {
         listen();
+        silences = 0;
         try {
             status.latest = JSON.parse(line);
         } catch {
@@ -63,27 +78,11 @@ export function open() {
                 close();
                 status.latest = null; // what a member saw is not a stranger's to see
                 set("refused", error.message);
-            } else if (error instanceof Disconnected) {
-                close();
-                set("lost", error.message);
-                reload();
             } else {
-                lose(error.message);
+                lose(error.message, error instanceof Disconnected);
             }
         },
     );
-}
-
-/** Load Cockpit again as soon as the host answers: its own connection does not come back by itself. */
-function reload() {
-    retry = setTimeout(async () => {
-        try {
-            await fetch("manifest.json", { cache: "no-store" });
-            window.top.location.reload();
-        } catch {
-            reload();
-        }
-    }, RETRY);
 }
 
 /** Start; a page that nobody sees costs the host nothing. */

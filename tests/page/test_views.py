@@ -538,6 +538,30 @@ def test_a_host_that_is_silent_or_says_nonsense_is_asked_again(host: FakeHost, n
     expect(host.page.get_by_role("alert")).to_be_hidden()
 
 
+@pytest.mark.parametrize("problem", ["silence", "disconnected"])
+def test_cockpit_is_loaded_again_when_its_own_connection_is_gone(host: FakeHost, problem: str) -> None:
+    host.page.clock.install()
+    host.open("servers", status())
+    host.page.evaluate("window.before = true")
+    # The host cannot be reached for a while.
+    host.page.route("**/manifest.json", lambda route: route.abort())
+    if problem == "silence":
+        host.page.clock.run_for(31000 + 3000)
+        assert host.started(STREAM) == 2
+        host.page.clock.run_for(31000)
+    else:
+        host.fails(STREAM, problem="disconnected")
+    host.page.clock.run_for(10000)
+    assert host.page.evaluate("window.before")
+    expect(host.page.get_by_role("alert")).to_contain_text("Connection lost")
+    host.errors.clear()  # of the attempts
+    host.page.unroute("**/manifest.json")
+    host.page.clock.run_for(4000)
+    wait_for("the page is loaded again", lambda: host.page.evaluate("window.before === undefined"))
+    host.update(row(players=7))
+    expect(row_of(host.page, "3")).to_contain_text("7 / 8")
+
+
 def test_a_page_that_nobody_sees_asks_nothing(host: FakeHost) -> None:
     host.open("servers", status())
     host.page.evaluate("cockpit.hidden = true; cockpit.dispatchEvent(new Event('visibilitychange'))")
