@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.boxes.boxes import Box, BoxError
+from tests.integration.ctl import without_job
 from tests.integration.harness import (
     SmallDisk,
     device,
@@ -65,7 +66,7 @@ def assert_sound(box: Box) -> None:
     box.run("l4d2ctl start 3")
     wait_for_server(box, 27015)
     assert overlays(box).count(MERGED) == 1
-    stopped = box.run("l4d2ctl stop 3")
+    stopped = without_job("stop 3", box.run("l4d2ctl stop 3"))
     assert (stopped.stdout, stopped.stderr) == ("", "")
     wanted = {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}
     assert properties(box, UNIT, *wanted) == wanted

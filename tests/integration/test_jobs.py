@@ -253,7 +253,7 @@ def test_a_stop_waits_for_what_runs_and_wins(host: Box, words: str) -> None:
 def test_doctor_skips_a_server_that_a_command_changes(host: Box) -> None:
     ctl(host, "stop 3 4")
     host.run(f"mkdir {RUNTIME}/3/work/work {RUNTIME}/4/work/work")
-    done = host.run("flock /run/left4me/3.lock l4d2ctl doctor --fix", check=False)
+    done = host.run("flock /run/left4me/3.job l4d2ctl doctor --fix", check=False)
     assert done.returncode == 1
     assert "server 3: another command (" in done.stderr
     assert host.run(f"ls -d {RUNTIME}/[34]/work/work").stdout == f"{RUNTIME}/3/work/work\n"
@@ -291,12 +291,12 @@ def test_a_record_that_cannot_be_written_stops_no_command(host: Box, mount: str,
 
 
 def test_a_lock_that_cannot_be_made_stops_no_stop(host: Box) -> None:
-    host.run("rm -f /run/left4me/3.lock; mkdir /run/left4me/3.lock")
+    host.run("rm -f /run/left4me/3.job; mkdir /run/left4me/3.job")
     try:
         assert "Is a directory" in ctl(host, "restart 3", code=1).stderr
         done = ctl(host, "stop 3")
     finally:
-        host.run("rmdir /run/left4me/3.lock")
+        host.run("rmdir /run/left4me/3.job")
     assert done.stderr.startswith("server 3: stopping it without its lock: ")
     assert state(host, "3") == "inactive"
 

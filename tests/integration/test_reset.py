@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.boxes.boxes import Box
-from tests.integration.ctl import ATTIC, RUNTIME, ctl, fleet, game_writes, main_pid, state
+from tests.integration.ctl import ATTIC, RUNTIME, ctl, fleet, game_writes, main_pid, state, without_job
 from tests.integration.harness import SERVERS, assert_idle, deploy, overlays, properties, wait_for, wait_for_server
 
 KEEP = [
@@ -336,7 +336,7 @@ def failing(box: Box, call: str, words: str, code: int = 1) -> subprocess.Comple
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    return done
+    return without_job(words, done)
 
 
 def keep_one(box: Box) -> None:

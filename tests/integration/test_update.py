@@ -464,7 +464,7 @@ def test_an_update_is_a_job_that_its_unit_ends(host: Box, steam: Steam, newer: C
 def test_a_stale_note_gives_the_timers_update_nobodys_name(host: Box) -> None:
     host.run("systemctl stop left4me-game.service; l4d2ctl --origin desk start 3")
     stale = jobs(host)[0]["job"]
-    host.run(f"echo {stale} >/run/left4me/update.job; systemctl start left4me-game.service", timeout=120)
+    host.run(f"echo {stale} >/run/left4me/update; systemctl start left4me-game.service", timeout=120)
     [job, before] = jobs(host)[:2]
     assert (before["job"], before["origin"], before["verb"]) == (stale, "desk", "start")
     assert (job["verb"], job["who"], job["origin"], job["result"]) == ("game update", "root", "", "succeeded")

@@ -284,8 +284,7 @@ def test_a_second_command_is_refused_by_name() -> None:
 def test_what_has_no_job_is_named_too() -> None:
     with server_lock.held(["3"]) as lock:
         for about in ("", "left4me-remove"):
-            if about:
-                lock.note(0, about)
+            lock.note(0, about)
             with pytest.raises(instance.Failed) as refused, server_lock.held(["3"]):
                 pass
             assert f"another command ({about or 'not noted'}, since " in str(refused.value)
@@ -294,7 +293,7 @@ def test_what_has_no_job_is_named_too() -> None:
 
 def test_a_stop_goes_on_without_a_lock_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/3.lock").mkdir()
+    (tmp_path / "run/3.job").mkdir()
     done = False
     with server_lock.awaited(["3"]):
         done = True
@@ -355,7 +354,7 @@ def test_only_a_running_job_of_the_same_verb_is_taken_over(folder: Path) -> None
 
 @pytest.mark.parametrize("text", ["", "no number", "7", "99999999999", "-1"])
 def test_a_stale_note_of_an_update_is_not_trusted(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builds, "_UPDATE_JOB", str(tmp_path / "run/update.job"))
+    monkeypatch.setattr(builds, "_UPDATE_JOB", str(tmp_path / "run/update"))
     assert builds.noted_job() == 0
     jobs.Job("reset", ["3"], "reset 3").begin()
     for noted, found in ((1, 0), (2, 2)):
@@ -363,7 +362,7 @@ def test_a_stale_note_of_an_update_is_not_trusted(text: str, tmp_path: Path, mon
             jobs.Job("game update", [], "game update").begin()
         builds.note_job(noted)
         assert builds.noted_job() == found
-    (tmp_path / "run/update.job").write_text(text)
+    (tmp_path / "run/update").write_text(text)
     assert builds.noted_job() == 0
 
 
@@ -396,3 +395,32 @@ def test_no_password_is_shown(text: str, shown: str, tmp_path: Path, monkeypatch
     (tmp_path / "3/secret").mkdir(parents=True)
     (tmp_path / "3/server.cfg").write_text(text)
     assert show._declared("3") == {"server.cfg": shown}
+
+
+@pytest.mark.parametrize("server", ["deploy", "turn", "update"])
+def test_a_servers_lock_is_no_other_file_whatever_its_id(server: str) -> None:
+    with server_lock.held([server]) as lock:
+        lock.note(1, "reset by anna")
+        others = {layout.DEPLOY_LOCK.replace("/run/left4me", layout.RUN), f"{layout.RUN}/turn", f"{layout.RUN}/update"}
+        assert server_lock.path(server) not in others
+
+
+def test_who_asks_at_the_same_moment_is_told_the_job_too(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    said: Any = context.Queue()
+
+    def ask() -> None:
+        try:
+            with server_lock.held(["3"]):
+                said.put("nothing")
+        except server_lock.Taken as taken:
+            said.put(str(taken))
+
+    with server_lock.held(["3"]) as lock:
+        asking = context.Process(target=ask)
+        asking.start()
+        asking.join(1)
+        assert asking.is_alive()  # it waits for the name
+        lock.note(7, "reset by anna")
+        asking.join()
+        assert said.get(timeout=10).startswith("server 3: job 7 (reset by anna, since ")

@@ -106,7 +106,7 @@ def failure() -> str:
 
 UPDATE = "game update"
 """The verb of an update's job."""
-_UPDATE_JOB = f"{layout.RUN}/update.job"
+_UPDATE_JOB = f"{layout.RUN}/update"
 
 
 def note_job(number: int) -> None:

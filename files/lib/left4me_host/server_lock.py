@@ -1,4 +1,4 @@
-"""The lock of a server, RUN/ID.lock: one command at a time changes it."""
+"""The lock of a server, RUN/ID.job: one command at a time changes it."""
 
 from __future__ import annotations
 
@@ -21,31 +21,45 @@ class Held:
 
     def __init__(self) -> None:
         self.locks: list[int] = []
+        self.turn = -1
+        """The lock of whoever takes locks and has not noted yet for which job."""
 
     def note(self, number: int, about: str) -> None:
         """Tell whoever finds the locks taken by which job, such as "reset by anna"."""
         for lock in self.locks:
             with suppress(OSError):  # it only informs
                 os.pwrite(lock, f"{number} {about}\n".encode(), 0)
+        self.end_turn()
+
+    def end_turn(self) -> None:
+        if self.turn >= 0:
+            fcntl.flock(self.turn, fcntl.LOCK_UN)
+            os.close(self.turn)
+            self.turn = -1
 
 
 def path(server: str) -> str:
-    return f"{layout.RUN}/{server}.lock"
+    return f"{layout.RUN}/{server}.job"
 
 
 @contextmanager
 def held(servers: list[str], waits: bool = False) -> Iterator[Held]:
     """Lock servers for a command that changes them.
 
-    If another command changes one of them, raise Taken, or wait for its end if `waits`. Raises OSError.
+    If another command changes one of them, raise Taken, or wait for its end if `waits`. Raises OSError. The caller
+    calls note() at once: until then other commands wait, so that they can name this one.
     """
     taken = Held()
     try:
         os.makedirs(layout.RUN, exist_ok=True)
+        if servers and not waits:
+            taken.turn = os.open(f"{layout.RUN}/turn", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(taken.turn, fcntl.LOCK_EX)
         for server in sorted(servers):  # in one order, so that two commands cannot wait for each other
             taken.locks.append(_take(server, waits))
         yield taken
     finally:
+        taken.end_turn()
         for lock in taken.locks:
             os.ftruncate(lock, 0)  # so that the note is never of an earlier command
             os.close(lock)
