@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, FrameLocator, Locator, Page, expect
+from playwright.sync_api import Browser, FrameLocator, Locator, Page, Response, expect
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
@@ -325,7 +325,11 @@ def test_without_a_session_there_is_no_page(browser: Browser, operator: Session)
 def test_cockpits_policy_holds(operator: Session) -> None:
     page = operator.tab()
     headers: dict[str, dict[str, str]] = {}
-    page.on("response", lambda answer: headers.setdefault(answer.url.partition("?")[0], answer.headers))
+
+    def keep(answer: Response) -> None:
+        headers.setdefault(answer.url.partition("?")[0], answer.headers)
+
+    page.on("response", keep)
     page.goto(f"{operator.address}/left4me#/servers")
     frame = page.frame_locator(f'iframe[name="{FRAME}"]')
     expect(frame.get_by_role("table", name="Servers of this host")).to_be_visible()
