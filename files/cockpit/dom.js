@@ -68,7 +68,7 @@ export class Table {
         this.table = element(
             "table",
             // A table that CSS shows as cards is no table to a screen reader without these roles.
-            { role: "table", class: kind },
+            { role: "table", class: kind, hidden: true },
             element("caption", { class: "unseen" }, caption),
             element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...headings)),
             this.body,

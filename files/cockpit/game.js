@@ -21,7 +21,7 @@ const COLUMNS = [
         fill: (cell, build) => {
             const words = ["game", "rollback", build.build];
             if (!cell.firstElementChild)
-                cell.append(verbButton("Roll back", words, { "aria-label": `Roll back to build ${build.build}` }));
+                cell.append(verbButton("Make current", words, { "aria-label": `Make build ${build.build} current` }));
             cell.firstElementChild.hidden = build.current;
         },
     },

@@ -97,7 +97,7 @@ class Doctor {
     constructor() {
         this.text = element("p");
         this.list = element("ul", { class: "findings" });
-        this.again = element("button", { type: "button", class: "plain", "data-click": "examine" }, "Examine again");
+        this.again = element("button", { type: "button", "data-click": "examine" }, "Examine again");
         this.fix = verbButton("Fix what is safe to fix", ["doctor", "--fix"], { hidden: true });
         this.element = element(
             "section",

@@ -48,7 +48,7 @@ async function questionFor(words) {
         return {
             title: `Make build ${rest[1]} current?`,
             text: "Running servers keep their build until they restart.",
-            yes: "Roll back",
+            yes: "Make current",
         };
     }
     if (!["stop", "restart", "reset"].includes(verb) || rest.includes("--when-empty"))

@@ -490,9 +490,9 @@ def test_the_game_follows_an_update_that_runs(host: FakeHost) -> None:
     expect(page.get_by_role("region", name="Progress")).to_contain_text("downloading 42 %")
     row = page.get_by_role("row").filter(has_text="14716837")
     expect(row).to_contain_text("3, 4")
-    row.get_by_role("button", name="Roll back to build 14716837").click()
+    row.get_by_role("button", name="Make build 14716837 current").click()
     expect(page.get_by_role("dialog")).to_contain_text("Make build 14716837 current?")
-    page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
+    page.get_by_role("dialog").get_by_role("button", name="Make current").click()
     wait_for("the rollback", lambda: host.started("game rollback 14716837") == 1)
 
     host.answers["jobs 164 --json"] = {**job(words="game update", servers=[], seconds=61.5), "lines": []}
@@ -556,8 +556,9 @@ def test_cockpit_is_loaded_again_when_its_own_connection_is_gone(host: FakeHost,
     expect(host.page.get_by_role("alert")).to_contain_text("Connection lost")
     host.errors.clear()  # of the attempts
     host.page.unroute("**/manifest.json")
-    host.page.clock.run_for(4000)
-    wait_for("the page is loaded again", lambda: host.page.evaluate("window.before === undefined"))
+    with host.page.expect_event("load"):
+        host.page.clock.run_for(4000)
+    assert host.page.evaluate("window.before === undefined")
     host.update(row(players=7))
     expect(row_of(host.page, "3")).to_contain_text("7 / 8")
 
