@@ -300,12 +300,14 @@ def _effects_of_firewall(declares: model.Host, others: Sequence[str]) -> Generat
 
 @operation
 def remove_cockpit() -> Commands:
-    """Remove the Cockpit that an earlier deploy installed for the page, if the data declare no page."""
-    seen = facts.host_state()["cockpit"]
-    if facts.declared_host().web or not (seen["recorded"] or seen["settings"] == "ours"):
+    """Remove a page that is not declared, and the Cockpit that an earlier deploy installed for it."""
+    state = facts.host_state()
+    seen = state["cockpit"]
+    is_there = seen["recorded"] or seen["settings"] == "ours" or cockpit_host.PAGE in state["entries"]
+    if facts.declared_host().web or not is_there:
         host.noop("nothing to remove")
         return
-    if not _is_confirmed():
+    if seen["recorded"] and not _is_confirmed():
         _log(["removes Cockpit, which an earlier deploy installed: sessions in Cockpit end"])
     command = facts.program("remove_cockpit")
     command.stream = True

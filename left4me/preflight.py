@@ -53,7 +53,8 @@ def _ports(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     ports["trial_port"] = declares.trial_port
     if web := declares.web:
         ports["web.listen"] = web.port
-        if seen["cockpit"]["unbound"] == "in use" and not web_page.is_foreign(seen["cockpit"]):
+        is_taken = seen["cockpit"]["unbound"] == "in use" and not web_page.is_foreign(seen["cockpit"])
+        if is_taken and web.port not in seen["firewall"]["ssh_ports"]:
             yield f"web.listen: something else listens on port {web.port} of this host: choose another"
     for key, port in ports.items():
         if port in seen["firewall"]["ssh_ports"]:

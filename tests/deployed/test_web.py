@@ -10,6 +10,7 @@ from tests.deployed.test_files import statements
 DROP_IN = "/etc/systemd/system/cockpit.socket.d/left4me.conf"
 SETTINGS = "/etc/cockpit/cockpit.conf"
 REFUSED = "/etc/cockpit/disallowed-users"
+OURS = "# Deployed by left4me"
 LOOPBACK = ("127.", "[::1]:")
 
 
@@ -42,6 +43,8 @@ def own(host: Host, listen: str) -> Iterator[str]:
     settings = [line.replace(" ", "").lower() for line in statements(text_of(host, SETTINGS), "#")]
     if not listen.startswith(LOOPBACK) and "loginto=false" not in settings:
         yield f"{SETTINGS} must have LoginTo = false, since other machines reach {listen}"
+    if text_of(host, SETTINGS).startswith(OURS) and settings[-2:] != ["[ssh-login]", "command=/bin/false"]:
+        yield f"{SETTINGS} must end with Command = /bin/false in [Ssh-Login]"
     if "root" not in text_of(host, REFUSED).split():
         yield f"{REFUSED} must have root, who may otherwise log in to Cockpit"
 
@@ -56,5 +59,5 @@ def test_cockpit_is_as_declared(host: Host) -> None:
         host.require([*wrong, *([f"{DROP_IN} changes a Cockpit of somebody else"] if DROP_IN in entries else [])])
     else:
         # Of left4me's own directories, test_files.py says that nothing else is in them.
-        left = [SETTINGS] if text_of(host, SETTINGS).startswith("# Deployed by left4me") else []
+        left = [SETTINGS] if text_of(host, SETTINGS).startswith(OURS) else []
         host.require([f"{path} is left of a page that is no longer declared" for path in left])

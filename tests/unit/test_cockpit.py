@@ -171,5 +171,19 @@ def test_only_what_was_installed_for_the_page_is_removed(apt_get: Apt, others: l
 @pytest.mark.parametrize("apt_get", [({}, {"openssl"})], indirect=True)
 def test_a_package_that_stays_is_an_error(apt_get: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apt, "_states", lambda names: dict.fromkeys(names, "installed"))
-    with pytest.raises(instance.Failed, match="not removed: cockpit-ws cockpit-system: no reason given"):
+    with pytest.raises(instance.Failed, match="not removed: cockpit-system cockpit-ws openssl: no"):
         apt.purge(["cockpit-ws", "cockpit-system"], OURS)
+
+
+@pytest.mark.parametrize("apt_get", [({}, {"openssl"})], indirect=True)
+def test_an_interrupted_removal_goes_on(apt_get: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Cockpit itself is gone, and the configuration of a package is not.
+    gone = {"cockpit-ws", "cockpit-system"}
+
+    def states(names: list[str]) -> dict[str, str]:
+        states = {"libproxy": "config-files"}
+        return {name: states.get(name, "installed") for name in names if name not in apt_get.purged | gone}
+
+    monkeypatch.setattr(apt, "_states", states)
+    assert apt.purge(["cockpit-ws", "cockpit-system"], OURS) == []
+    assert apt_get.purged == {"openssl", "libproxy"}

@@ -103,19 +103,22 @@ def install(names: list[str], before: Callable[[list[str]], None] | None = None)
 def purge(names: list[str], ours: list[str]) -> list[str]:
     """Remove packages with their configuration, and those of `ours` that are installed only because of them.
 
-    Removes nothing if packages that are not in `ours` need them, and returns these. Raises Failed.
+    Removes nothing if packages that are not in `ours` need them, and returns these. After an interruption, it goes on.
+    Raises Failed.
     """
     _repair()
-    if not (names := [*_states(names)]):
-        return []
-    alone = _purged(*names)
+    names = [*_states(names)]
+    alone = _purged(*names) if names else set()
     if others := sorted(alone - {*ours}):
         return others
     removed = alone | _purged("--auto-remove", *names) & {*ours}
     if _purged(*removed) - {*ours}:  # a package that apt would also remove, but that others have installed
         removed = alone
+    removed |= {name for name, state in _states(ours).items() if state == "config-files"}
+    if not removed:
+        return []
     done = _apt("purge", "--yes", *sorted(removed))
-    if left := [*_states(names)]:
+    if left := _states(sorted(removed)):
         raise instance.Failed(f"not removed: {' '.join(left)}: {'; '.join(done.errors[:6]) or 'no reason given'}")
     return []
 

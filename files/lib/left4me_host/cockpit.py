@@ -201,15 +201,14 @@ def remove() -> Iterator[str]:
 
     The socket stops before it loses its drop-in, without which it would listen on every address.
     """
-    ours = recorded()
-    if "cockpit-ws" in ours:
-        if apt.installed(["cockpit-ws"]) and (why := _systemctl("disable", "--now", SOCKET)):
+    if ours := recorded():
+        if "cockpit-ws" in apt.installed(ours) and (why := _systemctl("disable", "--now", SOCKET)):
             raise instance.Failed(f"cannot stop {SOCKET}: {why}")
         if others := apt.purge([name for name in PACKAGES if name in ours], ours):
             way = f"systemctl enable --now {SOCKET}"
             yield f"Cockpit stays, since {', '.join(others)} need it, but does not listen; to use it: {way}"
         else:
-            _remove_files(glob.glob("/etc/cockpit/ws-certs.d/0-self-signed*"))  # made when it first started
+            _remove_files(glob.glob("/etc/cockpit/ws-certs.d/0-self-signed*") if "cockpit-ws" in ours else [])
     _remove_files([DROP_IN, *([SETTINGS] if settings() == "ours" else [])])
     if os.path.isdir(PAGE):
         shutil.rmtree(PAGE)
