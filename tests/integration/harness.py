@@ -183,11 +183,11 @@ def standing(box: Box) -> dict[str, str]:
 def listing(box: Box) -> list[str]:
     """Return type, mode, owner, name, target and content of everything deployed, packages, accounts and units.
 
-    Without the content of secrets, which each host generates.
+    Without the content of secrets, which each host generates, and the records of jobs.
     """
     script = f"""
-        find {DEPLOYED} {_GAMES} -printf '%M %u %g %p %l\\n'
-        find {DEPLOYED} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' -print0 | xargs -0 sha256sum
+        find {DEPLOYED} {_GAMES} ! -path '*/jobs/*.json' -printf '%M %u %g %p %l\\n'
+        find {DEPLOYED} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' ! -path '*/jobs/*.json' -print0 | xargs -0 sha256sum
         dpkg-query -W -f '${{binary:Package}} ${{Version}} ${{Status}}\\n'
         dpkg --print-foreign-architectures
         getent passwd; getent group
