@@ -31,8 +31,9 @@ DEPLOYED = (
 )
 # All that a deploy manages, and what it may change as a side effect.
 MANAGED = f"{DEPLOYED} /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"
-# Excluded from find: files that running servers change.
+# Excluded from find: files that running servers change, and the records of jobs.
 _GAMES = "-path '/var/lib/left4me/runtime/*/merged' -prune -o -path '/var/lib/left4me/runtime/*/[uw]*/*' -prune -o"
+_GAMES += " -path '/var/lib/left4me/jobs/*' -prune -o"
 
 
 def write_inventory(
