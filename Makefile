@@ -1,4 +1,4 @@
-# demo, test, test-all, soak, soak-vm, bench and boxes run test boxes: they need root on Debian 12 or 13.
+# demo, test, test-all, page, soak, soak-vm, bench and boxes run test boxes: they need root on Debian 12 or 13.
 INVENTORY ?= inventory
 LIMIT ?=
 PYTHON := .venv/bin/python
@@ -6,10 +6,10 @@ PYTHON := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help demo show status test test-all lint types unit boxes soak soak-vm bench verify clean
+.PHONY: help demo show status test test-all lint types unit boxes browser page soak soak-vm bench verify clean
 
-## make demo      deploy to a test box; start, query, stop and reset one server
-## make status    show the servers of all hosts in one table
+## make demo      deploy to a test box; start, query, stop and reset one server; WEB=1: with the page
+## make status    show the servers of all hosts in one table; HTML=PATH also writes a page for browsers
 ## make show      show the data of all hosts, or of HOST=NAME, with all defaults
 ## make verify    check that the hosts are as declared; changes nothing
 ##
@@ -17,6 +17,7 @@ PYTEST := $(PYTHON) -m pytest
 ## make types     run mypy
 ## make unit      run the unit tests; needs no root
 ## make boxes     build the images and snapshots of the test boxes
+## make page      test the page in a browser
 ## make test      run lint, types, unit tests, and stories: tests that act as an operator (5 minutes)
 ## make test-all  run all tests, the stories on both Debians (40 minutes)
 ## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
@@ -38,13 +39,14 @@ help:
 	@touch $@
 
 demo: .venv/installed
-	@$(PYTHON) -m tests.boxes.demo
+	@$(PYTHON) -m tests.boxes.demo $(if $(WEB),--web)
 
 show: .venv/installed
 	@$(PYTHON) -m left4me.inventory_export --show $(INVENTORY) $(if $(HOST),--limit $(HOST))
 
 status: .venv/installed
-	@$(PYTHON) -m left4me.fleet_status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT))
+	@$(PYTHON) -m left4me.fleet_status $(INVENTORY) $(if $(LIMIT),--limit $(LIMIT)) \
+		$(if $(filter-out undefined,$(origin HTML)),--html '$(subst ','\'',$(HTML))')
 
 # Without the plugins of the other tests it starts half a second sooner.
 verify: .venv/installed
@@ -75,8 +77,15 @@ TWO_ATTACKS := tests/attacks/test_swapped_trees.py \
 test: lint types boxes
 	@$(PYTEST) tests/stories tests/unit $(TWO_ATTACKS) $(SIDE_BY_SIDE)
 
-test-all: lint types boxes
-	@$(RUN) tests/stories tests/unit tests/integration tests/attacks tests/vm/test_full_machine.py --both $(SIDE_BY_SIDE) $(MARKS)
+# Chromium and the images with Cockpit, with progress output as above.
+browser: .venv/installed
+	@$(PYTHON) -m tests.page.prepare
+
+page: browser
+	@$(PYTEST) tests/page -n 3 --dist loadgroup
+
+test-all: lint types boxes browser
+	@$(RUN) tests/stories tests/unit tests/integration tests/attacks tests/page tests/vm/test_full_machine.py --both $(SIDE_BY_SIDE) $(MARKS)
 
 soak: boxes
 	@SOAK=1 $(RUN) tests/integration tests/attacks -m soak $(SIDE_BY_SIDE)

@@ -26,6 +26,7 @@ operations.game(name="Put the game in place", _timeout=14400)
 server_files = manifest.servers(data.with_ports(facts.host_state()["ports"]))
 operations.apply_files(name="Write the servers' files", items=server_files)
 operations.remove_servers(name="Remove the servers that are not declared", _timeout=300)
+operations.remove_cockpit(name="Remove the page and its Cockpit if not declared", _timeout=900)
 operations.remove_undeclared(name="Remove files that are not declared")
 operations.reload_systemd(name="Reload systemd if needed")
 operations.sysctl(name="Apply the declared settings of the kernel")
@@ -33,6 +34,10 @@ operations.firewall(name="Protect the servers' ports by a firewall", _timeout=12
 operations.stop_servers(name="Stop the servers that are declared stopped", _timeout=120)
 operations.start_servers(name="Start the servers that are not running", _timeout=120)
 operations.collect_garbage(name="Remove versions that nothing uses", _timeout=600)
+
+# After the servers: they run even if a package cannot be installed.
+operations.apply_files(name="Install the page", items=manifest.page(data))
+operations.cockpit(name="Let Cockpit show the page", _timeout=900)
 
 # A host on which an operation failed does not get here.
 operations.apply_files(name="Record the revision", items=manifest.noted_revision())

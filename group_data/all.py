@@ -62,6 +62,12 @@ cpu_quota = None
 # An existing group on the host whose members may run `sudo l4d2ctl` without a password. None: only root.
 operators = None
 
+# A page for the operators, in Debian's Cockpit: {"listen": "127.0.0.1:9090"}. A deploy installs Cockpit, and removes it
+# if this is None again. "listen" is an address and a port: with 127.0.0.1, a browser reaches it through `ssh -L`; with
+# 0.0.0.0 or [::], everybody sees its login. If browsers reach it elsewhere, such as through a proxy, add "url":
+# "https://…". Operators log in with their password on the host. See docs/web.md.
+web = None
+
 # A Discord-compatible webhook to call when a server crashes or cannot start or stop. None: no notification.
 webhook = None
 

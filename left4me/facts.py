@@ -135,6 +135,7 @@ def _question(name: str) -> str:
         "gid": declares.gid,
         "operators": declares.operators,
         "sysctl": [*declares.sysctl],
+        "listen": declares.web and declares.web.listen,
         "installation": declares.game.path if isinstance(declares.game, model.GameOnHost) else None,
     }
     # Packed, because Linux limits one argument to 128 KB, which the paths of a hundred servers would exceed.

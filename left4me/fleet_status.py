@@ -1,4 +1,4 @@
-"""Print `l4d2ctl status` of every host of an inventory in one table.
+"""Print `l4d2ctl status` of every host of an inventory in one table; with --html, also write it as a page.
 
 If a host does not answer, the reason is printed on standard error and the exit code is 1.
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from left4me import answers
+from left4me import answers, fleet_page, model
 from left4me.connection import Command, answer, command, marked, reason
+from left4me_host import layout
 from left4me_host.commands import print_table
 from left4me_host.status import Status, table
 
@@ -49,6 +52,9 @@ def ask(name: str, connection: Mapping[str, Any], run: Run = answers.run) -> lis
     try:
         rows = answers.read(answer(done.stdout), ROWS, answers.STATUS)
         table(rows)
+        for row in rows:
+            if not re.fullmatch(layout.SERVER_ID, row.id):
+                raise answers.Wrong(f"{row.id!r} is no server id")  # the page shows it in commands
     except (ValueError, OverflowError) as error:  # an absurd number is not printable
         return Unreachable(f"its l4d2ctl printed no valid status: deploy this host ({answers.short(str(error))})")
     return rows
@@ -59,14 +65,24 @@ def main() -> int:
     parser.add_argument("inventory", metavar="INVENTORY", help="the inventory file, as for pyinfra")
     text = "only this host, group or pattern; can be repeated"
     parser.add_argument("--limit", action="append", default=[], metavar="NAME", help=text)
+    text = "also write a page for browsers to this file"
+    parser.add_argument("--html", metavar="FILE", help=text)
     arguments = parser.parse_args()
+    if arguments.html is not None:
+        try:
+            fleet_page.check(arguments.html)
+        except fleet_page.Unwritable as error:
+            print(f"refused: {error}", file=sys.stderr)
+            return 2
     limits = [f"--limit={limit}" for limit in arguments.limit]
     # In a separate process, since pyinfra's gevent patches the whole interpreter.
     loading = [sys.executable, "-m", "left4me.inventory_export", arguments.inventory, *limits]
     fleet = subprocess.run(loading, stdout=subprocess.PIPE, text=True, check=False)
     if fleet.returncode:
         return fleet.returncode
-    hosts = {each["name"]: each["connection"] for each in json.loads(fleet.stdout)}
+    described = json.loads(fleet.stdout)
+    hosts = {each["name"]: each["connection"] for each in described}
+    when = datetime.now().astimezone()
     with ThreadPoolExecutor(32) as pool:
         found_of = dict(zip(hosts, pool.map(ask, hosts, hosts.values()), strict=True))
     lines = [["HOST", *table([])[0]]]
@@ -78,7 +94,17 @@ def main() -> int:
     for name, found in found_of.items():
         if isinstance(found, Unreachable):
             print(f"{name}: {found}", file=sys.stderr)
-    return 1 if any(isinstance(found, Unreachable) for found in found_of.values()) else 0
+    code = 1 if any(isinstance(found, Unreachable) for found in found_of.values()) else 0
+    if arguments.html is not None:
+        models = {each["name"]: model.Host.model_validate_json(json.dumps(each["declares"])) for each in described}
+        shown = [fleet_page.host(name, found, models[name]) for name, found in found_of.items()]
+        page = fleet_page.render(shown, arguments.inventory, arguments.limit, when)
+        try:
+            fleet_page.write(arguments.html, page)
+        except fleet_page.Unwritable as error:
+            print(error, file=sys.stderr)
+            return 1
+    return code
 
 
 if __name__ == "__main__":

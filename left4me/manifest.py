@@ -14,7 +14,7 @@ import jinja2
 
 from left4me import model, revision
 from left4me.remote.generation import generation
-from left4me_host import firewall, layout
+from left4me_host import cockpit, firewall, layout
 
 ROOT = Path(__file__).parent.parent
 GROUP = "left4me"
@@ -32,7 +32,17 @@ COMPLETIONS = "/usr/local/share/bash-completion/completions"
 
 _SYSINIT = f"{layout.OWN_UNITS}/sysinit.target.wants"
 NFTABLES = f"{layout.OWN_UNITS}/nftables.service.d"
-_FOLDERS = (layout.UNITS, layout.OWN_UNITS, layout.WANTS, _TIMERS, _SYSINIT, NFTABLES, _SUDOERS, NEEDRESTART)
+_FOLDERS = (
+    layout.UNITS,
+    layout.OWN_UNITS,
+    layout.WANTS,
+    _TIMERS,
+    _SYSINIT,
+    NFTABLES,
+    cockpit.DROP_INS,
+    _SUDOERS,
+    NEEDRESTART,
+)
 _INTERRUPTED = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{layout.VAR}/.new-*")
 MANAGED = (
     layout.ETC,
@@ -41,6 +51,7 @@ MANAGED = (
     SYSCTL,
     f"{layout.SECRETS}/*",
     *_INTERRUPTED,
+    cockpit.PAGE,
     *(f"{folder}/{dot}left4me*" for folder in _FOLDERS for dot in ("", ".")),
 )
 """Patterns of paths that a deploy removes if undeclared. Names with a dot are stale temporary files."""
@@ -111,6 +122,7 @@ def directories(host: model.Host) -> list[Item]:
         Item("directory", layout.SECRETS, 0o700),
         Item("directory", layout.ATTIC, 0o700),
         Item("directory", layout.HELD, 0o755),
+        Item("directory", layout.JOBS, 0o700),
         Item("directory", layout.GAME, 0o755),
         Item("directory", layout.VERDICTS, 0o700),
         Item("directory", layout.RUNTIME, 0o755),
@@ -189,6 +201,33 @@ def units(host: model.Host) -> list[Item]:
     return items + [
         Item("file", f"{layout.UNITS}/{name}", 0o644, text=_render(f"systemd/{name}.j2", host=host)) for name in names
     ]
+
+
+def page(host: model.Host) -> list[Item]:
+    """Return the page that Cockpit shows."""
+    if not host.web:
+        return []
+    top = ROOT / "files/cockpit"
+    names = sorted(path.relative_to(top) for path in top.rglob("*"))
+    return [
+        Item("directory", cockpit.PAGE, 0o755),
+        *(
+            Item("directory", f"{cockpit.PAGE}/{name}", 0o755)
+            if (top / name).is_dir()
+            else _program(top / name, f"{cockpit.PAGE}/{name}", 0o644)
+            for name in names
+        ),
+    ]
+
+
+def cockpit_drop_in(web: model.Web) -> Item:
+    """Return the drop-in that says where Cockpit listens."""
+    return Item("file", cockpit.DROP_IN, 0o644, text=_render("systemd/cockpit.socket.conf.j2", web=web))
+
+
+def cockpit_settings(web: model.Web) -> Item | None:
+    """Return Cockpit's settings for an address that other machines reach, else None."""
+    return _program(ROOT / "files/cockpit.conf", cockpit.SETTINGS, 0o644) if web.is_public else None
 
 
 def firewall_file(host: model.Host, running: Mapping[str, int]) -> Item:
@@ -298,5 +337,6 @@ def noted_revision() -> list[Item]:
 def everything(host: model.Host) -> list[Item]:
     """Return all that the host must have; ports that only the host knows are missing."""
     table = [firewall_file(host, {})] if host.firewall else []
-    groups = (directories, programs, units, test_instances, servers)
-    return [*(item for group in groups for item in group(host)), *table, *noted_revision()]
+    groups = (directories, programs, units, test_instances, servers, page)
+    web = [cockpit_drop_in(host.web), cockpit_settings(host.web)] if host.web else []
+    return [*(item for group in groups for item in group(host)), *table, *filter(None, web), *noted_revision()]

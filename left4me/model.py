@@ -7,7 +7,7 @@ import re
 import runpy
 from collections.abc import Mapping
 from functools import cache
-from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, ip_address
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -179,6 +179,20 @@ def _endpoint(text: str) -> str:
     return text
 
 
+def _listen(text: str) -> str:
+    address, _, port = text.rpartition(":")
+    try:
+        parsed = ip_address(address.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        parsed = None
+    wanted = f"[{parsed}]" if parsed and parsed.version == 6 else str(parsed)
+    if address.lower() != wanted or "%" in wanted or not re.fullmatch("[1-9][0-9]{0,4}", port, re.ASCII):
+        raise ValueError("must be an IPv4 address or an IPv6 address in brackets, and a port, such as 127.0.0.1:9090")
+    if int(port) > 65535:
+        raise ValueError("has no valid port: the highest is 65535")
+    return f"{wanted}:{port}"
+
+
 def _absolute(text: str) -> str:
     path = PurePosixPath(text)
     if not path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w/.+@-]+", text):
@@ -204,6 +218,14 @@ def _web(text: str) -> str:
     if not re.fullmatch(r"https?://[^/@]+(/[!-~]*)?", text, re.ASCII) or not text.isprintable() or " " in text:
         raise ValueError("must be an https:// or http:// URL without user and password")
     return text
+
+
+def _page(text: str) -> str:
+    # Browsers take http only from localhost for secure; Cockpit redirects others to https.
+    host = r"https://([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])|http://(localhost|127\.0\.0\.1|\[::1\])"
+    if not re.fullmatch(rf"({host})(:[1-9][0-9]{{0,4}})?(/[\w./~%-]*)?", text, re.ASCII):
+        raise ValueError("must be an https:// URL without user and password, or http://localhost:PORT")
+    return text.rstrip("/")
 
 
 def _repository(text: str) -> str:
@@ -241,6 +263,8 @@ Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Rate = Annotated[int, Field(ge=1, le=100000)]
+Listen = Annotated[str, AfterValidator(_listen)]
+PageAddress = Annotated[str, StringConstraints(max_length=200), AfterValidator(_page)]
 KeptPath = Annotated[str, AfterValidator(_kept)]
 Into = Annotated[str, AfterValidator(_into)]
 WebAddress = Annotated[str, AfterValidator(_web)]
@@ -301,7 +325,7 @@ class _Source(_Declared):
 
 
 class _Game(_Source):
-    # The only default outside group_data, since a host's `game` replaces the whole default.
+    # A default outside group_data, since a host's `game` replaces the whole default.
     build: BuildName | None = Field(None, description="the build on the host to make current; None: the newest")
 
 
@@ -433,6 +457,28 @@ class Limits(_Declared):
     player: Rate = Field(description="packets of a player, per address, port and server")
 
 
+class Web(_Declared):
+    """The page in Cockpit."""
+
+    listen: Listen = Field(description="address and port on which Cockpit listens, such as 127.0.0.1:9090")
+    # As of `build` above.
+    url: PageAddress | None = Field(None, description="where operators' browsers reach that Cockpit, or None")
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def address(self) -> str:
+        """The address of `listen`, without brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines can connect."""
+        return not ip_address(self.address).is_loopback
+
+
 class Host(_Declared):
     game: Annotated[Game, Field(discriminator="source", description="source of the game")]
     steamcmd_url: WebAddress = Field(description="URL of SteamCMD's archive")
@@ -453,6 +499,7 @@ class Host(_Declared):
     cpu_weight: Weight = Field(description="CPU share against the rest of the host: CPUWeight= of left4me.slice")
     cpu_quota: Annotated[int, Field(ge=1, le=100000)] | None = Field(description="percent of one CPU, or None")
     operators: GroupName | None = Field(description="group that may run l4d2ctl with sudo, or None")
+    web: Web | None = Field(description="the page in Cockpit, or None")
     webhook: WebAddress | None = Field(description="Discord-compatible URL to notify when a server fails, or None")
     attic_keep: int = Field(ge=1, le=1000, description="resets to keep per server, for undo")
     attic_max: Size = Field(description="bytes on disk for a server's resets; the latest stays in any case")

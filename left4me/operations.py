@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,24 @@ from pyinfra import logger
 from pyinfra.api.command import StringCommand
 from pyinfra.context import host
 
-from left4me import facts, manifest, model, pending, pyinfra_hooks, shapes, wanted_versions
+from left4me import facts, manifest, model, pending, pyinfra_hooks, shapes, wanted_versions, web_page
 from left4me.lock.client import operation
 from left4me.manifest import Item
+from left4me_host import cockpit as cockpit_host
 from left4me_host import layout
 from left4me_host.instance import plain
 
 Commands = Generator[StringCommand, None, None]
+
+
+def _log(lines: Iterable[str], log: Callable[[str], object] = logger.info) -> None:
+    for line in lines:
+        log(f"{host.print_prefix}{plain(line)}")
+
+
+def _is_confirmed() -> bool:
+    """Return whether the operator has seen what this run will do."""
+    return host.state.is_executing and host.state.should_check_for_changes()
 
 
 def _is_as_declared(item: Item, state: shapes.HostState) -> bool:
@@ -208,6 +219,8 @@ def remove_undeclared() -> Commands:
     known |= {layout.INSTALLATION, *map(manifest.link_of, manifest.layers(declares))}
     if declares.game.source == "steamcmd":
         known.add(layout.FAILED_UPDATE)
+    if web_page.is_foreign(facts.host_state()["cockpit"]):
+        known.discard(cockpit_host.DROP_IN)
     unknown = [path for path in facts.host_state()["entries"] if path not in known]
     removed = [path for path in unknown if not any(path == each or path.startswith(f"{each}/") for each in kept)]
     if f"{layout.UNITS}/{manifest.TIMER}" in removed:
@@ -261,10 +274,9 @@ def firewall() -> Commands:
     item = manifest.firewall_file(declares.with_ports(state["ports"]), running_ports())
     if _is_as_declared(item, state) and loaded == manifest.firewall_version(item):
         return host.noop("as declared")
-    is_confirmed = host.state.is_executing and host.state.should_check_for_changes()
-    if loaded is None and not is_confirmed:
-        for line in _effects_of_firewall(declares.with_ports(state["ports"]), state["firewall"]["others"]):
-            logger.warning(f"{host.print_prefix}{plain(line)}")
+    if loaded is None and not _is_confirmed():
+        effects = _effects_of_firewall(declares.with_ports(state["ports"]), state["firewall"]["others"])
+        _log(effects, logger.warning)
     yield facts.program("load_firewall", "load", stdin=item.text)
     yield facts.program("load_firewall", "confirm", by=facts.NewLogin)
     return None
@@ -284,6 +296,56 @@ def _effects_of_firewall(declares: model.Host, others: Sequence[str]) -> Generat
             yield f"ufw is active and blocks players until you run on the host: {command}"
         else:
             yield f"the host's {name} drops by default: players play only if it accepts UDP {ports}"
+
+
+@operation
+def remove_cockpit() -> Commands:
+    """Remove a page that is not declared, and the Cockpit that an earlier deploy installed for it."""
+    state = facts.host_state()
+    seen = state["cockpit"]
+    is_there = seen["recorded"] or seen["settings"] == "ours" or cockpit_host.PAGE in state["entries"]
+    if facts.declared_host().web or not is_there:
+        host.noop("nothing to remove")
+        return
+    if seen["recorded"] and not _is_confirmed():
+        _log(["removes Cockpit, which an earlier deploy installed: sessions in Cockpit end"])
+    command = facts.program("remove_cockpit")
+    command.stream = True
+    yield command
+
+
+@operation
+def cockpit() -> Commands:
+    """Install Cockpit for the page and let it listen as declared; somebody else's Cockpit stays as it is."""
+    declares, state = facts.declared_host(), facts.host_state()
+    seen, web = state["cockpit"], declares.web
+    if web is None or web_page.is_foreign(seen):
+        _log(web_page.warnings(declares, seen), logger.warning)
+        return host.noop("not declared" if web is None else "somebody else's")
+    settings = web_page.settings(web, seen)
+    files = [manifest.cockpit_drop_in(web), *([settings] if settings else [])]
+    different = [asdict(item) for item in files if not _is_as_declared(item, state)]
+    outdated = [] if settings or seen["settings"] != "ours" else [{"do": "remove", "path": cockpit_host.SETTINGS}]
+    plan = [*web_page.plan(web, seen)]
+    if not (different or outdated or plan):
+        _log(web_page.warnings(declares, seen), logger.warning)
+        return host.noop("as declared")
+    if not _is_confirmed():
+        _log(plan)
+    # Before Cockpit starts: without the drop-in it listens on every address.
+    if different:
+        yield facts.program("apply_files", stdin=json.dumps(different))
+    yield facts.program("set_up_cockpit", web.listen)
+    if outdated:  # not before Cockpit has left the address that other machines reach
+        yield facts.program("apply_files", stdin=json.dumps(outdated))
+        yield StringCommand("systemctl", "try-restart", cockpit_host.SERVICE)
+    if host.state.is_executing:
+        after = facts.ask("cockpit", web.listen, declares.operators or "")
+        _log(web_page.warnings(declares, after), logger.warning)
+        if seen["listens"] != after["listens"]:
+            name = host.data.get("ssh_hostname") or host.name
+            _log([f"the page: {web_page.reached(web, name)}", web_page.login(declares, after)])
+    return None
 
 
 def _is_down(unit: Mapping[str, str] | None) -> bool:

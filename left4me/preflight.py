@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pyinfra import logger
 from pyinfra.context import host
 
-from left4me import facts, manifest, model, pyinfra_connection, pyinfra_hooks, revision, shapes
+from left4me import facts, manifest, model, pyinfra_connection, pyinfra_hooks, revision, shapes, web_page
 from left4me.lock import client as lock
 from left4me_host.instance import plain
 
@@ -50,7 +50,13 @@ def _ports(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     ports = {f"servers.{name}.port": each.port for name, each in declares.with_ports(seen["ports"]).present.items()}
     if declares.firewall and (why := seen["firewall"]["refusal"]):
         yield f"nftables does not work here ({why}): set firewall = False"
-    for key, port in {**ports, "trial_port": declares.trial_port}.items():
+    ports["trial_port"] = declares.trial_port
+    if web := declares.web:
+        ports["web.listen"] = web.port
+        is_taken = seen["cockpit"]["unbound"] == "in use" and not web_page.is_foreign(seen["cockpit"])
+        if is_taken and web.port not in seen["firewall"]["ssh_ports"]:
+            yield f"web.listen: something else listens on port {web.port} of this host: choose another"
+    for key, port in ports.items():
         if port in seen["firewall"]["ssh_ports"]:
             yield f"{key}: {port} is the port of sshd on this host: choose another"
 

@@ -12,7 +12,7 @@ from pyinfra.context import host
 from left4me import facts, manifest, pyinfra_hooks
 from left4me.lock import client as lock
 from left4me.operations import Commands
-from left4me_host import layout
+from left4me_host import cockpit, layout
 from left4me_host.instance import plain
 
 _OWN = [
@@ -26,6 +26,7 @@ _SHARED = [
     *(manifest.COMPLETIONS, str(Path(manifest.COMPLETIONS).parent)),
     manifest.NFTABLES,
     "/etc/sysctl.d",
+    *(cockpit.DROP_INS, cockpit.PAGES),
     *(manifest.NEEDRESTART, str(Path(manifest.NEEDRESTART).parent)),
 ]
 """System directories that a deploy creates if they are missing, children first.
@@ -66,6 +67,8 @@ def _plan(seen: dict[str, Any]) -> list[str]:
         lines.append(f"keeps what servers wrote and the attic in one archive: {seen['archives'][0]}")
     elif pyinfra_hooks.REMOVAL.get("keep") == "no":
         lines.append("deletes what servers wrote (--data keep=no)")
+    if seen["cockpit"]:
+        lines.append("removes Cockpit, which a deploy installed for the page, and the packages that only it needs")
     if seen["packages"]:
         lines.append(f"packages stay: {' '.join(seen['packages'])}")
     return lines

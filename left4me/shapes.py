@@ -39,6 +39,19 @@ class Firewall(TypedDict):
     ssh_ports: list[int]
 
 
+class Cockpit(TypedDict):
+    """The output of cockpit.py's state()."""
+
+    recorded: list[str]
+    settings: Literal["", "ours", "closed", "open"]
+    installed: list[str]
+    listens: list[str]
+    unbound: Literal["", "in use", "no address"]
+    outdated: bool
+    root_may: bool
+    without_password: list[str]
+
+
 class HostState(TypedDict, total=False):
     """The output of gather.py. Without root, or on a system not in SYSTEMS, it has only the first three keys."""
 
@@ -63,6 +76,7 @@ class HostState(TypedDict, total=False):
     revision: str
     firewall: Firewall
     sysctl: dict[str, int | None]
+    cockpit: Cockpit
 
 
 def _complete(state: HostState) -> HostState:
@@ -136,6 +150,7 @@ class Removal(TypedDict):
     found: dict[str, list[str]]
     archives: list[str]
     packages: list[str]
+    cockpit: bool
 
 
 class Row(TypedDict):
@@ -153,6 +168,7 @@ class Row(TypedDict):
 
 SHAPES: dict[str, TypeAdapter[Any]] = {
     "gather": TypeAdapter(Annotated[HostState, AfterValidator(_complete)]),
+    "cockpit": TypeAdapter(Cockpit),
     "daemon_reload": TypeAdapter(Systemd),
     "filetree": TypeAdapter(dict[str, dict[str, str]]),
     "gc": TypeAdapter(list[str]),

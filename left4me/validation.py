@@ -133,6 +133,7 @@ def _conflicts(host: model.Host) -> Iterator[tuple[str, str, str]]:
         yield "update_at", repr(host.update_at), 'requires a game from Steam: set game.source to "steamcmd"'
     if host.trial_server and host.trial_server not in host.present:
         yield "trial_server", repr(host.trial_server), f"is not one of the host's servers: {', '.join(host.present)}"
+    yield from _web_conflicts(host)
     for key in ("rcon_from", "game_may_reach"):
         if getattr(host, key) and not host.firewall:
             yield key, str(list(getattr(host, key))), "has no effect while firewall is False: remove it"
@@ -149,6 +150,16 @@ def _conflicts(host: model.Host) -> Iterator[tuple[str, str, str]]:
             yield f"servers.{server_id}.port", str(port), f"is outside port_range, {first} to {last}"
         for key, value, reason in _list_conflicts(host, server_id, server):
             yield f"servers.{server_id}.{key}", value, reason
+
+
+def _web_conflicts(host: model.Host) -> Iterator[tuple[str, str, str]]:
+    if host.web is None:
+        return
+    if not host.operators:
+        yield "web", repr(host.web.listen), "needs operators: set it to the group whose members may use the page"
+    first, last = host.port_range
+    if first <= host.web.port <= last or host.web.port == host.trial_port:
+        yield "web.listen", repr(host.web.listen), f"has a port of the servers: {first} to {last} or {host.trial_port}"
 
 
 def _list_conflicts(host: model.Host, server_id: str, server: model.Server) -> Iterator[tuple[str, str, str]]:

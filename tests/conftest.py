@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-LONGEST = ("full_machine", "01_first_evening", "rollout", "update", "faults", "boxes", "reset", "lock")
+LONGEST = ("full_machine", "01_first_evening", "cockpit", "rollout", "update", "faults", "boxes", "reset", "lock")
 """The slowest modules. They run first, so that none of them starts when the other workers are nearly done."""
 
 # Shells start background jobs with SIGINT ignored, and child processes inherit that.

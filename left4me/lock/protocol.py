@@ -22,11 +22,15 @@ LOCKED = "locked"
 """holder.py's answer when it has the lock; any other answer is the reason of a refusal."""
 
 
+def operator() -> str:
+    """Return who works where, such as anna@desk."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
 def request(token: str, *, given: bool = False, waits: bool = False) -> str:
     """Return the lock request, the argument of holder.py, which explains it."""
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
     options = {"given": given, "waits": waits, "silence": SILENCE, "mark": connection.MARK}
-    return json.dumps({"who": who, "revision": revision.checked_out(), "token": token, **options})
+    return json.dumps({"who": operator(), "revision": revision.checked_out(), "token": token, **options})
 
 
 def fence(token: str) -> str:

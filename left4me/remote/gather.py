@@ -20,7 +20,7 @@ import sys
 import zlib
 from typing import Any
 
-from left4me_host import firewall, layout, mountinfo, procfs
+from left4me_host import cockpit, firewall, layout, mountinfo, procfs
 
 
 def user(uid: int) -> str:
@@ -298,6 +298,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "revision": revision(),
         "firewall": firewall_state(),
         "sysctl": sysctl(question["sysctl"]),
+        "cockpit": cockpit.state(question["listen"], question["operators"]),
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 _CONTROL = Path(__file__).parent.parent
 _HOST = _CONTROL.parent / "files/lib/left4me_host"
 # Modules of the library that run before it is installed.
-_OF_THE_HOST = ("daemon_reload.py", "filetree.py", "gc.py")
+_OF_THE_HOST = ("cockpit.py", "daemon_reload.py", "filetree.py", "gc.py")
 _PROGRAMS = {
     path.stem: path
     for path in [*_CONTROL.glob("remote/*.py"), _CONTROL / "lock/holder.py", *(_HOST / name for name in _OF_THE_HOST)]

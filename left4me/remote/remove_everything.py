@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from left4me_host import firewall, instance, layout, mountinfo, procfs
+from left4me_host import cockpit, firewall, instance, layout, mountinfo, procfs
 from left4me_host.instance import Failed
 
 ARCHIVES = "/root"
@@ -142,6 +142,7 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         "running": running(),
         "refused": list(reasons(found["paths"])),
         "packages": installed(request["packages"]),
+        "cockpit": cockpit.recorded() != [],
         "archives": [] if not request["keep"] or not written() else [archive_of(request["host"])],
     }
 
@@ -252,6 +253,8 @@ def remove_all(request: dict[str, Any]) -> None:
     for path in glob.glob(f"{ARCHIVES}/.left4me-*.tar.gz.new", include_hidden=True):
         os.unlink(path)  # of an interrupted run
     stop()
+    for line in cockpit.remove():
+        say(line)
     if firewall.loaded():
         run(firewall.NFT, "delete", "table", *firewall.TABLE)
     remove_units(matching(request["ours"]))

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 
 from left4me import answers, connection, fleet_status, manifest
+from left4me.lock import protocol
 from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
@@ -130,12 +131,15 @@ class Drain:
         if done.returncode:
             raise Failed(failure, *last_lines(done.stdout, done.stderr))
 
+    def _change_servers(self, failure: str, *words: str) -> None:
+        self._change(failure, "l4d2ctl", "--origin", f"rollout by {protocol.operator()}", *words)
+
     def _start(self, servers: list[str]) -> str:
         names = ", ".join(servers)
         self._note(f"starting server {names}")
         self._started |= {*servers}
         failure = f"server {names} was not started: fix the error below, then run the rollout again"
-        self._change(failure, "l4d2ctl", "start", *servers)
+        self._change_servers(failure, "start", *servers)
         return f"started server {names}"
 
     def _restart(self, row: Status) -> str:
@@ -145,6 +149,6 @@ class Drain:
             said = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
             how = f"{_players(row)}, {'not warned' if said.returncode else 'warned'}"
         failure = f"server {row.id} was not restarted: fix the error below, then run the rollout again"
-        self._change(failure, "l4d2ctl", "restart", "--unless-stopped", row.id)
+        self._change_servers(failure, "restart", "--unless-stopped", row.id)
         self._idle.pop(row.id, None)
         return f"restarted server {row.id} ({how})"

@@ -24,7 +24,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from left4me import answers, connection, shapes
-from left4me_host import a2s, commands, firewall, instance, layout, mountinfo, rcon, reset
+from left4me_host import (
+    a2s,
+    commands,
+    firewall,
+    instance,
+    job_output,
+    jobs,
+    layout,
+    mountinfo,
+    rcon,
+    reset,
+)
 from left4me_host.status import table
 from tests.deployed.found import CYCLED, FOUND
 from tests.integration.harness import ROOT, rounds
@@ -51,7 +62,7 @@ FILE = st.lists(st.tuples(LINE.map(str.encode), st.binary(max_size=40)), max_siz
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host's directories, with server 3, below a temporary directory."""
-    for name in ("SERVERS", "RUN", "RUNTIME", "HELD", "ATTIC", "OVERLAYS", "RELEASES", "SECRETS"):
+    for name in ("SERVERS", "RUN", "RUNTIME", "HELD", "ATTIC", "OVERLAYS", "RELEASES", "SECRETS", "JOBS"):
         monkeypatch.setattr(layout, name, str(tmp_path / name.lower()))
         (tmp_path / name.lower()).mkdir()
     monkeypatch.setattr(layout, "FIREWALL", str(tmp_path / "firewall.nft"))
@@ -68,6 +79,28 @@ def test_an_a2s_answer(data: bytes) -> None:
         info = a2s.parse(data)
         assert max(len(info.name), len(info.map)) <= 128
         assert 0 <= info.players <= 255
+
+
+@tried
+@given(NOISE | NOISE.map(lambda data: b"\xff\xff\xff\xffD\x04" + data))
+@example(b"\xff\xff\xff\xffD\xff")
+def test_an_a2s_list_of_players(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        found = a2s.parse_players(data)
+        assert len(found) <= 255
+        json.dumps([vars(each) for each in found], allow_nan=False)
+        assert all(len(each.name) <= 128 for each in found)
+
+
+@tried
+@given(NOISE | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b"[" * 100_000)
+def test_a_damaged_record_of_a_job(host: Path, data: bytes) -> None:
+    (host / "jobs/1.json").write_bytes(data)
+    [row] = jobs.listed()
+    assert (row["job"], row["result"], row["words"]) == (1, "interrupted", "")
+    job_output.table([row])
+    assert jobs.read(1)
 
 
 class Peer:

@@ -1,9 +1,13 @@
-"""make demo: deploy to a box; start, query, stop and reset one server; print the figures of the stop."""
+"""make demo: deploy to a box; start, query, stop and reset one server; print the figures of the stop.
+
+With --web, Cockpit shows the page, and the last lines say where and how to log in.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 import shlex
 import subprocess
 import sys
@@ -15,6 +19,7 @@ import a2s
 
 from tests.boxes import game
 from tests.boxes.boxes import Box, BoxError, up
+from tests.boxes.system import STATE, write
 
 ROOT = Path(__file__).parent.parent.parent
 READER = ROOT / "tests/deployed/reader.py"
@@ -30,11 +35,32 @@ def step(text: str) -> None:
     print(f"\n== {text}", flush=True)
 
 
-def deploy() -> None:
+def deploy(inventory: str = "inventory") -> None:
     """Deploy with pyinfra's output on the terminal. Raises Broken."""
-    command = [str(Path(sys.executable).with_name("pyinfra")), "inventory", "deploy.py", "-y"]
+    command = [str(Path(sys.executable).with_name("pyinfra")), inventory, "deploy.py", "-y"]
     if subprocess.run(command, cwd=ROOT, check=False).returncode:
         raise Broken("the deploy failed; see the output of pyinfra above")
+
+
+USER, GROUP = "demo", "operators"
+
+
+def with_page(box: Box) -> str:
+    """Write an inventory in which the box has the page, and return its path."""
+    more = {box.name: {"operators": GROUP, "web": {"listen": f"{box.address}:9090"}}}
+    path = STATE / "demo-inventory"
+    text = f"import runpy\n\nhosts = runpy.run_path({str(ROOT / 'inventory')!r})['boxes']\n"
+    write(path, f"{text}hosts = [(name, data | {more!r}.get(name, {{}})) for name, data in hosts]\n")
+    return str(path)
+
+
+def add_user(box: Box) -> str:
+    """Let USER be an operator, and return a new password."""
+    password = secrets.token_urlsafe(12)
+    groups = f"groupadd --force {GROUP} && {{ id {USER} >/dev/null 2>&1 || useradd --create-home {USER}; }}"
+    box.run(f"{groups} && usermod --append --groups {GROUP} --shell /bin/bash {USER}")
+    box.run("chpasswd", input=f"{USER}:{password}\n".encode())
+    return password
 
 
 def ask(box: Box) -> None:
@@ -85,15 +111,16 @@ GOOD = {
 }
 
 
-def main() -> None:
-    """Run the demo. Raises Broken or BoxError."""
+def main(web: bool) -> None:
+    """Run the demo, with the page if `web`. Raises Broken or BoxError."""
     step("a test box, with systemd, sshd and a network of its own")
     [box] = up(["box1"])
     print(f"{box.name}: Debian {box.debian}, {box.address}")
     step("the stand-in for the game (the demo does not use Steam)")
     print(game.build().relative_to(ROOT))
-    step("pyinfra inventory deploy.py -y")
-    deploy()
+    password = add_user(box) if web else ""
+    step(f"pyinfra inventory deploy.py -y{', with the page' if web else ''}")
+    deploy(with_page(box) if web else "inventory")
     step(f"systemctl start left4me-server@{SERVER}, then an A2S query from outside the box")
     box.run(f"systemctl start left4me-server@{SERVER}")
     ask(box)
@@ -107,12 +134,15 @@ def main() -> None:
         raise Broken(f"the stop was not clean: {', '.join(wrong)}; see ./box ssh {box.name} journalctl -e")
     step(f"l4d2ctl reset {SERVER}: a fresh server, running again")
     print(box.run(f"l4d2ctl reset {SERVER}").stdout, end="")
+    if web:
+        print(f"\nThe page: https://{box.address}:9090/left4me, as user {USER} with password {password}")
+        print("The certificate is self-signed. The next make demo without WEB=1 removes the page.")
     print(f"\nTo look around: ./box ssh {box.name}. To remove the box: ./box down")
 
 
 if __name__ == "__main__":
     try:
-        main()
+        main("--web" in sys.argv[1:])
     except (Broken, BoxError) as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt:

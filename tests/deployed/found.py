@@ -90,6 +90,17 @@ class Firewall(TypedDict):
     game_may_reach: list[str]
 
 
+class Listening(TypedDict):
+    at: str
+    by: list[str]
+
+
+class Web(TypedDict):
+    packages: list[str]
+    socket: dict[str, str]
+    listening: list[Listening]
+
+
 class Found(TypedDict):
     """What was read of a host."""
 
@@ -105,6 +116,7 @@ class Found(TypedDict):
     groups: dict[str, Count]
     firewall: Firewall | None
     sysctl: dict[str, str | None]
+    web: Web
     memory: Count
     packages: list[str]
     leaks: dict[str, list[str]]

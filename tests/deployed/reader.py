@@ -24,6 +24,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 VAR = "/var/lib/left4me"
+PAGE = "/usr/local/share/cockpit/left4me"
+COCKPITS = ("/usr/local/share/cockpit", "/etc/cockpit/cockpit.conf", "/etc/cockpit/disallowed-users")
 WHOLE = ("/etc/left4me", "/usr/local/libexec/left4me", "/usr/local/lib/left4me")
 # systemd.unit(5), "Unit File Load Path": the directories whose units can override or extend ours.
 UNIT_DIRECTORIES = (
@@ -110,6 +112,8 @@ def paths() -> Iterator[str]:
         yield from (path for path in children(directory) if re.search(r"/\.?left4me", path))
     yield "/etc/sysctl.d/50-left4me.conf"
     yield from ("/usr/local/sbin", "/usr/local/sbin/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl")
+    yield from walk(PAGE)
+    yield from COCKPITS
     yield from ("/usr", "/usr/local", "/usr/local/libexec", "/usr/local/lib", "/usr/local/lib/systemd", "/etc")
     yield from (VAR, *children(VAR), f"{VAR}/game/verdicts", *children(f"{VAR}/releases"), *children(f"{VAR}/overlays"))
     for name in children(f"{VAR}/overlays"):
@@ -473,6 +477,25 @@ def sysctl(names: list[str]) -> dict[str, str | None]:
     return {name: text_of(path).strip() or None for name, path in paths.items()}
 
 
+# -- the page
+
+
+def web() -> dict[str, Any]:
+    """Return the packages that a deploy installed for the page, the state of cockpit.socket, and who listens where."""
+    shown = show(["cockpit.socket"], ["ActiveState", "UnitFileState", "Listen", "NeedDaemonReload"])
+    listening = []
+    # ss(8): State, Recv-Q, Send-Q, Local Address:Port, Peer Address:Port, Process
+    for line in run("ss", "--tcp", "--listening", "--numeric", "--processes", "--no-header").stdout.splitlines():
+        fields = line.split(maxsplit=5)
+        by = re.findall(r'"([^"]+)"', fields[5]) if len(fields) > 5 else []
+        listening.append({"at": re.sub(r"^\*:", "[::]:", fields[3]), "by": by})
+    return {
+        "packages": text_of(f"{VAR}/web-packages").split(),
+        "socket": shown["cockpit.socket"],
+        "listening": listening,
+    }
+
+
 # -- the answer
 
 
@@ -556,6 +579,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             "packages": packages(),
             "firewall": firewall(),
             "sysctl": sysctl(question["sysctl"]),
+            "web": web(),
             "memory": memory(),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}

@@ -56,6 +56,7 @@ LAYOUT = {
     f"{VAR}/game": ("directory", "0755", "root", "root"),
     f"{VAR}/game/verdicts": ("directory", "0700", "root", "root"),
     f"{VAR}/held": ("directory", "0755", "root", "root"),
+    f"{VAR}/jobs": ("directory", "0700", "root", "root"),
     f"{VAR}/runtime": ("directory", "0755", "root", "root"),
     f"{VAR}/installation": ("symlink", "0777", "root", "root"),
 }
@@ -96,6 +97,13 @@ AS_HERE = {
 }
 
 
+PAGE = "/usr/local/share/cockpit/left4me"
+PAGE_FILES = [path.name for path in (ROOT / "files/cockpit").glob("*.*")]
+# Files of a Cockpit, which may be somebody else's: test_web.py.
+OF_COCKPIT = {"/usr/local/share/cockpit", "/etc/cockpit/cockpit.conf", "/etc/cockpit/disallowed-users"}
+IF_WEB = {f"{OWN}/cockpit.socket.d/left4me.conf", f"{VAR}/web-packages"}
+
+
 def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
     """Return type, mode, owner and group of every expected path."""
     wanted: dict[str, tuple[str, ...]] = dict(LAYOUT)
@@ -112,6 +120,9 @@ def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
     if declares.firewall:
         wanted |= dict.fromkeys((FIREWALL, FIREWALL_UNIT, NFTABLES), ("file", "0644", "root", "root"))
         wanted |= {f"{OWN}/sysinit.target.wants/left4me-firewall.service": ("symlink", "0777", "root", "root")}
+    if declares.web:
+        wanted |= {PAGE: ("directory", "0755", "root", "root")}
+        wanted |= {f"{PAGE}/{name}": ("file", "0644", "root", "root") for name in PAGE_FILES}
     for server, declared in declares.instances.items():
         wanted |= {
             path.format(id=server): tuple(value.format(id=server) for value in values)
@@ -148,8 +159,11 @@ def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
 
 def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # `candidate` exists during a smoke test and after a failed one.
-    allowed = {*layout(host.declares), *ON_THE_WAY, f"{VAR}/candidate"}
-    free = re.compile(rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*")
+    allowed = {*layout(host.declares), *ON_THE_WAY, *OF_COCKPIT, f"{VAR}/candidate"}
+    allowed |= IF_WEB if host.declares.web else set()
+    free = re.compile(
+        rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*|/run/systemd/transient/left4me-job-[0-9]+\.service"
+    )
     # A running server that is no longer declared is kept while it has players.
     kept = running(host) - set(host.declares.servers)
     unexpected = [
@@ -176,7 +190,8 @@ def test_nobody_but_root_can_change_what_root_runs(host: Host) -> None:
 
 def test_the_programs_are_those_of_this_repository(host: Host) -> None:
     wrong = []
-    for path, ours in AS_HERE.items():
+    page = {f"{PAGE}/{name}": f"files/cockpit/{name}" for name in PAGE_FILES if host.declares.web}
+    for path, ours in {**AS_HERE, **page}.items():
         wanted = hashlib.sha256((ROOT / ours).read_bytes()).hexdigest()
         found = host.found["entries"].get(path, {}).get("sha256")
         if found != wanted:

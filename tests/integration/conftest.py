@@ -24,14 +24,14 @@ DEBIANS = {
     **dict.fromkeys(
         ("doctor", "killed", "l4d2ctl", "layers", "rcon", "refused", "rollout", "server_settings", "sources"), (12,)
     ),
-    **dict.fromkeys(("fleet", "holders", "lock", "removal", "remove", "reset", "resets"), (13,)),
+    **dict.fromkeys(("fleet", "fleet_page", "holders", "lock", "removal", "remove", "reset", "resets"), (13,)),
     # Story 10 covers the webhook on both Debians; every story runs verification on both.
     **dict.fromkeys(("update", "verification", "webhook"), (13,)),
 }
 SNAPSHOTS: dict[str, Kind] = {
     # The boxes of these modules start deployed. Other modules declare the data of their boxes.
-    **dict.fromkeys(("faults", "helper", "holders", "lock", "sandbox", "start", "verification"), "plain"),
-    **dict.fromkeys(("doctor", "firewall", "from_a_server", "rcon"), "layered"),
+    **dict.fromkeys(("faults", "helper", "holders", "lock", "sandbox", "start", "verification", "web"), "plain"),
+    **dict.fromkeys(("doctor", "firewall", "from_a_server", "jobs", "rcon"), "layered"),
 }
 
 

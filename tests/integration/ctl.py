@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import struct
 import subprocess
@@ -19,12 +21,52 @@ RUNTIME = "/var/lib/left4me/runtime"
 ATTIC = "/var/lib/left4me/attic"
 
 
+CHANGES = re.compile(r"(start|stop|restart|reset)\b|game (rollback|update(?! --check))|doctor .*--fix")
+BEGUN = re.compile(r"^job (\d+) is running; to follow it from elsewhere: l4d2ctl jobs -f \1\n", re.MULTILINE)
+SUCCEEDED = re.compile(r"^job \d+ succeeded in \d+\.\d\d s\n\Z", re.MULTILINE)
+FAILED = re.compile(r"^job \d+ (failed after \d+\.\d\d s|was cancelled|was interrupted)\n\Z", re.MULTILINE)
+
+
 def ctl(box: Box, words: str, *, code: int = 0, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    """Run l4d2ctl as root; fail where it does not exit with `code`."""
+    """Run l4d2ctl as root; fail where it does not exit with `code`, or does not say last how its job ended.
+
+    What it says of its job is left out of what this returns.
+    """
     done = box.run(f"l4d2ctl {words}", check=False, timeout=timeout)
     assert done.returncode == code, f"l4d2ctl {words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
-    return done
+    return without_job(words, done)
+
+
+def without_job(words: str, done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """Return what l4d2ctl printed but for the lines on its job; fail if it succeeded and does not say so last."""
+    code = done.returncode
+    if not CHANGES.match(words) or code == 2 or "--help" in words:
+        assert not re.search(r"^job \d", done.stdout, re.MULTILINE) or words.startswith("jobs")
+        return done
+    is_json = "--json" in words
+    out, err = (text if is_json else BEGUN.sub("", text) for text in (done.stdout, done.stderr))
+    if is_json:
+        err = BEGUN.sub("", err)
+    if code == 0 and not is_json:
+        assert SUCCEEDED.search(out), done.stdout
+    elif code == 0:
+        assert SUCCEEDED.search(err), done.stderr
+    out, err = SUCCEEDED.sub("", out), (SUCCEEDED if code == 0 else FAILED).sub("", err)
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the only line of a command that was refused before it was a job."""
+    [line] = done.stderr.splitlines()
+    assert done.stdout == ""
+    return line
+
+
+def jobs(box: Box) -> list[dict[str, Any]]:
+    """Return the jobs of a box, latest first."""
+    found: list[dict[str, Any]] = json.loads(ctl(box, "jobs --json").stdout)
+    return found
 
 
 def unit(server: str) -> str:

@@ -31,8 +31,9 @@ DEPLOYED = (
 )
 # All that a deploy manages, and what it may change as a side effect.
 MANAGED = f"{DEPLOYED} /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"
-# Excluded from find: files that running servers change.
+# Excluded from find: files that running servers change, and the records of jobs.
 _GAMES = "-path '/var/lib/left4me/runtime/*/merged' -prune -o -path '/var/lib/left4me/runtime/*/[uw]*/*' -prune -o"
+_GAMES += " -path '/var/lib/left4me/jobs/*' -prune -o"
 
 
 def write_inventory(
@@ -183,11 +184,11 @@ def standing(box: Box) -> dict[str, str]:
 def listing(box: Box) -> list[str]:
     """Return type, mode, owner, name, target and content of everything deployed, packages, accounts and units.
 
-    Without the content of secrets, which each host generates.
+    Without the content of secrets, which each host generates, and the records of jobs.
     """
     script = f"""
-        find {DEPLOYED} {_GAMES} -printf '%M %u %g %p %l\\n'
-        find {DEPLOYED} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' -print0 | xargs -0 sha256sum
+        find {DEPLOYED} {_GAMES} ! -path '*/jobs/*.json' -printf '%M %u %g %p %l\\n'
+        find {DEPLOYED} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' ! -path '*/jobs/*.json' -print0 | xargs -0 sha256sum
         dpkg-query -W -f '${{binary:Package}} ${{Version}} ${{Status}}\\n'
         dpkg --print-foreign-architectures
         getent passwd; getent group

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.boxes.boxes import Box, BoxError
+from tests.integration.ctl import without_job
 from tests.integration.harness import (
     SmallDisk,
     device,
@@ -65,7 +66,7 @@ def assert_sound(box: Box) -> None:
     box.run("l4d2ctl start 3")
     wait_for_server(box, 27015)
     assert overlays(box).count(MERGED) == 1
-    stopped = box.run("l4d2ctl stop 3")
+    stopped = without_job("stop 3", box.run("l4d2ctl stop 3"))
     assert (stopped.stdout, stopped.stderr) == ("", "")
     wanted = {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"}
     assert properties(box, UNIT, *wanted) == wanted
@@ -166,7 +167,7 @@ def test_the_helper_by_hand_twice_at_once(running: Box) -> None:
 
 def test_a_host_with_no_inotify_left_stops_its_servers_all_the_same(running: Box, deployed: Box) -> None:
     with strace(deployed, "umount", "-e", "inject=inotify_init1:error=EMFILE"):
-        done = deployed.run("l4d2ctl stop 3")
+        done = without_job("stop 3", deployed.run("l4d2ctl stop 3"))
         assert (done.stdout, done.stderr) == ("", "")
         assert "= -1 EMFILE (Too many open files) (INJECTED)" in deployed.run("cat /run/trace").stdout
         assert MERGED not in overlays(deployed)
@@ -318,7 +319,8 @@ def test_a_full_disk_at_mount_and_at_reset(disk: SmallDisk, deployed: Box) -> No
     disk.fill()
     done = deployed.run("l4d2ctl reset 3", check=False)
     assert done.returncode == 1
-    [line] = done.stderr.splitlines()
+    unrecorded, line = done.stderr.splitlines()
+    assert unrecorded.startswith("l4d2ctl: this command is not recorded: [Errno 28] No space left on device")
     assert "server 3" in line
     assert "No space left on device" in line
     done = deployed.run("l4d2ctl stop 3", check=False)
@@ -459,8 +461,12 @@ def test_the_unit_of_the_boot_leaves_a_server_alone_that_runs(running: Box, depl
 def test_a_reset_is_on_disk_step_by_step(running: Box) -> None:
     running.run("strace -yz -o /run/trace -e trace=fsync,rename,unlink /usr/local/sbin/l4d2ctl reset 3")
     calls = re.findall(r"^(\w+)\((?:\d+<)?(.*?)[>,)]", running.run("cat /run/trace").stdout, re.MULTILINE)
-    seen = [f"{call} {path.strip(chr(34)).partition('@')[0].removeprefix('/var/lib/left4me/')}" for call, path in calls]
-    assert seen == [
+    names = [path.strip(chr(34)).partition("@")[0].removeprefix("/var/lib/left4me/") for _call, path in calls]
+    seen = [f"{call} {name}" for (call, _path), name in zip(calls, names, strict=True)]
+    # Its record is made before and replaced after all that, without a sync.
+    assert [name.split("/")[0] for name in names[:1] + names[-2:]] == ["jobs"] * 3
+    assert "fsync jobs" not in " ".join(seen)
+    assert [each for each in seen if " jobs/" not in each] == [
         "rename runtime/3/reset.new",
         *("fsync runtime/3/reset", "fsync runtime/3"),  # before anything is renamed
         *("rename runtime/3/upper", "rename runtime/3/work"),
@@ -496,7 +502,10 @@ def test_the_helper_keeps_out_of_a_reset(running: Box) -> None:
 def test_a_stop_by_hand_just_before_a_reset_starts_the_server_holds(running: Box) -> None:
     held = "/var/lib/left4me/held/3"
     with stopped_reset(running, f"-P {held} -e inject=newfstatat:signal=SIGSTOP"):
-        running.run("l4d2ctl stop 3")
+        running.run("(l4d2ctl stop 3; echo $?) >/run/stopped 2>&1 </dev/null &")
+        wait_for("the stop waits for it", lambda: "waiting for job" in running.run("cat /run/stopped").stdout)
+        running.run(f"test -e {held}")
+    wait_for("the stop has ended", lambda: running.run("tail -n1 /run/stopped").stdout.strip() == "0", limit=40)
     assert properties(running, UNIT, "ActiveState") == {"ActiveState": "inactive"}
     running.run(f"test -e {held}")
     assert_sound(running)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.boxes.boxes import Box
+from tests.integration.ctl import without_job
 from tests.integration.harness import having, overlays, properties, wait_for, wait_for_server
 
 UNIT = "left4me-server@3"
@@ -105,25 +106,25 @@ def assert_held(box: Box, pid: int, command: str, by: str, unmounted: bool) -> N
     """Assert that a holder is named, that the stop fails in its time with one line that names it, and the next not."""
     assert (command, by) in named(box)[pid]
     begin = time.monotonic()
-    done = box.run("l4d2ctl stop 3", check=False)
+    done = without_job("stop 3", box.run("l4d2ctl stop 3", check=False))
     assert time.monotonic() - begin < SECONDS
     assert (done.returncode, done.stdout) == (1, "")
     [line] = done.stderr.splitlines()
     assert f"pid {pid} ({command}) by its {by}" in line
     assert (MERGED in overlays(box)) is not unmounted
     assert list(named(box)) == [pid]
-    again = box.run("l4d2ctl stop 3", check=False)
+    again = without_job("stop 3", box.run("l4d2ctl stop 3", check=False))
     assert (again.returncode, again.stderr) == (1, done.stderr)
     if unmounted:
         # A second overlay over the same upper would corrupt it, and the kernel lets it happen.
-        start = box.run("l4d2ctl start 3", check=False)
+        start = without_job("start 3", box.run("l4d2ctl start 3", check=False))
         assert start.returncode == 1
         assert f"is still in use by pid {pid}" in start.stderr
         assert MERGED not in overlays(box)
 
 
 def assert_stops(box: Box) -> None:
-    done = box.run("l4d2ctl stop 3", check=False)
+    done = without_job("stop 3", box.run("l4d2ctl stop 3", check=False))
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert properties(box, UNIT, "ActiveState", "SubState") == {"ActiveState": "inactive", "SubState": "dead"}
     assert MERGED not in overlays(box)
@@ -142,7 +143,7 @@ def test_a_reset_of_a_held_server_moves_nothing_and_the_next_one_finishes_it(run
     places = "stat -c %i /var/lib/left4me/runtime/3/upper; ls -A /var/lib/left4me/attic"
     before = running.run(places).stdout
     with holding(running, KINDS[0]) as pid:
-        done = running.run("l4d2ctl reset 3", check=False)
+        done = without_job("reset 3", running.run("l4d2ctl reset 3", check=False))
         assert done.returncode == 1
         assert f"pid {pid} (python3) by its cwd" in done.stderr
         assert done.stderr.endswith("then: l4d2ctl reset 3\n")
@@ -157,7 +158,7 @@ def test_a_reset_of_a_held_server_moves_nothing_and_the_next_one_finishes_it(run
 def test_those_that_nobody_holds_are_restarted_and_the_one_that_is_held_told(running: Box) -> None:
     before = properties(running, "left4me-server@4", "MainPID")
     with holding(running, KINDS[0]) as pid:
-        done = running.run("l4d2ctl restart --all", check=False)
+        done = without_job("restart --all", running.run("l4d2ctl restart --all", check=False))
         assert done.returncode == 1
         [line] = done.stderr.splitlines()
         assert f"server 3 is stopped but its overlay is held by pid {pid}" in line
@@ -170,7 +171,7 @@ def test_those_that_nobody_holds_are_restarted_and_the_one_that_is_held_told(run
 def test_those_whose_reset_is_finished_are_started_and_the_one_that_waits_for_it_told(running: Box) -> None:
     running.run("l4d2ctl stop --all; touch /var/lib/left4me/runtime/3/reset")
     try:
-        done = running.run("l4d2ctl start --all", check=False)
+        done = without_job("start --all", running.run("l4d2ctl start --all", check=False))
         wait_for_server(running, 27016)
     finally:
         running.run("rm /var/lib/left4me/runtime/3/reset")
@@ -182,10 +183,10 @@ def test_those_whose_reset_is_finished_are_started_and_the_one_that_waits_for_it
 def test_one_that_somebody_detached_by_hand_is_told_while_it_lives(running: Box) -> None:
     with holding(running, KINDS[2]) as pid:
         running.run(f"umount --lazy {MERGED}")
-        done = running.run("l4d2ctl stop 3", check=False)
+        done = without_job("stop 3", running.run("l4d2ctl stop 3", check=False))
         assert done.returncode == 1
         assert f"pid {pid} (python3) by its fd 9" in done.stderr
-        start = running.run("l4d2ctl start 3", check=False)
+        start = without_job("start 3", running.run("l4d2ctl start 3", check=False))
         assert start.returncode == 1
         assert f"is still in use by pid {pid}" in start.stderr
         assert MERGED not in overlays(running)
@@ -242,7 +243,7 @@ def test_neighbours_and_sandboxed_services_are_no_holders(running: Box) -> None:
 
 def assert_cannot_start(box: Box) -> None:
     """Assert that no second overlay is mounted over the same upper: that is damage, and the kernel lets it happen."""
-    start = box.run("l4d2ctl start 3", check=False)
+    start = without_job("start 3", box.run("l4d2ctl start 3", check=False))
     assert start.returncode == 1
     assert "is still in use by pid 1" in start.stderr
     assert overlays(box) == ["/var/lib/left4me/runtime/4/merged"]
@@ -251,7 +252,7 @@ def assert_cannot_start(box: Box) -> None:
 @pytest.mark.parametrize("part", ["", "/left4dead2"])
 def test_it_or_a_part_of_it_mounted_elsewhere_is_named(running: Box, part: str) -> None:
     running.run(f"mkdir -p /run/elsewhere; mount --bind {MERGED}{part} /run/elsewhere")
-    done = running.run("l4d2ctl stop 3", check=False)
+    done = without_job("stop 3", running.run("l4d2ctl stop 3", check=False))
     assert done.returncode == 1
     assert "pid 1 (systemd) by its mount: /run/elsewhere" in done.stderr
     assert_cannot_start(running)
@@ -267,7 +268,7 @@ def test_a_namespace_that_a_mount_keeps_is_named(running: Box) -> None:
         for try in $(seq 100); do unshare --mount=/run/spaces/one --propagation private true 2>/dev/null && exit; done
         exit 1
     """)
-    done = running.run("l4d2ctl stop 3", check=False)
+    done = without_job("stop 3", running.run("l4d2ctl stop 3", check=False))
     assert done.returncode == 1
     assert "pid 1 (systemd) by its mount /run/spaces/one: mnt:[" in done.stderr
     assert_cannot_start(running)
@@ -277,7 +278,7 @@ def test_a_namespace_that_a_mount_keeps_is_named(running: Box) -> None:
 
 def test_what_is_mounted_inside_is_named(running: Box) -> None:
     running.run(f"mount -t tmpfs none {MERGED}/left4dead2/maps")
-    done = running.run("l4d2ctl stop 3", check=False)
+    done = without_job("stop 3", running.run("l4d2ctl stop 3", check=False))
     assert done.returncode == 1
     assert f"pid 1 (systemd) by its mount: {MERGED}/left4dead2/maps" in done.stderr
     assert "busy: held by" in running.run(f"journalctl -q -o cat -n 20 -u {UNIT}").stdout

@@ -23,7 +23,7 @@ from tests.integration.harness import (
     wait_for_server,
 )
 
-COMMANDS = ("status", "start", "stop", "restart", "reset", "attic", "holders", "rcon", "logs", "doctor")
+COMMANDS = ("status", "show", "start", "stop", "restart", "reset", "attic", "holders", "rcon", "logs", "jobs", "doctor")
 OPERATORS = "gamers"
 
 
@@ -59,6 +59,17 @@ def test_help_teaches(deployed: Box) -> None:
         ("logs 3 -n many", "is not a number of lines"),
         ("logs -n -5 3", "is not a number of lines"),
         ("status --xml", "--xml"),
+        ("status --follow", "--follow needs --json"),
+        ("restart --when-empty --unless-stopped 3", "not allowed with argument"),
+        ("jobs -f", "takes the number of a job"),
+        ("jobs -f 1 --json", "takes the number of a job"),
+        ("jobs last", "is not the number of a job"),
+        ("show 9", "server 9 is not declared on this host"),
+        ("--origin '' start 3", "1 to 200 printable characters"),
+        (f"--origin {'x' * 201} start 3", "1 to 200 printable characters"),
+        ("--origin $'\\e[31m' start 3", "1 to 200 printable characters"),
+        ("--origin desk status", "--origin is only for commands that change something"),
+        ("--origin desk game update --check", "--origin is only for commands that change something"),
     ],
 )
 def test_a_wrong_command_line_is_exit_2_with_one_line(deployed: Box, words: str, said: str) -> None:
@@ -134,6 +145,9 @@ def test_json_of_the_others_parses(deployed: Box) -> None:
     ("typed", "offered"),
     [
         ("l4d2ctl st", "status start stop"),
+        ("l4d2ctl restart --", "--all --unless-stopped --when-empty --help"),
+        ("l4d2ctl show ''", "3 4"),
+        ("l4d2ctl jobs --", "--follow --json --help"),
         ("l4d2ctl stop ''", "3 4"),
         ("l4d2ctl reset --", "--all --undo --help"),
         ("l4d2ctl attic --", "--all --json --help"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.harness import ROOT
+from tests.integration.test_web import BROWSER, WORKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMAND = re.compile(r"^(git|cd|make|pyinfra|pytest|python|l4d2ctl|\.|\./box)\b")
@@ -134,9 +137,21 @@ def test_the_servers_are_run_from_day_to_day(reader: Reader) -> None:
     reader.typed |= tested_in_test_update  # with a stand-in for Steam
     for command in uncommented(block):
         if command not in tested_in_test_update:
-            reader.types(command, f"./box ssh box1 {command}")
+            # The first job of the box is the demo's reset.
+            reader.types(command, f"./box ssh box1 {command.replace('164', '1')}")
     assert "revision" in reader.types("l4d2ctl --version", "./box ssh box1 l4d2ctl --version")
     assert "reset --undo" in reader.types("l4d2ctl --help", "./box ssh box1 l4d2ctl --help")
+
+
+def test_the_demo_with_the_page_says_where_it_is_and_who_may_log_in(reader: Reader) -> None:
+    said = reader.types("make demo WEB=1")
+    [(address, port, user, password)] = re.findall(
+        r"^The page: https://([\d.]+):(\d+)/left4me, as user (\S+) with password (\S+)$", said, re.MULTILINE
+    )
+    words = [sys.executable, "-c", BROWSER, address, port, user, password, "/cockpit/login"]
+    page = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert json.loads(page) == WORKS
+    assert said.count(password) == 1
 
 
 def test_every_command_of_the_readme_was_typed(reader: Reader) -> None:

@@ -17,7 +17,8 @@ from tests.integration.trap import Trap
 
 REMOVE = "/usr/local/libexec/left4me/left4me-remove"
 ANYTHING = """
-    find /etc/left4me /etc/systemd /run/left4me /var/lib/left4me -path /var/lib/left4me/attic -prune -o \\
+    cd /var/lib/left4me
+    find /etc/left4me /etc/systemd /run/left4me $PWD '(' -path $PWD/attic -o -path $PWD/jobs ')' -prune -o \\
         '(' -name 3 -o -name '3.*' -o -name '*@3.service*' ')' -print
 """
 MINE = "left4dead2/mine.txt"
@@ -78,7 +79,7 @@ def assert_gone(box: Box) -> None:
 
 
 def test_a_running_server(host: Box) -> None:
-    assert len(left(host)) == 8
+    assert len(left(host)) == 9
     pid = main_pid(host, "4")
     assert remove(host, "3") == ""
     assert_gone(host)
@@ -160,7 +161,7 @@ def test_a_server_with_a_holder_is_left_and_the_others_are_not(host: Box) -> Non
     before = left(host)
     [line] = remove(host, "3 4", code=1).splitlines()
     assert re.search(r"server 3 is not removed: .* held by pid \d+ \(sleep\) by its cwd", line), line
-    assert set(left(host)) - {"/run/left4me/3.reset"} == set(before)
+    assert set(left(host)) == set(before)
     assert host.run(f"ls -d {RUNTIME}/[!_]* /etc/left4me/servers/[!_]*").stdout.split() == [
         "/etc/left4me/servers/3",
         f"{RUNTIME}/3",
@@ -182,8 +183,8 @@ def test_what_is_mounted_in_a_servers_directory_goes_nowhere(host: Box) -> None:
 
 
 def test_a_reset_that_is_at_work_is_not_disturbed(host: Box) -> None:
-    [line] = host.run(f"flock /run/left4me/3.reset {REMOVE} 3 2>&1", check=False).stdout.splitlines()
-    assert "another reset is running" in line
+    [line] = host.run(f"flock /run/left4me/3.job {REMOVE} 3 2>&1", check=False).stdout.splitlines()
+    assert "another command (not noted, since " in line
     assert state(host, "3") == "active"
 
 
@@ -201,7 +202,7 @@ def test_what_is_no_id_is_refused_before_anything(host: Box, servers: str) -> No
         ("flock", r"runtime/3>"),
         ("rename", r'"/var/lib/left4me/runtime/3", '),
         ("unlinkat", r"rcon\.cfg"),
-        ("unlink", r"3\.reset"),
+        ("unlink", r"3\.job"),
         ("fsync", r"multi-user\.target\.wants>"),
         ("unlinkat", r"limits\.conf"),
         ("unlinkat", r"server\.env"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -24,7 +26,7 @@ from left4me.rollout.report import FINISHING
 from tests.boxes import boxes as machines
 from tests.boxes import deployed, network
 from tests.boxes.boxes import Box
-from tests.integration.ctl import LAYER, LAYERS, ctl, main_pid, rcon, state
+from tests.integration.ctl import LAYER, LAYERS, ctl, jobs, main_pid, rcon, state
 from tests.integration.harness import (
     ROOT,
     SERVERS,
@@ -163,6 +165,10 @@ def test_a_whole_rollout_goes_wave_by_wave(rolled: Fleet) -> None:
     assert not set(before) & {main_pid(box, "3") for box in rolled.boxes}
     # Nothing changed about server 4.
     assert [main_pid(box, "4") for box in rolled.boxes] == others
+    for box in rolled.boxes:
+        [job] = [each for each in jobs(box) if each["origin"]]
+        assert job["origin"] == f"rollout by {getpass.getuser()}@{socket.gethostname()}"
+        assert (job["words"], job["result"]) == ("restart --unless-stopped 3", "succeeded")
 
 
 def test_nothing_to_do_changes_and_restarts_nothing(rolled: Fleet) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,7 @@ import pytest
 from tests.boxes.boxes import Box
 from tests.integration import sources
 from tests.integration import steam as steams
-from tests.integration.ctl import PASSWORD, ctl, main_pid, rcon, state
+from tests.integration.ctl import PASSWORD, ctl, jobs, main_pid, rcon, state
 from tests.integration.harness import (
     ROOT,
     SERVERS,
@@ -327,10 +327,15 @@ def test_a_download_that_breaks_off(host: Box, steam: Steam, newer: Callable[...
     is_whole(host)
 
 
-@contextmanager
-def started_update(box: Box) -> Iterator[subprocess.Popen[str]]:
+def started_update(box: Box) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start an update as an operator, over a connection of his own, which ends with the block."""
-    command = ["ssh", "-F", str(box.ssh_config), box.name, "l4d2ctl game update"]
+    return typed(box, "game update")
+
+
+@contextmanager
+def typed(box: Box, words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run l4d2ctl as an operator, over a connection of his own, which ends with the block."""
+    command = ["ssh", "-F", str(box.ssh_config), box.name, f"l4d2ctl {words}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             yield process
@@ -427,6 +432,42 @@ def test_two_updates_at_once(host: Box, steam: Steam, newer: Callable[..., str])
     assert "following it" in out
     assert (current(host), downloads(steam).count(f"{steams.APP}/linux.tar")) == (number, 1)
     is_whole(host)
+
+
+def test_an_update_is_a_job_that_its_unit_ends(host: Box, steam: Steam, newer: Callable[..., str]) -> None:
+    number = newer()
+    steam.hold = True
+    with started_update(host) as first:
+        assert steam.holding.wait(60)
+        [job] = [each for each in jobs(host) if each["result"] == "running"]
+        assert (job["verb"], job["who"], job["words"]) == ("game update", "root", "game update")
+        # He types it again, for he has lost sight of it: it is the same job.
+        with started_update(host) as second:
+            assert second.stdout
+            wait_for_line(second.stdout, f"job {job['job']} is running; ")
+        assert jobs(host)[0]["job"] == job["job"]
+        first.kill()
+        host.run("pkill -KILL -f 'l4d2ctl game update$'")
+    with typed(host, f"jobs -f {job['job']}") as third:
+        assert third.stdout
+        wait_for_line(third.stdout, "asking Steam for the current build")
+        steam.hold = False
+        steam.go_on.set()
+        output, _ = third.communicate(timeout=120)
+    assert (third.returncode, current(host)) == (0, number)
+    assert f"build {number} is current; running servers use it after a restart" in output
+    [after] = [each for each in jobs(host) if each["job"] == job["job"]]
+    assert (after["result"], after["who"]) == ("succeeded", "root")
+    is_whole(host)
+
+
+def test_a_stale_note_gives_the_timers_update_nobodys_name(host: Box) -> None:
+    host.run("systemctl stop left4me-game.service; l4d2ctl --origin desk start 3")
+    stale = jobs(host)[0]["job"]
+    host.run(f"echo {stale} >/run/left4me/update; systemctl start left4me-game.service", timeout=120)
+    [job, before] = jobs(host)[:2]
+    assert (before["job"], before["origin"], before["verb"]) == (stale, "desk", "start")
+    assert (job["verb"], job["who"], job["origin"], job["result"]) == ("game update", "root", "", "succeeded")
 
 
 def test_a_power_cut_during_the_switch(host: Box, inventory: Path, steam: Steam, newer: Callable[..., str]) -> None:
@@ -632,6 +673,9 @@ def test_a_steamcmd_that_broke_itself_is_brought_anew(host: Box, steam: Steam, n
 # -- the night
 
 
+AT_ONCE = b"[Timer]\nOnCalendar=\nRandomizedDelaySec=0\nOnActiveSec=1s\nAccuracySec=100ms\n"
+
+
 def test_the_timer_is_there_when_data_say_so(host: Box, inventory: Path, steam: Steam, tmp_path: Path) -> None:
     timer = "left4me-game.timer"
     assert properties(host, timer, "LoadState")["LoadState"] == "not-found"
@@ -641,6 +685,12 @@ def test_the_timer_is_there_when_data_say_so(host: Box, inventory: Path, steam: 
     assert "04:30:00" in properties(host, timer, "TimersCalendar")["TimersCalendar"]
     assert_idle(deploy(nightly), [host])
     must_pass(nightly)
+    # What the timer starts is a job of the timer's.
+    host.run(f"mkdir -p /run/systemd/system/{timer}.d; cat >/run/systemd/system/{timer}.d/now.conf", input=AT_ONCE)
+    host.run(f"systemctl daemon-reload; systemctl restart {timer}")
+    wait_for("it runs", lambda: jobs(host)[0]["who"] == "timer", 30)
+    wait_for("it has ended", lambda: jobs(host)[0]["ended"] is not None, 90)
+    assert (jobs(host)[0]["verb"], jobs(host)[0]["result"]) == ("game update", "succeeded")
     host.reboot()
     wait_for_server(host, 27015, 60)
     assert state_of(host, timer) == "active"
@@ -679,6 +729,8 @@ def test_restarts_after_an_update_as_data_say(
     wait_for("server 4 has its time", lambda: build_or_none(host, "4") == number, 150)
     # It had players to its end, and was told; and so had server 3, which waits for them.
     assert "restarting server 4, 1 players" in said_by(host, "left4me-restart.service")
+    [job] = [each for each in jobs(host) if each["who"] == "update"]
+    assert (job["verb"], job["servers"], job["result"]) == ("restart", ["4"], "succeeded")
     assert (build_of(host, "3"), build_of(host, "5")) == (old, old)
     rcon(host, 27015, "standin_players 0")
     wait_for("server 3 is empty for a minute", lambda: build_or_none(host, "3") == number, 170)

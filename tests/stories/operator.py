@@ -100,8 +100,13 @@ class Operator:
             self.types(f"{COMMIT} --all --message 'As it is here'", at=clone)
         for shared in (".venv", ".boxes"):
             (clone / shared).symlink_to(ROOT / shared)
-        shutil.copystat(ROOT / "requirements.lock", clone / "requirements.lock")  # so that make keeps .venv
+        _keep_environment(clone)
         return clone
+
+    def checks_out(self, revision: str, clone: Path) -> None:
+        """Check out a revision in a clone of clones()."""
+        self.types(f"git checkout --quiet {revision}", at=clone)
+        _keep_environment(clone)
 
     def on(
         self,
@@ -167,6 +172,11 @@ class Terminal:
         self._process.wait()
         self._reading.join()
         os.close(self._master)
+
+
+def _keep_environment(clone: Path) -> None:
+    """Make requirements.lock no newer than the shared .venv, which make would install again."""
+    shutil.copystat(ROOT / "requirements.lock", clone / "requirements.lock")
 
 
 def _environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
     here, host = operator.clones("here"), operator.bare()
     operator.declare(servers, rcon_from=None)
     deploy, verify = f"pyinfra {operator.inventory} deploy.py", f"make verify INVENTORY={operator.inventory}"
-    operator.types(f"git checkout --quiet {OLD}", at=here)
+    operator.checks_out(OLD, here)
     operator.types(f"{deploy} -y", at=here)
     wait_for_server(host, 27015)
     operator.on(host, "touch /var/lib/left4me/runtime/3/merged/left4dead2/ours && l4d2ctl reset 3 && l4d2ctl stop 4")
@@ -37,7 +37,7 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
         assert [operator.on(host, command) for command in KEPT] == kept
 
     # git pull: the sandbox is tighter, which a server gets at its next restart. There is a firewall; he opens RCON.
-    operator.types("git checkout --quiet -", at=here)
+    operator.checks_out("-", here)
     operator.types(f"{deploy} --dry", "closes RCON", at=here)
     operator.declare(servers)
     operator.types(f"{deploy} --dry", "stopped by hand: 4", "will require a restart: 3", at=here)
@@ -53,7 +53,7 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
     operator.declare(servers, firewall=False, rcon_from=None)
     operator.types(f"{deploy} -y", at=here)
     operator.declare(servers, rcon_from=None)
-    operator.types(f"git checkout --quiet {OLD}", at=here)
+    operator.checks_out(OLD, here)
     operator.types(f"{deploy} -y", at=here)
     nothing_is_lost()
     operator.on(host, "nft list tables", never=["left4me"])
@@ -68,7 +68,7 @@ def test_an_update_of_left4me_throws_nobody_out(operator: Operator) -> None:
 
     # Forward again.
     operator.declare(faster)
-    operator.types("git checkout --quiet -", at=here)
+    operator.checks_out("-", here)
     operator.types(f"{deploy} -y", "stopped by hand: 4", "restart required: 3", at=here)
     nothing_is_lost()
     operator.types(verify, "stopped by hand", "restart required", never=["failed"], at=here)

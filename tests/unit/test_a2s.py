@@ -1,9 +1,11 @@
-"""What l4d2ctl reads of a server's answer to A2S_INFO, and what it does with an answer that is none."""
+"""What l4d2ctl reads of a server's answers to A2S_INFO and A2S_PLAYER, and of answers that are none."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from left4me_host.a2s import Info, ask, parse
+from left4me_host.a2s import Info, Player, ask, ask_players, parse, parse_players
 
 PORT = 0x80
 TELEVISION = 0x40
@@ -131,3 +133,57 @@ def test_a_server_that_only_challenges_is_asked_a_few_times_and_has_no_players(
     assert ask({"3": address}, limit=0.5) == {}
     assert len(asked) == 4
     assert asked[-1].endswith((3).to_bytes(4, "big"))
+
+
+def listed(*rows: tuple[bytes, int, float], count: int | None = None) -> bytes:
+    """Return an answer to A2S_PLAYER as the protocol's description has it."""
+    whole = b"".join(
+        bytes([index]) + name + b"\0" + struct.pack("<if", score, seconds)
+        for index, (name, score, seconds) in enumerate(rows)
+    )
+    return b"\xff\xff\xff\xffD" + bytes([len(rows) if count is None else count]) + whole
+
+
+def test_players_have_names_scores_and_seconds() -> None:
+    data = listed((b"anna", 12, 61.26), (b"", 0, 0.5), (b"\xff" + b"x" * 300, -3, 7.0))
+    assert parse_players(data) == [
+        Player("anna", 61.3, 12),
+        Player("", 0.5, 0),
+        Player("\ufffd" + "x" * 127, 7.0, -3),
+    ]
+    assert parse_players(listed()) == []
+    assert parse_players(listed((b"anna", 1, 1.0), count=4)) == [Player("anna", 1.0, 1)]
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf])
+def test_a_time_that_is_none_is_zero(seconds: float) -> None:
+    assert parse_players(listed((b"anna", 1, seconds))) == [Player("anna", 0.0, 1)]
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda data: b"\xff\xff\xff\xffD" + data))
+@example(b"\xff\xff\xff\xffD")
+@example(listed((b"anna", 1, 1.0))[:-1])
+def test_what_is_no_list_of_players_is_told_as_one_error(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        found = parse_players(data)
+        assert len(found) <= 255
+        assert all(len(each.name) <= 128 and math.isfinite(each.seconds) for each in found)
+
+
+def test_players_are_asked_for_with_the_challenge_that_the_server_sends() -> None:
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.settimeout(5)
+
+        def serve() -> None:
+            for answer_to in (b"\xff\xff\xff\xffA\1\2\3\4", listed((b"anna", 1, 1.0))):
+                question, client = listening.recvfrom(2048)
+                asked.append(question)
+                listening.sendto(answer_to, client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert ask_players({"3": listening.getsockname()}) == {"3": [Player("anna", 1.0, 1)]}
+        thread.join()
+    assert asked == [b"\xff\xff\xff\xffU\xff\xff\xff\xff", b"\xff\xff\xff\xffU\1\2\3\4"]

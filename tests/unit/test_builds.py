@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from left4me_host import gc, instance, layout, steam, steamcmd_words, update_restarts
+from left4me_host import gc, idle, instance, layout, steam, steamcmd_words, update_restarts
 
 MANIFEST = """"AppState"
 {
@@ -129,7 +129,7 @@ def test_a_time_that_a_deploy_changes_waits_for_its_next_day(
     monkeypatch.setattr(update_restarts, "_restart", lambda _row: restarted.append(clock))
     monkeypatch.setattr(instance, "lowers", lambda _server: ["layer", "build"])
     assert update_restarts.main([]) == 0
-    assert restarted == [pytest.approx(at(then), abs=update_restarts.POLL)]
+    assert restarted == [pytest.approx(at(then), abs=idle.POLL)]
 
 
 @pytest.fixture

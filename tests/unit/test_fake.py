@@ -67,6 +67,10 @@ def bare() -> dict[str, Any]:
         "revision": "",
         "firewall": {"version": None, "others": [], "refusal": "", "ssh_ports": [22]},
         "sysctl": {},
+        "cockpit": {
+            **{"recorded": [], "installed": [], "listens": [], "settings": "", "unbound": ""},
+            **{"outdated": False, "root_may": False, "without_password": []},
+        },
         "texts": {},
         "active": [],
         "commands": [],
@@ -83,7 +87,7 @@ class Other:
             program_text(name): getattr(self, f"_{name}")
             for name in (
                 *("gather", "apply_files", "install_packages", "daemon_reload", "filetree", "ask_workshop", "gc"),
-                "load_firewall",
+                *("load_firewall", "set_up_cockpit", "cockpit"),
             )
         }
 
@@ -161,6 +165,20 @@ class Other:
             self.state["entries"][layout.FIREWALL] = {**about, "content": hashlib.sha256(text.encode()).hexdigest()}
             self.state["firewall"]["version"] = re.findall(r'^ *comment "(.+)"$', text, re.MULTILINE)[0]
 
+    def _set_up_cockpit(self, words: list[str], _lines: list[str]) -> None:
+        [listen] = words
+        drop_in = self.state["texts"]["/etc/systemd/system/cockpit.socket.d/left4me.conf"].splitlines()
+        assert [line for line in drop_in if line.startswith("ListenStream=")] == ["ListenStream=", drop_in[3]]
+        about = {"installed": ["cockpit-ws", "cockpit-system"], "recorded": ["cockpit-ws", "cockpit-system"]}
+        self.state["cockpit"] |= {**about, "listens": [drop_in[3].partition("=")[2]]}
+        assert self.state["cockpit"]["listens"] == [listen]
+        if "/etc/cockpit/cockpit.conf" in self.state["entries"]:
+            self.state["cockpit"]["settings"] = "ours"
+
+    def _cockpit(self, words: list[str], _lines: list[str]) -> Any:
+        assert words[0] in self.state["cockpit"]["listens"]
+        return self.state["cockpit"]
+
     def _gc(self, words: list[str], _lines: list[str]) -> list[str]:
         return []
 
@@ -216,6 +234,7 @@ SYSTEM = (
     *("/usr/local/share/bash-completion/completions", "/var/lib", "/usr/local/libexec", "/etc/needrestart/conf.d"),
     *("/usr/local/lib/systemd/system", "/etc/systemd/system/multi-user.target.wants"),
     *("/etc/systemd/system/sysinit.target.wants", "/etc/systemd/system/nftables.service.d"),
+    *("/usr/local/share/cockpit", "/etc/systemd/system/cockpit.socket.d", "/etc/cockpit"),
 )
 
 
@@ -276,6 +295,11 @@ LINES = st.text(
     st.characters(codec="utf-8", exclude_categories=["C", "Zl", "Zp"], exclude_characters='"\\'), max_size=12
 )
 WEB = pattern(r"https?://[a-z]{1,9}(:[0-9]{3})?/[!-~]{1,5}")
+OPERATORS = pattern("[a-z_][a-z0-9_-]{0,31}")
+WEB_PAGES = st.none() | st.fixed_dictionaries(
+    {"listen": st.sampled_from(["127.0.0.1:9090", "[::1]:9091", "0.0.0.0:443", "[2001:db8::1]:9090"])},
+    optional={"url": st.none() | pattern("https://[a-z]{1,9}(:[1-9][0-9]{3})?(/[a-z]{1,5}/?)?")},
+)
 SECRETS = st.text(
     st.characters(min_codepoint=33, max_codepoint=126, exclude_characters='"\\'), min_size=1, max_size=9
 ).map(lambda text: f"Of-our-own:{text}")
@@ -338,6 +362,7 @@ def hosts(draw: st.DrawFn, least: int = 0) -> dict[str, Any]:
         "layers": layers,
         "servers": servers,
         "port_range": [27015, 27030],
+        **draw(st.sampled_from([{}, {"operators": None}]) | st.builds(dict, operators=OPERATORS, web=WEB_PAGES)),
         **draw(
             st.fixed_dictionaries(
                 {},
@@ -345,7 +370,6 @@ def hosts(draw: st.DrawFn, least: int = 0) -> dict[str, Any]:
                     "address": st.sampled_from(["0.0.0.0", "192.0.2.7"]),
                     "memory_max": st.sampled_from(["infinity", "99T"]),
                     "cpu_quota": st.none() | st.integers(1, 100000),
-                    "operators": st.none() | pattern("[a-z_][a-z0-9_-]{0,31}"),
                     "webhook": st.none() | WEB,
                     "uid": st.integers(700, 999),
                 },

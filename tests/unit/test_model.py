@@ -170,6 +170,25 @@ def test_bad_ids(name: str) -> None:
         {"uid": 1000},
         {"gid": "980"},
         {"unknown": 1},
+        {"web": "127.0.0.1:9090"},
+        {"web": {}},
+        {"web": {"listen": "127.0.0.1:9090", "port": 9090}},
+        *(
+            {"web": {"listen": listen}}
+            for listen in (
+                *("9090", ":9090", "localhost:9090", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:9_0"),
+                *("::1:9090", "[127.0.0.1]:9090", "[::1]", "[::1]9090", "[fe80::1%eth0]:9090", "127.0.0.1:9090\n"),
+                *("010.0.0.1:9090", "[0:0:0:0:0:0:0:1]:9090", 9090, None),
+            )
+        ),
+        *(
+            {"web": {"listen": "127.0.0.1:9090", "url": url}}
+            for url in (
+                *("games.example.org", "http://games.example.org", "https://anna@example.org", "https://", ""),
+                *("http://localhost.example.org/", "https://example.org/?x=1", "https://example.org/#/a"),
+                *("https://example.org/a b", "javascript:alert(1)"),
+            )
+        ),
         {"firewall": "yes"},
         {"sysctl": {"net.core.rmem_default": "524288"}},
         {"sysctl": {"../passwd": 1}},
@@ -339,6 +358,7 @@ DEFAULT_HOST: dict[str, Any] = {
     "cpu_weight": 1000,
     "cpu_quota": None,
     "operators": None,
+    "web": None,
     "webhook": None,
     "attic_keep": 3,
     "attic_max": "10G",
@@ -357,6 +377,7 @@ EVENING: dict[str, Any] = {
     "memory_max": "16G",
     "cpu_quota": 400,
     "operators": "games",
+    "web": {"listen": "127.0.0.1:9090", "url": "https://games.example.org:8443"},
     "webhook": "https://discord.com/api/webhooks/1/t0k3n",
     "layers": {
         "sourcemod": {
@@ -398,6 +419,7 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "memory_max": "16G",
             "cpu_quota": 400,
             "operators": "games",
+            "web": EVENING["web"],
             "webhook": "https://discord.com/api/webhooks/1/t0k3n",
             "layers": EVENING["layers"],
             "servers": {
@@ -514,6 +536,17 @@ LINES: list[tuple[dict[str, Any], str]] = [
     (
         {"firewall": False, "game_may_reach": ["127.0.0.1:3306"]},
         "game_may_reach: ['127.0.0.1:3306']: has no effect while firewall is False: remove it",
+    ),
+    (
+        {"web": {"listen": "127.0.0.1:9090"}},
+        "web: '127.0.0.1:9090': needs operators: set it to the group whose members may use the page",
+    ),
+    *(
+        (
+            {"operators": "games", "web": {"listen": f"[::1]:{port}"}},
+            f"web.listen: '[::1]:{port}': has a port of the servers: 27015 to 27114 or 27200",
+        )
+        for port in (27015, 27114, 27200)
     ),
     (
         {"memory_max": "99T", **server(memory_max="infinity")},

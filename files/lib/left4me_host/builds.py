@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Any
 
-from left4me_host import a2s, filetree, gc, instance, layout
+from left4me_host import a2s, filetree, gc, instance, jobs, layout
 
 ANSWER = 180  # seconds for a test instance to answer; the real game takes half a minute on a slow disk
 CLIENT = ".steam/sdk32/steamclient.so"
@@ -102,6 +102,29 @@ def failure() -> str:
     if record["build"] != game_settings()["build"]:
         return ""
     return instance.plain(f"the last update failed on {when}: {record['why']}")
+
+
+UPDATE = "game update"
+"""The verb of an update's job."""
+_UPDATE_JOB = f"{layout.RUN}/update"
+
+
+def note_job(number: int) -> None:
+    """Note the job of the update that runs or that starts next. Raises OSError."""
+    os.makedirs(layout.RUN, exist_ok=True)
+    with open(_UPDATE_JOB, "w", encoding="ascii") as file:
+        file.write(str(number))
+
+
+def noted_job() -> int:
+    """Return the job of the running update; 0 if it has none. The note may be of an earlier update."""
+    try:
+        with open(_UPDATE_JOB, encoding="ascii", errors="replace") as file:
+            text = file.read(10)
+    except FileNotFoundError:
+        return 0
+    job = jobs.read(int(text)) if text.isdecimal() else None
+    return job["job"] if job and job["verb"] == UPDATE and job["result"] == jobs.RUNNING else 0
 
 
 def finish(path: str) -> None:

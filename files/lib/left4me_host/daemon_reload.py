@@ -15,11 +15,14 @@ import sys
 
 from left4me_host import layout
 
-# In systemd's order (systemd.unit(5)); left4me has no generated or transient units.
+# In systemd's order (systemd.unit(5)); left4me has no generated units, and transient ones only for its jobs.
 DIRECTORIES = (layout.OWN_UNITS, "/run/systemd/system", layout.UNITS, "/usr/lib/systemd/system")
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,WantedBy,NeedDaemonReload"
 
-NFTABLES = "nftables.service"
+EXTENDED = ("nftables.service", "cockpit.socket")
+"""Units of other packages that have a drop-in of left4me."""
+JOBS = "left4me-job-"
+"""The units of jobs are transient: they have no file that systemd could read again."""
 
 
 def systemctl(*arguments: str) -> str:
@@ -69,20 +72,23 @@ def stale(unit: dict[str, str]) -> bool:
 def is_drop_in_stale(unit: dict[str, str]) -> bool:
     """Return whether systemd has not loaded left4me's drop-in of another package's unit as it is on disk."""
     path = f"{layout.OWN_UNITS}/{unit['Id']}.d/left4me.conf"
-    return (path in unit["DropInPaths"].split()) != os.path.exists(path)
+    exists = os.path.exists(path)
+    return (path in unit["DropInPaths"].split()) != exists or (exists and unit["NeedDaemonReload"] == "yes")
 
 
 def look(declared: list[str]) -> dict[str, object]:
     """Return the properties of the units (`units`, by name) and whether systemd needs a daemon-reload (`reload`)."""
     # The instance _check does not exist; it shows how systemd reads the template if no instance is loaded.
-    names = {*declared, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service", NFTABLES}
+    names = {*declared, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service", *EXTENDED}
     listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*")
-    names |= {line.split()[0] for line in listed.splitlines() if line.split()}
+    loaded = [line.split()[0] for line in listed.splitlines() if line.split()]
+    names |= {name for name in loaded if not name.startswith(JOBS)}
     blocks = systemctl("show", "--no-pager", f"--property={PROPERTIES}", *sorted(names)).strip().split("\n\n")
     shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
     units = {unit["Id"]: unit for unit in shown}
-    nftables = units.pop(NFTABLES)
-    return {"reload": any(map(stale, units.values())) or is_drop_in_stale(nftables), "units": units}
+    extended = [units.pop(name) for name in EXTENDED]
+    is_stale = any(map(stale, units.values())) or any(map(is_drop_in_stale, extended))
+    return {"reload": is_stale, "units": units}
 
 
 if __name__ == "__main__":

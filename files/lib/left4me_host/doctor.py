@@ -10,7 +10,19 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from left4me_host import builds, daemon_reload, firewall, game, gc, holders, instance, layout, reset, server_removal
+from left4me_host import (
+    builds,
+    daemon_reload,
+    firewall,
+    game,
+    gc,
+    holders,
+    instance,
+    layout,
+    reset,
+    server_lock,
+    server_removal,
+)
 
 
 @dataclass(frozen=True)
@@ -200,12 +212,17 @@ def _restore_owner(path: str, uid: int, gid: int, mode: int) -> Callable[[str], 
     return fix
 
 
-def apply_fix(finding: Finding) -> str | None:
-    """Fix a problem and return what was done; None if no fix is safe or the fix failed (stderr has the reason)."""
+def apply_fix(finding: Finding, number: int = 0) -> str | None:
+    """Fix a problem and return what was done; None if no fix is safe or the fix failed (stderr has the reason).
+
+    `number` is that of the job.
+    """
     if finding.fix is None:
         return None
     try:
-        return finding.fix(finding.server)
+        with server_lock.held([finding.server] if finding.server else []) as lock:
+            lock.note(number, "doctor --fix")
+            return finding.fix(finding.server)
     except (instance.Failed, OSError) as error:
         print(f"l4d2ctl: {finding.what}: {error}", file=sys.stderr)
         return None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from left4me_host import builds, gc, instance, layout
+from left4me_host import builds, gc, instance, jobs, layout
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,53 @@ def _journal(unit: str, after: str | None) -> tuple[str, list[str]]:
     return (cursor or [after or ""])[-1], [line for line in lines if not line.startswith("-- cursor: ")]
 
 
-def update() -> None:
-    """Start the unit that updates the game and print its progress. Raises Failed.
+def update(job: jobs.Job) -> None:
+    """Start the unit that updates the game, which takes over `job`, and print its progress. Raises Failed or GoesOn.
 
     If this call is interrupted, the unit continues; a second call follows it.
     """
     builds.require_steam()
+    number = 0
     if is_updating():
         print("an update is already running; following it", flush=True)
+        number = builds.noted_job()
     else:
-        for name in os.listdir(layout.VERDICTS):  # an update by hand repeats failed smoke tests
-            if gc.smoke_test_result(name).startswith(gc.LEFT):
-                builds.record_result(name, gc.GOOD)
-            elif gc.smoke_test_result(name) != gc.GOOD:
-                builds.forget_result(name)
+        number = _begin(job)
+    if number:
+        print(jobs.first_line(number), flush=True)
+    try:
+        failed = _follow(job)
+    except KeyboardInterrupt:
+        raise jobs.GoesOn(jobs.goes_on(number) if number else "the update goes on") from None
+    if failed:
+        instance.Systemctl("reset-failed", layout.GAME_UNIT).wait()  # the operator has just seen why
+        logs = f"{layout.GAME}/steamcmd.log and journalctl -u {layout.GAME_UNIT}"
+        why = f"the update failed; the current build is still {builds.current() or 'none'}; see {logs}"
+        print(f"l4d2ctl: {why}", file=sys.stderr)
+    if job.number and not job.is_taken_over():
+        job.end(jobs.FAILED, f"{layout.GAME_UNIT} did not start, or another update was just running")
+        failed = 1
+    elif found := jobs.read(number):
+        print(jobs.last_line(found), file=sys.stderr if failed else sys.stdout, flush=True)
+    if failed:
+        raise instance.Failed("")
+
+
+def _begin(job: jobs.Job) -> int:
+    """Begin a job for the update's unit, and return its number."""
+    for name in os.listdir(layout.VERDICTS):  # an update by hand repeats failed smoke tests
+        if gc.smoke_test_result(name).startswith(gc.LEFT):
+            builds.record_result(name, gc.GOOD)
+        elif gc.smoke_test_result(name) != gc.GOOD:
+            builds.forget_result(name)
+    jobs.outlive()  # until the unit has the job
+    job.begin()
+    builds.note_job(job.number)
+    return job.number
+
+
+def _follow(job: jobs.Job) -> int:
+    """Start the update's unit, or wait for the one that runs; print its journal and return systemctl's exit code."""
     cursor, _lines = _journal(layout.GAME_UNIT, None)
     with subprocess.Popen(["systemctl", "start", layout.GAME_UNIT], stderr=subprocess.DEVNULL) as start:
         ended = None
@@ -105,13 +139,12 @@ def update() -> None:
             with suppress(subprocess.TimeoutExpired):
                 ended = start.wait(1)
                 instance.sync_journal()
+            if job.is_taken_over():
+                jobs.outlive(False)
             cursor, lines = _journal(layout.GAME_UNIT, cursor)
             for line in lines:
                 print(instance.plain(line), flush=True)
-    if ended:
-        instance.Systemctl("reset-failed", layout.GAME_UNIT).wait()  # the operator has just seen why
-        logs = f"{layout.GAME}/steamcmd.log and journalctl -u {layout.GAME_UNIT}"
-        raise instance.Failed(f"the update failed; the current build is still {builds.current() or 'none'}; see {logs}")
+    return ended
 
 
 def rollback(build: str | None) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+POLL = 5.0
+"""Seconds between two queries of a server's players, on its host."""
+QUIET = 60.0
+"""Seconds without players after which a server is idle."""
+
 
 class IdleTimer:
     """Measures how long a server has reported no players without interruption."""

@@ -269,6 +269,11 @@ def forget_finished(server: str) -> None:
             os.unlink(path)
 
 
+def who() -> str:
+    """Return the user who runs this command, by sudo or as root."""
+    return plain(os.environ.get("SUDO_USER", "")[:64]) or "root"
+
+
 def is_held(server: str) -> bool:
     return os.path.exists(f"{layout.HELD}/{server}")
 
@@ -280,7 +285,7 @@ def hold(server: str) -> None:
     except FileExistsError:
         return  # keep the time and name of the first stop
     try:
-        os.write(fd, f"{os.environ.get('SUDO_USER', 'root')}\n".encode())
+        os.write(fd, f"{who()}\n".encode())
     except OSError as error:
         if error.errno != errno.ENOSPC:  # on a full disk the empty file is enough
             raise

@@ -26,6 +26,8 @@ RUNTIME = f"{VAR}/runtime"
 ATTIC = f"{VAR}/attic"
 SECRETS = f"{VAR}/secrets"
 HELD = f"{VAR}/held"
+JOBS = f"{VAR}/jobs"
+"""Has the record of each job, N.json (jobs.py)."""
 GAME = f"{VAR}/game"
 """Has SteamCMD, its home and log, the download of the next build, and the results of smoke tests."""
 VERDICTS = f"{GAME}/verdicts"
@@ -46,6 +48,9 @@ OVERLAY_HELPER = ("/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", f"{LIBEXEC
 UNITS = "/usr/local/lib/systemd/system"
 OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
+
+JOB = "LEFT4ME_JOB"
+"""The environment variable in which l4d2ctl gives the number of its job to itself in a unit."""
 
 ADDONS = "left4dead2/addons"
 """The game's directory for .vpk files, relative to the top of a build."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from left4me_host import instance, layout
+from left4me_host import instance, jobs, layout
 
 _SIGSEGV, _BY_SIGNAL = "11", ("2", "3")  # CLD_KILLED and CLD_DUMPED of waitid(2)
 _PORT = "LEFT4ME_PORT"
@@ -112,15 +112,21 @@ def stop(servers: list[str], held: bool = True, again: str = "stop") -> None:
     Raises Failed, which names the holders of an overlay and the command to repeat (`again`). A server that was killed
     or crashed while quitting counts as stopped; a line on stderr reports it.
     """
+    failures = hold(servers) if held else []
+    failures += _stop(servers, again).values()
+    if failures:
+        raise instance.Failed("\n".join(failures))
+
+
+def hold(servers: list[str]) -> list[str]:
+    """Keep declared servers down over deploys and reboots; return why some of them will not stay down."""
     failures = []
-    for server in set(servers).intersection(instance.declared()) if held else ():
+    for server in set(servers).intersection(instance.declared()):
         try:
             instance.hold(server)
         except OSError as error:
             failures.append(f"server {server} is stopped, but the next deploy or reboot will start it: {error}")
-    failures += _stop(servers, again).values()
-    if failures:
-        raise instance.Failed("\n".join(failures))
+    return failures
 
 
 def _stop(servers: list[str], again: str) -> dict[str, str]:
@@ -172,11 +178,13 @@ def restart(servers: list[str], unless_stopped: bool = False) -> None:
             print(f"server {server} is not running; skipped", file=sys.stderr)
         servers = [server for server in servers if server not in down]
     require_ports(servers, "restart")
-    failed = _stop(servers, "restart")
+    with jobs.timed("stop"):
+        failed = _stop(servers, "restart")
     stopped = [server for server in servers if server not in failed]
-    if not unless_stopped:
-        _start(stopped, failed.values())
-        return
-    start_again([server for server in stopped if not instance.is_held(server)])
+    with jobs.timed("start"):
+        if not unless_stopped:
+            _start(stopped, failed.values())
+            return
+        start_again([server for server in stopped if not instance.is_held(server)])
     if failed:
         raise instance.Failed("\n".join(failed.values()))

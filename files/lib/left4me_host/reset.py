@@ -14,10 +14,8 @@ import os
 import pwd
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from left4me_host import attic, instance, layout, lifecycle
+from left4me_host import attic, instance, jobs, layout, lifecycle, server_lock
 
 PASSWORD = "rcon.cfg"  # the RCON password made by the host, in secrets/ID and in the attic's entry of a removal
 AT_BOOT = "left4me-finish-resets.service"
@@ -143,13 +141,6 @@ def _step(fd: int, name: str) -> int:
     return inner
 
 
-@contextmanager
-def _timed(times: dict[str, float], step: str) -> Iterator[None]:
-    begin = time.monotonic()
-    yield
-    times[step] = time.monotonic() - begin
-
-
 def _check(server: str) -> pwd.struct_passwd:
     """Return a server's user. Raises Failed if the user or the runtime directory is missing."""
     if os.path.islink(layout.runtime(server)) or not os.path.isdir(layout.runtime(server)):
@@ -160,27 +151,12 @@ def _check(server: str) -> pwd.struct_passwd:
         raise instance.Failed(f"server {server}: there is no user left4me-{server}: deploy this host") from None
 
 
-@contextmanager
-def alone(server: str) -> Iterator[None]:
-    """Block other resets of a server. Raises Failed if one is running."""
-    os.makedirs(layout.RUN, exist_ok=True)
-    with instance.locked(f"{layout.RUN}/{server}.reset", waits=False, flags=os.O_CREAT) as free:
-        if not free:
-            raise instance.Failed(f"server {server}: another reset is running; wait until it ends")
-        yield
-
-
 def reset(server: str, undo: str | None = None) -> dict[str, float]:
-    """Reset a server, or undo a reset, and return the seconds that each step took.
+    """Reset a server that the caller has locked, or undo a reset, and return the seconds that each step took.
 
     `undo` is None for a reset, empty to undo the latest reset, or the beginning of a time in the attic. Raises Failed;
     the server may then be stopped, and another reset finishes this one.
     """
-    with alone(server):
-        return _reset(server, undo)
-
-
-def _reset(server: str, undo: str | None) -> dict[str, float]:
     user = _check(server)
     times: dict[str, float] = {}
     resetting = None
@@ -206,9 +182,9 @@ def _reset(server: str, undo: str | None) -> dict[str, float]:
             raise instance.Failed(f"server {server} is not reset and nothing changed: {error}") from None
     try:
         _sync_plan(server)  # before the stop, so that a power cut during it is finished at boot
-        with _timed(times, "stop"):
+        with jobs.timed("stop", times):
             lifecycle.stop([server], held=False, again="reset")
-        with _timed(times, "reset"), instance.unmounted(server):
+        with jobs.timed("reset", times), instance.unmounted(server):
             _rename(server, plan, user)
         _drop_plan(server, plan)
     except OSError as error:
@@ -240,7 +216,7 @@ def _start(
     instance.sync_directory(layout.runtime(server))
     if plan["start"] and not instance.is_held(server):
         try:
-            with _timed(times, "start"):
+            with jobs.timed("start", times):
                 lifecycle.start_again([server], resetting)
         except instance.Failed:
             instance.forget_finished(server)  # the error reports it
@@ -323,7 +299,8 @@ def finish(server: str) -> str:
 
     Return a key of instance.FINISHED and store it for `status`. Raises Failed or OSError.
     """
-    with alone(server):
+    with server_lock.held([server]) as lock:
+        lock.note(0, "left4me-finish-resets")
         user, plan = _check(server), _read_plan(_plan_path(server))
         if plan:
             with instance.unmounted(server):

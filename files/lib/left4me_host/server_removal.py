@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 
-from left4me_host import attic, filetree, instance, layout, lifecycle, reset
+from left4me_host import attic, filetree, instance, layout, lifecycle, reset, server_lock
 
 
 def to_attic(server: str) -> str:
@@ -46,7 +46,8 @@ def remove(server: str) -> None:
 
     Files may be missing already. SERVERS/ID is removed last, so that a deploy repeats an interrupted removal.
     """
-    with reset.alone(server):
+    with server_lock.held([server]) as lock:
+        lock.note(0, "left4me-remove")
         lifecycle.stop([server], held=False)
         if os.path.lexists(layout.runtime(server)):
             reset.finish_undo(server)

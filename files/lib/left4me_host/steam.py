@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from left4me_host import builds, filetree, gc, instance, layout, steamcmd_words, versions
+from left4me_host import builds, filetree, gc, instance, jobs, layout, steamcmd_words, versions
 from left4me_host.source_kinds import archive
 
 APP = "222860"
@@ -353,26 +353,47 @@ def check() -> tuple[str, str]:
         return builds.current(), with_retries(latest, WITHIN)[0]
 
 
+def _job() -> jobs.Job:
+    """Return the job that `l4d2ctl game update` began for this process, or a new one."""
+    job = jobs.Job.take_over(builds.noted_job(), builds.UPDATE)
+    if not job:
+        job = jobs.Job(builds.UPDATE, [], builds.UPDATE, who="timer" if "TRIGGER_UNIT" in os.environ else "")
+        job.begin()
+        with suppress(OSError):  # then nobody can follow it
+            builds.note_job(job.number)
+    job.announces = False  # l4d2ctl does; here it would be a line of the journal that l4d2ctl prints too
+    return job
+
+
+def _recorded_update() -> None:
+    """Update as a job, and record why it failed. Raises Failed."""
+    with jobs.recorded(_job(), "failed"):
+        with suppress(OSError):  # a full disk: the update itself reports it
+            builds.note_failure("interrupted")
+        try:
+            skipped = update()
+        except (OSError, ValueError, subprocess.CalledProcessError, instance.Failed) as error:
+            why = " ".join(str(error).split())
+            with suppress(OSError):  # the job and the journal have the reason too
+                builds.note_failure(why)
+            raise instance.Failed(why) from None
+        if skipped:
+            builds.note_failure(skipped)
+        else:
+            builds.forget_failure()
+
+
 def main(words: list[str]) -> int:
     if words not in (["update"], ["check"]):
         print("usage: left4me-game update|check", file=sys.stderr)
         return 2
-    updates = words == ["update"]
     try:
-        if updates:
-            with suppress(OSError):  # a full disk: the update itself reports it
-                builds.note_failure("interrupted")
-            if skipped := update():
-                builds.note_failure(skipped)
-            else:
-                builds.forget_failure()
+        if words == ["update"]:
+            _recorded_update()
         else:
             print(" ".join(each or "none" for each in check()))
     except (OSError, ValueError, subprocess.CalledProcessError, instance.Failed) as error:
-        why = " ".join(str(error).split())
-        print(f"failed: {why}", file=sys.stderr)
-        if updates:
-            with suppress(OSError):  # the journal has the reason too
-                builds.note_failure(why)
+        if why := " ".join(str(error).split()):
+            print(f"failed: {why}", file=sys.stderr)
         return 1
     return 0

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from left4me_host import idle, instance, lifecycle, rcon, status
+from left4me_host import idle, instance, jobs, lifecycle, rcon, server_lock, status, when_empty
 
-POLL = 5.0  # seconds between two queries
-QUIET = 60.0  # seconds without players after which a server is idle
 WORD = "This server restarts now for an update. It is back in a moment."
 
 
@@ -34,6 +32,14 @@ def waiting() -> dict[str, status.Status]:
 
 
 def _restart(row: status.Status) -> None:
+    job = jobs.Job("restart", [row.id], f"restart --unless-stopped {row.id}", who="update")
+    with server_lock.held([row.id]) as lock, jobs.recorded(job, "left4me-restart"):
+        lock.note(job.number, job.about)
+        when_empty.cancel([row.id], f"job {job.number} ({job.about})")
+        _announce_and_restart(row)
+
+
+def _announce_and_restart(row: status.Status) -> None:
     lifecycle.require_ports([row.id], "restart")
     print(f"restarting server {row.id}, {row.players if row.players is not None else 'unknown'} players", flush=True)
     if row.players != 0:
@@ -47,9 +53,9 @@ def _restart(row: status.Status) -> None:
 def main(words: list[str]) -> int:
     """Restart servers, each when its `restart` says, until none is left; return the exit code.
 
-    `words` may contain the quiet period in seconds (default QUIET).
+    `words` may contain the quiet period in seconds (default idle.QUIET).
     """
-    quiet_period = float(words[0]) if words else QUIET
+    quiet_period = float(words[0]) if words else idle.QUIET
     timers: dict[str, idle.IdleTimer] = {}
     waits: dict[tuple[str, str, str], tuple[float, float]] = {}
     failed: set[str] = set()
@@ -70,10 +76,13 @@ def main(words: list[str]) -> int:
             if restart_now:
                 try:
                     _restart(row)
+                except server_lock.Taken as taken:
+                    print(taken, file=sys.stderr)  # it may be a restart; the next query shows what is left to do
                 except (instance.Failed, OSError) as error:
-                    print(error, file=sys.stderr)
+                    if str(error):
+                        print(error, file=sys.stderr)
                     failed.add(server)
                 timers.pop(server, None)
                 break  # the restart took time: query the other servers again
-        time.sleep(min(POLL, quiet_period))
+        time.sleep(min(idle.POLL, quiet_period))
     return 1 if failed else 0

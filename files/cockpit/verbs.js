@@ -1,0 +1,191 @@
+/* What changes the host: a question if people play, then l4d2ctl, its output, and how the job ended. */
+
+import { Disconnected, Refused, follow, json } from "./ctl.js";
+import { Lines, duration, element, on, plural, setAttribute, setText } from "./dom.js";
+import { rowOf } from "./status.js";
+
+const MOST = 8; // entries that are shown
+const LINES = 200;
+
+export const REFUSED =
+    "Your account may not run l4d2ctl on this host. Members of the group that the host's setting “operators” names may: " +
+    "ask the host's administrator to add you to it, then log in again.";
+
+const running = new Set();
+
+/** Return a button that runs l4d2ctl with these words. */
+export function verbButton(label, words, attributes = {}) {
+    return element("button", { type: "button", "data-click": "verb", ...attributes, "data-words": words.join(" ") }, label);
+}
+
+/** Change in place which words a button runs, or disable it with null. */
+export function setWords(button, words) {
+    // Not `disabled`, which takes the focus away.
+    setAttribute(button, "aria-disabled", words ? null : "true");
+    if (words)
+        setAttribute(button, "data-words", words.join(" "));
+}
+
+/** Return what words do, as a headline: "Reset of server 3". */
+export function headline(words) {
+    const [verb, ...rest] = words;
+    const server = `server ${rest.at(-1)}`;
+    if (verb === "game")
+        return rest[0] === "update" ? "Update of the game" : `Rollback of the game to build ${rest[1]}`;
+    if (verb === "doctor")
+        return "Fix of what is safe to fix";
+    if (rest.includes("--undo"))
+        return `Undo for ${server}`;
+    if (rest.includes("--when-empty"))
+        return `Restart of ${server} when it is empty`;
+    return `${verb[0].toUpperCase()}${verb.slice(1)} of ${server}`;
+}
+
+/** Return what to ask before words run; null if nobody is affected. */
+async function questionFor(words) {
+    const [verb, ...rest] = words;
+    if (verb === "game" && rest[0] === "rollback") {
+        return {
+            title: `Make build ${rest[1]} current?`,
+            text: "Running servers keep their build until they restart.",
+            yes: "Make current",
+        };
+    }
+    if (!["stop", "restart", "reset"].includes(verb) || rest.includes("--when-empty"))
+        return null;
+    const row = await freshRow(rest.at(-1));
+    // A server that has not answered since it started has no players.
+    const unknown = row && row.players === null && row.unanswered_since && row.unanswered_since !== row.since;
+    if (!row?.players && !unknown)
+        return null;
+    const name = rest.includes("--undo") ? "Undo" : verb[0].toUpperCase() + verb.slice(1);
+    const who = unknown
+        ? `The server has not answered since ${row.unanswered_since}: players may be on it.`
+        : `${plural(row.players, "player")} ${row.players === 1 ? "is" : "are"} on it and will be disconnected.`;
+    const after = verb === "reset" ? " What the server wrote moves to the attic." : "";
+    return {
+        title: rest.includes("--undo") ? `Undo for server ${row.id}?` : `${name} server ${row.id}?`,
+        text: who + after,
+        yes: unknown ? name : `${name} with ${plural(row.players, "player")} on`,
+    };
+}
+
+/** Return a server's row as it is now: the stream says who plays only every ten seconds. */
+async function freshRow(server) {
+    try {
+        return (await json("status", "--json", server))[0];
+    } catch {
+        return rowOf(server); // l4d2ctl fails again at once, and its output is shown
+    }
+}
+
+/** Ask in a modal dialog, which traps the focus and returns it; Escape cancels. */
+function ask({ title, text, yes }) {
+    const dialog = document.getElementById("question");
+    setText(document.getElementById("question-title"), title);
+    setText(document.getElementById("question-text"), text);
+    setText(document.getElementById("question-yes"), yes);
+    dialog.returnValue = "";
+    dialog.showModal();
+    return new Promise(resolve => {
+        dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    });
+}
+
+function announce(text) {
+    document.getElementById("announcement").textContent = text;
+}
+
+/** One run of l4d2ctl, shown at the foot of the page. */
+class Act {
+    constructor(words) {
+        this.words = words;
+        this.job = null;
+        this.ended = "";
+        this.title = element("strong", {}, `${headline(words)} …`);
+        this.result = element("span", { class: "result" });
+        this.lines = new Lines(`Output of: ${headline(words)}`, LINES);
+        const dismiss = element(
+            "button",
+            { type: "button", class: "plain", "data-click": "dismiss", "aria-label": `Dismiss: ${headline(words)}` },
+            "×",
+        );
+        const head = element("div", { class: "act-head" }, this.title, " ", this.result, " ", dismiss);
+        this.element = element("li", { class: "act running" }, head, this.lines.element);
+    }
+
+    line(text) {
+        const about = /^job (\d+) (is running|(?:succeeded|failed|was cancelled|was interrupted)\b.*)/.exec(text);
+        if (!about) {
+            this.lines.add(text.replace(/^l4d2ctl: /, ""));
+            return;
+        }
+        this.job = about[1];
+        if (about[2] !== "is running")
+            this.ended = about[2].replace(/[\d.]+(?= s$)/, seconds => duration(seconds).replace(" s", ""));
+        this.show(this.ended);
+    }
+
+    show(text) {
+        const link = this.job && element("a", { href: `#/jobs/${this.job}` }, `job #${this.job}`);
+        this.result.replaceChildren(...(link ? [link, ` ${text}`] : [text]));
+    }
+
+    end(error) {
+        setText(this.title, headline(this.words));
+        this.element.className = `act ${error ? "failed" : "succeeded"}`;
+        if (error instanceof Refused)
+            this.show(REFUSED);
+        else if (error instanceof Disconnected)
+            this.show("the connection was lost; the job goes on without it");
+        else if (!this.ended)
+            this.show(error ? "failed" : "done");
+        announce(`${headline(this.words)}: ${this.result.textContent}`);
+    }
+}
+
+function show(act) {
+    const acts = document.getElementById("acts");
+    const list = acts.querySelector("ul");
+    list.prepend(act.element);
+    for (const old of [...list.querySelectorAll(":scope > :not(.running)")].slice(MOST - 1))
+        old.remove();
+    acts.hidden = false;
+    announce(act.title.textContent);
+}
+
+function mark(key) {
+    for (const button of document.querySelectorAll("[data-words]")) {
+        if (button.dataset.words === key)
+            button.setAttribute("aria-busy", String(running.has(key)));
+    }
+}
+
+async function run(words) {
+    const key = words.join(" ");
+    if (running.has(key))
+        return;
+    running.add(key);
+    mark(key);
+    const question = await questionFor(words);
+    if (!question || await ask(question)) {
+        const act = new Act(words);
+        show(act);
+        await follow(words, line => act.line(line), { withErrors: true }).done.then(
+            () => act.end(null),
+            error => act.end(error),
+        );
+    }
+    running.delete(key);
+    mark(key);
+}
+
+on("click", "verb", button => {
+    if (button.getAttribute("aria-disabled") !== "true")
+        run(button.dataset.words.split(" "));
+});
+on("click", "dismiss", button => {
+    const acts = document.getElementById("acts");
+    button.closest("li").remove();
+    acts.hidden = !acts.querySelector("li");
+});
