@@ -315,11 +315,11 @@ def test_root_who_may_log_in_is_told(hosts: Hosts) -> None:
 
 DEBS = """
     for name in needs-cockpit:cockpit-ws needs-bridge:openssl; do
-        mkdir -p /root/deb/DEBIAN
+        mkdir -p /var/cache/deb/DEBIAN
         printf 'Package: %s\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDepends: %s\n' \
-            ${name%:*} ${name#*:} >/root/deb/DEBIAN/control
-        echo 'Description: x' >>/root/deb/DEBIAN/control
-        dpkg-deb --build /root/deb /root/${name%:*}.deb; rm -r /root/deb
+            ${name%:*} ${name#*:} >/var/cache/deb/DEBIAN/control
+        echo 'Description: x' >>/var/cache/deb/DEBIAN/control
+        dpkg-deb --build /var/cache/deb /var/cache/${name%:*}.deb; rm -r /var/cache/deb
     done
 """
 
@@ -331,7 +331,7 @@ def test_what_was_installed_for_the_page_goes_with_it_and_nothing_else(hosts: Ho
     browse(box, f"{box.address}:9090", outside=True)
     # Now somebody else's packages need one of those that came with Cockpit.
     box.run(DEBS)
-    apt(box, "install /root/needs-bridge.deb")
+    apt(box, "install /var/cache/needs-bridge.deb")
     must_fail(hosts.declares(None), "is left of a page that is no longer declared")
     with binds(box) as bound:
         said = hosts.deploys(None)
@@ -353,7 +353,7 @@ def test_a_cockpit_that_others_need_stays_and_is_silent(hosts: Hosts) -> None:
     box = hosts.box
     hosts.deploys(LOOPBACK)
     box.run(DEBS)
-    apt(box, "install /root/needs-cockpit.deb")
+    apt(box, "install /var/cache/needs-cockpit.deb")
     with binds(box) as bound:
         said = hosts.deploys(None)
     assert "Cockpit stays, since needs-cockpit need it, but does not listen" in said
