@@ -107,7 +107,7 @@ def hosts(operators: Box, tmp_path: Path) -> Iterator[Hosts]:
     """A box without Cockpit, before and after."""
     found = Hosts(operators, tmp_path)
     yield found
-    apt(operators, "purge needs-cockpit needs-bridge")
+    apt(operators, "purge needs-cockpit needs-library")
     operators.run("rm -f /etc/cockpit/cockpit.conf")
     found.deploys(None)
     apt(operators, "purge --auto-remove cockpit-ws cockpit-system")
@@ -314,7 +314,7 @@ def test_root_who_may_log_in_is_told(hosts: Hosts) -> None:
 
 
 DEBS = """
-    for name in needs-cockpit:cockpit-ws needs-bridge:openssl; do
+    for name in needs-cockpit:cockpit-ws needs-library:libproxy1v5; do
         mkdir -p /var/cache/deb/DEBIAN
         printf 'Package: %s\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDepends: %s\n' \
             ${name%:*} ${name#*:} >/var/cache/deb/DEBIAN/control
@@ -331,7 +331,7 @@ def test_what_was_installed_for_the_page_goes_with_it_and_nothing_else(hosts: Ho
     browse(box, f"{box.address}:9090", outside=True)
     # Now somebody else's packages need one of those that came with Cockpit.
     box.run(DEBS)
-    apt(box, "install /var/cache/needs-bridge.deb")
+    apt(box, "install /var/cache/needs-library.deb")
     must_fail(hosts.declares(None), "is left of a page that is no longer declared")
     with binds(box) as bound:
         said = hosts.deploys(None)
@@ -340,7 +340,7 @@ def test_what_was_installed_for_the_page_goes_with_it_and_nothing_else(hosts: Ho
     assert left(box) == []
     assert listening(box) == set()
     added = {line.split()[0] for line in packages(box) - before}
-    assert {"needs-bridge", "openssl"} <= added
+    assert {"needs-library", "libproxy1v5"} <= added
     assert not [name for name in added if "cockpit" in name]
     assert before <= packages(box)
     must_pass(hosts.declares(None))
