@@ -114,7 +114,8 @@ def purge(names: list[str], ours: list[str]) -> list[str]:
     removed = alone | _purged("--auto-remove", *names) & {*ours}
     if _purged(*removed) - {*ours}:  # a package that apt would also remove, but that others have installed
         removed = alone
-    removed |= {name for name, state in _states(ours).items() if state == "config-files"}
+    # What an interrupted removal has begun with, which apt does not take for installed.
+    removed |= {name for name, state in _states(ours).items() if state != "installed"}
     if not removed:
         return []
     done = _apt("purge", "--yes", *sorted(removed))
