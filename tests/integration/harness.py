@@ -188,7 +188,8 @@ def listing(box: Box) -> list[str]:
     """
     script = f"""
         find {DEPLOYED} {_GAMES} ! -path '*/jobs/*.json' -printf '%M %u %g %p %l\\n'
-        find {DEPLOYED} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' ! -path '*/jobs/*.json' -print0 | xargs -0 sha256sum
+        find {DEPLOYED} {_GAMES} -type f ! -path '*/secrets/*/rcon.cfg' ! -path '*/jobs/*.json' -print0 |
+            xargs -0 sha256sum
         dpkg-query -W -f '${{binary:Package}} ${{Version}} ${{Status}}\\n'
         dpkg --print-foreign-architectures
         getent passwd; getent group
