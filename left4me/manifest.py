@@ -18,7 +18,7 @@ from left4me_host import cockpit, firewall, layout
 
 ROOT = Path(__file__).parent.parent
 GROUP = "left4me"
-_PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64")
+_PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64", "dbus:amd64")
 
 CONTENT = f"{layout.LIBEXEC}/left4me-content"
 TIMER = "left4me-game.timer"
@@ -100,7 +100,7 @@ def link_of(layer: str) -> str:
 
 
 def packages(host: model.Host) -> list[str]:
-    """Return the packages for nsenter, for srcds (a 32-bit program), and for what the host's data uses."""
+    """Return the packages for nsenter, systemd-run --wait, srcds (a 32-bit program), and what the host's data uses."""
     sources = [host.game, *layers(host).values()]
     workshop = any(isinstance(each, model.LayerWorkshop) for each in sources)
     urls = [host.webhook, host.workshop_api if workshop else None]

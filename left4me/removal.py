@@ -33,7 +33,7 @@ _SHARED = [
 
 /usr/local/libexec is not listed: Debian 13 has it.
 """
-_KEPT_PACKAGES = ("util-linux:amd64", "sudo:amd64", "ca-certificates:all", "nftables:amd64")
+_KEPT_PACKAGES = ("util-linux:amd64", "dbus:amd64", "sudo:amd64", "ca-certificates:all", "nftables:amd64")
 """Packages that other programs of a host may need."""
 
 

@@ -12,6 +12,7 @@ from left4me.lock import protocol
 from left4me.lock.wave_locks import Locks
 from left4me.rollout.children import Done, interrupted, last_lines, run
 from left4me.rollout.waves import Host
+from left4me_host import server_lock
 from left4me_host.idle import IdleTimer
 from left4me_host.status import Status
 from left4me_host.update_restarts import WORD
@@ -77,9 +78,9 @@ class Drain:
                 done += [f"server {row.id} was not restarted: l4d2ctl restart {row.id}" for row in required]
                 return done + [f"server {each} waits for its port: l4d2ctl start {each}" for each in down]
             if not silent and ready:
-                done.append(self._restart(ready[0]))  # the next one only after this one answers
+                done += self._restart(ready[0])  # the next one only after this one answers
             elif not silent and not required:
-                done.append(self._start(down))
+                done += self._start(down)
             else:
                 self._note("; ".join(silent or [f"server {row.id} has {_players(row)}" for row in required]))
                 time.sleep(STARTING) if silent else interrupted.wait(min(POLL, max(self._policy.quiet / 2, STARTING)))
@@ -126,29 +127,37 @@ class Drain:
                 raise Failed(str(failed), *last_lines(log.stdout, log.stderr)) from None
         return notes
 
-    def _change(self, failure: str, *words: str) -> None:
+    def _change(self, failure: str, *words: str) -> Done:
         done = _remote(self._host, *self._locks.fenced(*words))
-        if done.returncode:
+        if done.returncode not in (0, server_lock.TAKEN):
             raise Failed(failure, *last_lines(done.stdout, done.stderr))
+        return done
 
-    def _change_servers(self, failure: str, *words: str) -> None:
-        self._change(failure, "l4d2ctl", "--origin", f"rollout by {protocol.operator()}", *words)
+    def _change_servers(self, failure: str, done: str, *words: str) -> list[str]:
+        """Return what was done: nothing if another command, such as an operator's, is changing one of the servers."""
+        said = self._change(failure, "l4d2ctl", "--origin", f"rollout by {protocol.operator()}", *words)
+        if not said.returncode:
+            return [done]
+        self._note(" ".join(last_lines(said.stdout, said.stderr)))
+        interrupted.wait(STARTING)
+        return []
 
-    def _start(self, servers: list[str]) -> str:
+    def _start(self, servers: list[str]) -> list[str]:
         names = ", ".join(servers)
         self._note(f"starting server {names}")
         self._started |= {*servers}
         failure = f"server {names} was not started: fix the error below, then run the rollout again"
-        self._change_servers(failure, "start", *servers)
-        return f"started server {names}"
+        return self._change_servers(failure, f"started server {names}", "start", *servers)
 
-    def _restart(self, row: Status) -> str:
+    def _restart(self, row: Status) -> list[str]:
         self._note(f"restarting server {row.id}")
         how = "no players"
         if row.players != 0:
             said = _remote(self._host, "l4d2ctl", "rcon", row.id, "say", WORD)
             how = f"{_players(row)}, {'not warned' if said.returncode else 'warned'}"
         failure = f"server {row.id} was not restarted: fix the error below, then run the rollout again"
-        self._change_servers(failure, "restart", "--unless-stopped", row.id)
-        self._idle.pop(row.id, None)
-        return f"restarted server {row.id} ({how})"
+        done = f"restarted server {row.id} ({how})"
+        restarted = self._change_servers(failure, done, "restart", "--unless-stopped", row.id)
+        if restarted:
+            self._idle.pop(row.id, None)
+        return restarted

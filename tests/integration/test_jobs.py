@@ -189,6 +189,25 @@ def test_an_output_that_nobody_reads_changes_no_exit_code(host: Box, closed: str
     assert "in all" in job(host, found["job"])["lines"][0]
 
 
+@pytest.mark.parametrize("closed", ["| true", ">&-", ">/dev/full 2>&1"])
+def test_a_long_command_needs_no_reader_either(host: Box, closed: str) -> None:
+    ctl(host, "stop 4")
+    host.run(f"mkdir {RUNTIME}/4/work/work")
+    assert host.run(f"l4d2ctl doctor --fix {closed}; echo ${{PIPESTATUS[0]}}").stdout == "0\n"
+    assert host.run(f"ls {RUNTIME}/4/work").stdout == ""
+    found = ended(host, jobs(host)[0]["job"], "succeeded")
+    assert found["verb"] == "doctor --fix"
+
+
+def test_a_stop_whose_output_is_on_a_full_disk_stops(host: Box) -> None:
+    host.run(f"mount -t tmpfs -o nr_inodes=1,mode=700 tmpfs {JOBS}")
+    try:
+        assert host.run("l4d2ctl stop 3 >/dev/full 2>&1; echo $?").stdout == "0\n"
+    finally:
+        host.run(f"umount {JOBS}")
+    assert (state(host, "3"), host.run(f"ls {HELD}").stdout) == ("inactive", "3\n")
+
+
 def test_ctrl_c_interrupts_it_and_the_record_says_so(host: Box) -> None:
     ctl(host, "reset 3")
     with slow_start(host):
@@ -221,7 +240,7 @@ def test_a_second_command_is_refused_by_name_and_changes_nothing(host: Box) -> N
         number = begun(host, "reset 3")
         wait_for_state(host, "3", "activating")
         for words in ("start 3", "restart 4 3", "reset 4 3", "reset --undo 3"):
-            line = refused(ctl(host, words, code=1))
+            line = refused(ctl(host, words, code=3))
             assert f"server 3: job {number} (reset by root, since " in line
             assert line.endswith(f"is running; follow it with: l4d2ctl jobs -f {number}")
         assert jobs(host)[0]["job"] == number
@@ -313,6 +332,24 @@ def waiting(box: Box) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     rcon(box, 27015, "standin_players 1")
     with typed(box, WAITS) as process:
         yield begun(box, WAITS, "waiting"), process
+
+
+def test_a_restart_that_waits_for_two_servers_waits_no_more_for_a_cancelled_one(host: Box) -> None:
+    rcon(host, 27016, "standin_players 1")
+    rcon(host, 27015, "standin_players 1")
+    with typed(host, "restart --when-empty 3 4") as process:
+        first = begun(host, "restart --when-empty 3 4", "waiting")
+        assert f"cancelled job {first}," in ctl(host, "restart 3").stderr
+        wait_for("its follower is told", lambda: "is cancelled" in " ".join(job(host, first)["lines"]))
+        wait_for_server(host, 27015)
+        rcon(host, 27015, "standin_players 1")
+        with typed(host, WAITS):
+            second = begun(host, WAITS, "waiting")
+            assert "cancelled job" not in ctl(host, "restart 3").stderr.replace(f"cancelled job {second},", "")
+        assert job(host, first)["result"] == "waiting"
+        ctl(host, "stop 4")
+        assert process.wait(30) == 1
+    assert job(host, first)["result"] == "cancelled"
 
 
 @pytest.mark.parametrize("words", ["stop 3", "start 3", "restart 3 4", "reset 3", "reset --undo 3"])
@@ -407,6 +444,15 @@ def test_the_status_comes_again_with_each_change(host: Box) -> None:
         assert next(line for line in lines if line["jobs"][0]["ended"])["servers"][1]["held"]
     is_over = lambda: host.run("pgrep -f 'l4d2ctl status --json --follow$'", check=False).returncode == 1  # noqa: E731
     wait_for("it ends with its reader", is_over)
+
+
+def test_who_follows_a_job_that_says_nothing_ends_with_its_reader(host: Box) -> None:
+    with waiting(host) as (number, _process):
+        follows = f"pgrep -f 'l4d2ctl jobs -f {number}$'"
+        with typed(host, f"jobs -f {number}"):
+            wait_for("it follows", lambda: host.run(follows, check=False).returncode == 0)
+        wait_for("it ends with its reader", lambda: host.run(follows, check=False).returncode == 1)
+        assert job(host, number)["result"] == "waiting"
 
 
 def test_show_tells_all_of_a_server_but_its_password(host: Box) -> None:

@@ -56,7 +56,7 @@ def test_who_changes_what_and_how_it_ends(operator: Operator) -> None:
     operator.on(host, "l4d2ctl rcon 3 standin_ignore_sigint 1")
     with operator.begins(f"{ssh} {host.name} l4d2ctl restart 3"):
         wait_for("it is stopping", lambda: state(host, "3") == "deactivating")
-    said = operator.on(host, "l4d2ctl reset 3", "(restart by root, since", "is running", follow, code=1)
+    said = operator.on(host, "l4d2ctl reset 3", "(restart by root, since", "is running", follow, code=3)
     [lost] = re.findall(r"job (\d+) \(", said)
     operator.on(host, "su olga -c 'sudo l4d2ctl stop 3'", f"server 3: waiting for job {lost} (restart by root, since")
     operator.on(host, f"{follow} {lost}", f"job {lost} succeeded in")

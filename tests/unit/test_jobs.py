@@ -10,12 +10,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from left4me_host import builds, commands, instance, job_output, jobs, layout, server_lock, show
+from left4me_host import builds, commands, instance, job_output, jobs, layout, server_lock, show, status_stream
 
 KEYS = {
     *("job", "verb", "servers", "words", "who", "origin", "begun", "ended", "steps", "result", "seconds", "error"),
@@ -60,7 +61,7 @@ def test_a_job_is_recorded_and_announced(folder: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr()
     assert printed.out == f"one\ntwo\njob 1 succeeded in {found['seconds']:.2f} s\n"
     assert printed.err == "three\n"
-    [row] = jobs.listed()
+    [row] = jobs.listed(jobs.latest())
     assert row == {key: value for key, value in found.items() if key != "lines"}
     assert [path.name for path in folder.iterdir()] == ["1.json"]
 
@@ -158,8 +159,8 @@ def test_a_damaged_record_is_an_interrupted_job(folder: Path, text: str, capsys:
     assert job.keys() == KEYS
     job_output.show(job)
     assert "job 7 was interrupted: its record is damaged" in capsys.readouterr().out
-    assert [row["job"] for row in jobs.listed()] == [7]
-    assert job_output.table(jobs.listed())[1][0] == "7"
+    assert [row["job"] for row in jobs.listed(jobs.latest())] == [7]
+    assert job_output.table(jobs.listed(jobs.latest()))[1][0] == "7"
     assert run().number == 8
 
 
@@ -243,11 +244,11 @@ def test_a_stream_that_nobody_reads_changes_no_result(number: int, monkeypatch: 
 
 def test_another_error_of_a_stream_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
-        write = flush = staticmethod(fails(errno.ENOSPC))
+        write = flush = staticmethod(fails(errno.EFBIG))
 
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Full())
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="File too large"):
             run("one")
     assert (jobs.read(1) or {})["result"] == "failed"
 
@@ -294,11 +295,21 @@ def test_what_has_no_job_is_named_too() -> None:
 def test_a_stop_goes_on_without_a_lock_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/3.job").mkdir()
-    done = False
-    with server_lock.awaited(["3"]):
-        done = True
-    assert done
+    assert [*server_lock.awaited(["3"], 8, "stop by anna")] == [["3"]]
     assert capsys.readouterr().err.startswith("server 3: stopping it without its lock: [Errno 21]")
+
+
+def test_a_stop_begins_with_the_servers_that_no_command_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    with server_lock.held(["4"]) as lock:
+        lock.note(7, "restart by anna")
+        stops = server_lock.awaited(["3", "4", "5"], 8, "stop by bob")
+        assert next(stops) == ["3", "5"]
+        with pytest.raises(server_lock.Taken, match=r"server 5: job 8 \(stop by bob"), server_lock.held(["5"]):
+            pass
+        assert capsys.readouterr().err == ""
+    assert [*stops] == [["4"]]
+    with server_lock.held(["3", "4", "5"]):
+        pass
 
 
 # -- a job that another process takes over
@@ -395,6 +406,58 @@ def test_no_password_is_shown(text: str, shown: str, tmp_path: Path, monkeypatch
     (tmp_path / "3/secret").mkdir(parents=True)
     (tmp_path / "3/server.cfg").write_text(text)
     assert show._declared("3") == {"server.cfg": shown}
+
+
+def test_a_job_that_waits_is_followed_however_many_others_come() -> None:
+    waits = jobs.Job("restart", ["3"], "restart --when-empty 3")
+    waits.begin()
+    waits.becomes(jobs.WAITING)
+    for _ in range(25):
+        run()
+    recent, late = status_stream.RecentJobs(), status_stream.RecentJobs()
+    latest = [*range(26, 6, -1)]
+    assert [each["job"] for each in recent.rows()] == [*latest, 1]
+    waits.end(jobs.CANCELLED)
+    run()
+    now = recent.rows()
+    assert [each["job"] for each in now] == [27, *latest[:-1], 1]
+    assert now[-1]["result"] == "cancelled"
+    assert [each["job"] for each in recent.rows()] == [each["job"] for each in late.rows()] == [27, *latest[:-1]]
+
+
+def test_the_record_of_a_job_that_waits_stays_however_many_others_come(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "KEPT", 5)
+    waits = jobs.Job("restart", ["3"], "restart --when-empty 3")
+    waits.begin()
+    for _ in range(9):
+        run()
+    assert jobs.read(1)
+    waits.end(jobs.SUCCEEDED)
+    run()
+    assert sorted(int(path.stem) for path in folder.iterdir()) == [7, 8, 9, 10, 11]
+
+
+def test_output_on_a_full_disk_ends_no_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.rmdir()  # nothing can be recorded
+    left: list[object] = []
+    # They fail to write at their end, too.
+    with suppress(OSError), open("/dev/full", "w") as full, open("/dev/full", "w") as errors:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "stderr", errors)
+        run("one")
+        jobs.tell("two")
+        jobs.tell("three", "stderr")
+        left = [sys.stdout, sys.stderr]
+    assert left == [None, None]
+
+
+@pytest.mark.parametrize(
+    "words", [["stop", "3"], ["--origin", "x", "stop", "3"], ["--orig=x", "stop", "3"], ["--version", "stop", "3"]]
+)
+def test_the_words_of_a_job_begin_with_its_command(words: list[str]) -> None:
+    assert commands._typed(words) == ["stop", "3"]
 
 
 @pytest.mark.parametrize("server", ["deploy", "turn", "update"])

@@ -81,7 +81,7 @@ def installed(names: list[str]) -> list[str]:
 def install(names: list[str], before: Callable[[list[str]], None] | None = None) -> None:
     """Install packages without recommended ones; exit with lines on standard error if one is not installed at the end.
 
-    Calls `before` with all packages that apt will install.
+    Calls `before` with the packages that apt will install; upgraded ones are not among them.
     """
     _repair()
     errors = _run("dpkg", "--add-architecture", "i386").errors
@@ -89,7 +89,7 @@ def install(names: list[str], before: Callable[[list[str]], None] | None = None)
     update = _apt("update")
     arguments = ("install", "--yes", "--no-install-recommends", "--fix-broken", *names)
     if before:
-        before(re.findall(r"^Inst (\S+)", _apt("--simulate", *arguments).output, re.MULTILINE))
+        before(re.findall(r"^Inst (\S+) \(", _apt("--simulate", *arguments).output, re.MULTILINE))
     errors += update.errors + _apt(*arguments).errors
     there = installed(names)
     if left := [name for name in names if name not in there]:

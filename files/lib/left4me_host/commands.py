@@ -39,7 +39,7 @@ examples:
   l4d2ctl doctor --fix           find problems on this host and fix those that are safe to fix
 
 l4d2ctl COMMAND --help explains a command.
-exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted
+exit codes: 0 done, 1 failed, 2 wrong command line, 3 another command is changing the server, 130 interrupted
 """
 
 IDS, DEFAULT_ALL = "server ids, or --all", "server ids (default: all)"
@@ -78,7 +78,7 @@ def _typed(words: list[str]) -> list[str]:
     """Return a command line without --origin, the only option with a value before the command."""
     at = 0
     while words[at].startswith("-"):
-        at += 1 if "=" in words[at] else 2
+        at += 2 if words[at].startswith("--o") and "=" not in words[at] else 1
     return words[at:]
 
 
@@ -328,10 +328,15 @@ def _stop(arguments: argparse.Namespace) -> None:
     with _job(arguments, servers) as job:
         lifecycle.hold(servers)  # first: whatever is about to start them sees it
         _cancel_waiting(servers, job)
-        with server_lock.awaited(servers) as lock:
-            lock.note(job.number, job.about)
-            with jobs.timed("stop"):
-                lifecycle.stop(servers)  # which holds them again, for a `start` may have ended meanwhile
+        failures = []
+        for locked in server_lock.awaited(servers, job.number, job.about):
+            try:
+                with jobs.timed("stop"):
+                    lifecycle.stop(locked)  # which holds them again, for a `start` may have ended meanwhile
+            except instance.Failed as failed:
+                failures.append(str(failed))
+        if failures:
+            raise instance.Failed("\n".join(failures))
 
 
 def _restart(arguments: argparse.Namespace) -> None:
@@ -373,9 +378,9 @@ def _jobs(arguments: argparse.Namespace) -> None:
         raise instance.Usage("jobs -f takes the number of a job and no --json")
     if arguments.number is None:
         if arguments.json:
-            print_json(jobs.listed())
+            print_json(jobs.listed(jobs.latest()))
         else:
-            print_table(job_output.table(jobs.listed(job_output.SHOWN)))
+            print_table(job_output.table(jobs.listed(jobs.latest(job_output.SHOWN))))
         return
     if (job := jobs.read(arguments.number)) is None:
         raise instance.Failed(f"there is no job {arguments.number}; see l4d2ctl jobs")
@@ -549,7 +554,7 @@ def main(words: list[str]) -> int:
     except (instance.Failed, OSError) as error:
         if str(error):
             print(f"l4d2ctl: {error}", file=sys.stderr)
-        return 1
+        return server_lock.TAKEN if isinstance(error, server_lock.Taken) else 1
     except jobs.GoesOn as followed:
         print(f"l4d2ctl: {followed}", file=sys.stderr)
         return 130

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,28 +90,31 @@ def update(job: jobs.Job) -> None:
     If this call is interrupted, the unit continues; a second call follows it.
     """
     builds.require_steam()
-    number = 0
-    if is_updating():
-        print("an update is already running; following it", flush=True)
-        number = builds.noted_job()
-    else:
-        number = _begin(job)
-    if number:
-        print(jobs.first_line(number), flush=True)
+    with jobs.uninterrupted():  # until the unit has the job
+        if is_updating():
+            jobs.tell("an update is already running; following it")
+            number = builds.noted_job()
+        else:
+            number = _begin(job)
+        if number:
+            jobs.tell(jobs.first_line(number))
+        cursor, _lines = _journal(layout.GAME_UNIT, None)
+        start = subprocess.Popen(["systemctl", "start", layout.GAME_UNIT], stderr=subprocess.DEVNULL)
+        job.wait_for_takeover(start)
     try:
-        failed = _follow(job)
+        failed = _follow(start, cursor)
     except KeyboardInterrupt:
         raise jobs.GoesOn(jobs.goes_on(number) if number else "the update goes on") from None
     if failed:
         instance.Systemctl("reset-failed", layout.GAME_UNIT).wait()  # the operator has just seen why
         logs = f"{layout.GAME}/steamcmd.log and journalctl -u {layout.GAME_UNIT}"
         why = f"the update failed; the current build is still {builds.current() or 'none'}; see {logs}"
-        print(f"l4d2ctl: {why}", file=sys.stderr)
+        jobs.tell(f"l4d2ctl: {why}", "stderr")
     if job.number and not job.is_taken_over():
         job.end(jobs.FAILED, f"{layout.GAME_UNIT} did not start, or another update was just running")
         failed = 1
     elif found := jobs.read(number):
-        print(jobs.last_line(found), file=sys.stderr if failed else sys.stdout, flush=True)
+        jobs.tell(jobs.last_line(found), "stderr" if failed else "stdout")
     if failed:
         raise instance.Failed("")
 
@@ -124,26 +126,22 @@ def _begin(job: jobs.Job) -> int:
             builds.record_result(name, gc.GOOD)
         elif gc.smoke_test_result(name) != gc.GOOD:
             builds.forget_result(name)
-    jobs.outlive()  # until the unit has the job
     job.begin()
     builds.note_job(job.number)
     return job.number
 
 
-def _follow(job: jobs.Job) -> int:
-    """Start the update's unit, or wait for the one that runs; print its journal and return systemctl's exit code."""
-    cursor, _lines = _journal(layout.GAME_UNIT, None)
-    with subprocess.Popen(["systemctl", "start", layout.GAME_UNIT], stderr=subprocess.DEVNULL) as start:
+def _follow(start: subprocess.Popen[bytes], cursor: str) -> int:
+    """Print the journal of the update's unit while systemctl starts or awaits it; return systemctl's exit code."""
+    with start:
         ended = None
         while ended is None:
             with suppress(subprocess.TimeoutExpired):
                 ended = start.wait(1)
                 instance.sync_journal()
-            if job.is_taken_over():
-                jobs.outlive(False)
             cursor, lines = _journal(layout.GAME_UNIT, cursor)
             for line in lines:
-                print(instance.plain(line), flush=True)
+                jobs.tell(instance.plain(line))
     return ended
 
 

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import os
 import re
+import select
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -157,12 +159,12 @@ def noted(server: str) -> str:
 
 
 @contextmanager
-def locked(path: str, waits: bool = True, flags: int = os.O_DIRECTORY) -> Iterator[bool]:
-    """Lock a path (flock(2)) that only root can open; yield False if `waits` is false and another process has the lock.
+def locked(path: str, waits: bool = True) -> Iterator[bool]:
+    """Lock a directory (flock(2)) that only root can open.
 
-    `flags` are for open(2).
+    Yields False if `waits` is false and another process has the lock.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | flags, 0o600)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         # The previous owner of the lock may have removed the file, and others may lock a new one.
@@ -208,6 +210,14 @@ def between_deploys() -> Iterator[bool]:
 def plain(text: str) -> str:
     """Return text from a game in a form that is safe to print: "?" for every unprintable character."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def closed_stdout() -> select.poll:
+    """Return what polls for the moment in which the reader of stdout goes; if that is no pipe, it never comes."""
+    poll = select.poll()
+    if sys.stdout is not None:  # else its descriptor may be another file's
+        poll.register(1, 0)  # POLLERR and POLLHUP alone
+    return poll
 
 
 def sync_journal() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
@@ -61,23 +60,28 @@ def _print_lines(job: dict[str, Any], shown: int) -> int:
     return int(job["line_count"])
 
 
-def follow(number: int) -> None:
-    """Print a job's lines until it ends. Raises Failed if it does not succeed, or if its record is removed."""
-    shown, seen = 0, -1
+def _ended(number: int) -> dict[str, Any]:
+    """Print a job's lines as they come; return the job when it has ended. Raises Failed."""
+    shown, closed = 0, instance.closed_stdout()
     while True:
-        try:
-            changed = os.stat(jobs.path(number)).st_mtime_ns
-        except FileNotFoundError:
-            raise instance.Failed(f"the record of job {number} is gone") from None
-        job = jobs.read(number)
-        if changed != seen and job:
-            shown, seen = _print_lines(job, shown), changed
-        if job and job["result"] not in (jobs.RUNNING, jobs.WAITING):
-            break
-        try:
-            time.sleep(POLL)
-        except KeyboardInterrupt:
-            raise jobs.GoesOn(jobs.goes_on(number)) from None
+        if (job := jobs.read(number)) is None:
+            raise instance.Failed(f"the record of job {number} is gone")
+        shown = _print_lines(job, shown)
+        if job["result"] not in (jobs.RUNNING, jobs.WAITING):
+            return job
+        if closed.poll(POLL * 1000):
+            raise instance.Failed("")  # nobody learns how the job ends
+
+
+def follow(number: int) -> None:
+    """Print a job's lines until it ends or standard output is closed.
+
+    Raises Failed if the job does not succeed, if its record is removed, or if the output is closed before its end.
+    """
+    try:
+        job = _ended(number)
+    except KeyboardInterrupt:
+        raise jobs.GoesOn(jobs.goes_on(number)) from None
     if job["result"] != jobs.SUCCEEDED:
         print(jobs.last_line(job), file=sys.stderr)
         raise instance.Failed("")

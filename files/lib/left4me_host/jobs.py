@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from left4me_host import instance, layout, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import subprocess
     from typing import Any, TextIO
 
 KEPT = 500
@@ -26,6 +28,9 @@ LINES, LONGEST = 200, 500
 """The lines that a record has at most, and the characters of a line."""
 RUNNING, WAITING, SUCCEEDED, FAILED = "running", "waiting", "succeeded", "failed"
 CANCELLED, INTERRUPTED = "cancelled", "interrupted"
+
+_LOST = (errno.EPIPE, errno.EIO, errno.ENOSPC)
+"""What a write reports of a closed pipe, a closed terminal, and a file on a full disk."""
 
 # The keys of a job as `l4d2ctl jobs --json` prints it, with the values of a record that cannot be read.
 _EMPTY: dict[str, Any] = {
@@ -80,7 +85,8 @@ class Job:
                     break
                 number += 1
             self.number = number
-            for old in [path(each) for each in taken if each <= number - KEPT] + _stale():
+            outdated = [each for each in taken if each <= number - KEPT and not _runs(each)]
+            for old in [*map(path, outdated), *_stale()]:
                 with suppress(FileNotFoundError):
                     os.unlink(old)
         except OSError as error:
@@ -104,6 +110,11 @@ class Job:
         """Return whether another process has taken over this job."""
         record = _read(self.number) if self.number else None
         return record is not None and (record.get("pid"), record.get("start")) != (os.getpid(), _start(os.getpid()))
+
+    def wait_for_takeover(self, by: subprocess.Popen[bytes]) -> None:
+        """Wait until another process has taken over this job, or `by`, which starts that, has ended."""
+        while self.number and not self.is_taken_over() and by.poll() is None:
+            time.sleep(0.02)
 
     def becomes(self, result: str) -> None:
         """Record that the job is waiting, or running again."""
@@ -130,7 +141,7 @@ class Job:
         self._write()
         if self.number and self.announces and result != INTERRUPTED:
             line = last_line({**self._record, "job": self.number})
-            print(line, file=sys.stdout if result == SUCCEEDED and not self.json else sys.stderr, flush=True)
+            tell(line, "stdout" if result == SUCCEEDED and not self.json else "stderr")
 
     def _write(self) -> None:
         if not self.number:
@@ -148,7 +159,7 @@ class Job:
         if self.warns:
             self.warns = False
             what = f"the record of job {self.number} is incomplete" if self.number else "this command is not recorded"
-            print(f"l4d2ctl: {what}: {error}", file=sys.stderr)
+            tell(f"l4d2ctl: {what}: {error}", "stderr")
 
 
 _current: Job | None = None
@@ -205,7 +216,7 @@ def recorded(job: Job, prefix: str = "l4d2ctl") -> Iterator[Job]:
 
 
 class _Copy:
-    """A stream that also records what is written, and drops what a closed pipe or terminal no longer takes."""
+    """A stream that also records what is written, and drops what it cannot take: see dropping()."""
 
     def __init__(self, stream: TextIO | None, job: Job) -> None:
         self.stream, self._job, self._rest = stream, job, ""
@@ -228,9 +239,42 @@ class _Copy:
             if self.stream is not None:
                 getattr(self.stream, call)(*text)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if error.errno not in _LOST:
                 raise
             self.stream = None
+
+
+@contextmanager
+def dropping(name: str) -> Iterator[None]:
+    """Drop what `stdout` or `stderr` cannot take; it is None then. A command does not end for that."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _LOST:
+            raise
+        setattr(sys, name, None)
+
+
+def tell(line: str, name: str = "stdout") -> None:
+    """Print a line on `stdout` or `stderr`, if that can take it."""
+    if (stream := getattr(sys, name)) is not None:
+        with dropping(name):
+            print(line, file=stream, flush=True)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let neither Ctrl-C nor a connection that goes end the block; raise KeyboardInterrupt after it instead."""
+    pressed: list[int] = []
+    outlive()
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        outlive(False)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def path(number: int) -> str:
@@ -270,13 +314,12 @@ def _boot() -> str:
 
 
 def outlive(does: bool = True) -> None:
-    """Go on when the terminal, the SSH connection or the browser goes, or no longer.
+    """Go on when the terminal, the SSH connection or the browser goes, and at Ctrl-Z; or no longer.
 
-    What this process starts, such as systemctl, inherits that. Python ignores SIGPIPE by itself.
+    What this process starts, such as systemctl, inherits that. Python ignores SIGPIPE by itself. A stopped command
+    would keep its servers locked.
     """
-    import signal
-
-    for number in (signal.SIGHUP, signal.SIGTERM):
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
         signal.signal(number, signal.SIG_IGN if does else signal.SIG_DFL)
 
 
@@ -331,12 +374,22 @@ def read(number: int) -> dict[str, Any] | None:
     return {"job": number, **{key: record[key] for key in _EMPTY}}
 
 
+def _runs(number: int) -> bool:
+    record = _read(number)
+    return record is not None and record["result"] in (RUNNING, WAITING) and _is_alive(record)
+
+
 def _is_alive(record: dict[str, Any]) -> bool:
     pid = record.get("pid")
     return isinstance(pid, int) and record.get("boot") == _boot() and record.get("start") == (_start(pid) or None)
 
 
-def listed(most: int = KEPT) -> list[dict[str, Any]]:
-    """Return the jobs as `l4d2ctl jobs --json` prints them, latest first."""
-    found = filter(None, map(read, sorted(_numbers(), reverse=True)[:most]))
+def latest(most: int = KEPT) -> list[int]:
+    """Return the numbers of the latest jobs, latest first."""
+    return sorted(_numbers(), reverse=True)[:most]
+
+
+def listed(wanted: list[int]) -> list[dict[str, Any]]:
+    """Return jobs as `l4d2ctl jobs --json` prints them, latest first; without those that have no record."""
+    found = filter(None, map(read, sorted(wanted, reverse=True)))
     return [{key: value for key, value in job.items() if key != "lines"} for job in found]

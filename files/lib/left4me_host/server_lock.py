@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from left4me_host import instance, layout
+from left4me_host import instance, jobs, layout
+
+TAKEN = 3
+"""The exit code of a command that finds a server locked."""
 
 
 class Taken(instance.Failed):
@@ -65,16 +67,38 @@ def held(servers: list[str], waits: bool = False) -> Iterator[Held]:
             os.close(lock)
 
 
-@contextmanager
-def awaited(servers: list[str]) -> Iterator[Held]:
-    """Lock servers for a stop, which nothing refuses: wait, and go on without a lock that cannot be created."""
+def awaited(servers: list[str], number: int, about: str) -> Iterator[list[str]]:
+    """Yield servers, locked until the next step, for a stop, which nothing refuses.
+
+    First come those that no command changes, then each other one once its command has ended. A lock that cannot be
+    created stops no stop.
+    """
+    busy: list[str] = []
     with held([]) as taken:
+        free = []
         for server in sorted(servers):
             try:
-                taken.locks.append(_take(server, waits=True))
-            except OSError as error:
-                print(f"server {server}: stopping it without its lock: {error}", file=sys.stderr)
-        yield taken
+                taken.locks += _lock_for_stop(server, waits=False)
+                free.append(server)
+            except Taken:
+                busy.append(server)
+        taken.note(number, about)
+        if free:
+            yield free
+    for server in busy:
+        with held([]) as taken:
+            taken.locks += _lock_for_stop(server, waits=True)
+            taken.note(number, about)
+            yield [server]
+
+
+def _lock_for_stop(server: str, waits: bool) -> list[int]:
+    """Return the lock of a server; none if it cannot be created. Raises Taken."""
+    try:
+        return [_take(server, waits)]
+    except OSError as error:
+        jobs.tell(f"server {server}: stopping it without its lock: {error}", "stderr")
+        return []
 
 
 def _take(server: str, waits: bool) -> int:
@@ -88,7 +112,7 @@ def _take(server: str, waits: bool) -> int:
                 if not waits:
                     raise Taken(f"server {server}: {_what(lock)} is running; {_do(lock)}") from None
                 if not told:
-                    print(f"server {server}: waiting for {_what(lock)}", file=sys.stderr, flush=True)
+                    jobs.tell(f"server {server}: waiting for {_what(lock)}", "stderr")
                     told = True
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except BaseException:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
-from left4me_host import game, jobs, layout, status
+from left4me_host import game, instance, jobs, layout, status
 
 EVERY = 10.0
 """Seconds after which a line comes even without a change; players come and go unseen until then."""
 LOOK = 1.0
 """Seconds between two looks for changes."""
-JOBS = 20
-"""The latest jobs in a line."""
+LATEST = 20
+"""The latest jobs are in each line, as are all that run or wait."""
 _CHANGED = (layout.JOBS, layout.RUN, layout.HELD)
 """Directories that change with each job, mount, start, stop or hold."""
 
@@ -26,10 +25,26 @@ def _seen() -> list[int]:
     return [os.stat(path).st_mtime_ns if os.path.isdir(path) else 0 for path in _CHANGED]
 
 
-def _line(servers: list[str]) -> str:
+class RecentJobs:
+    """The jobs for each line. Reads the record of an older job only at first, or while it runs or waits."""
+
+    def __init__(self) -> None:
+        self._known, self._open = 0, set[int]()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the latest jobs and all that run or wait, and once more those that have ended since."""
+        numbers = jobs.latest()
+        wanted = {*numbers[:LATEST], *self._open}
+        found = jobs.listed([each for each in numbers if each > self._known or each in wanted])
+        self._known = max(numbers, default=0)
+        self._open = {job["job"] for job in found if job["result"] in (jobs.RUNNING, jobs.WAITING)}
+        return [job for job in found if job["job"] in wanted | self._open]
+
+
+def _line(servers: list[str], rows: list[dict[str, Any]]) -> str:
     found: dict[str, Any] = {
         "servers": status.status(servers),
-        "jobs": jobs.listed(JOBS),
+        "jobs": rows,
         "builds": game.status(),
         "update": game.update_state(),
         "host": socket.gethostname(),
@@ -39,8 +54,7 @@ def _line(servers: list[str]) -> str:
 
 def stream(selected: Callable[[], list[str]]) -> None:
     """Print lines until standard output is closed; `selected` returns the servers. Raises Failed."""
-    closed = select.poll()
-    closed.register(1, 0)  # POLLERR and POLLHUP alone
+    closed, recent = instance.closed_stdout(), RecentJobs()
     seen: list[int] = []
     last = 0.0
     while True:
@@ -48,7 +62,7 @@ def stream(selected: Callable[[], list[str]]) -> None:
         if changed != seen or now - last >= EVERY:
             seen, last = changed, now
             try:
-                print(_line(selected()), flush=True)
+                print(_line(selected(), recent.rows()), flush=True)
             except BrokenPipeError:
                 return
         if closed.poll(LOOK * 1000):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 import time
 from contextlib import ExitStack, suppress
 
@@ -30,6 +29,20 @@ def _open(server: str, flags: int = 0) -> tuple[int, bool]:
     except BlockingIOError:
         return fd, False
     return fd, True
+
+
+def _lock(server: str) -> int:
+    """Return a descriptor that locks a server's marker. Raises Failed if another job waits to restart the server."""
+    while True:
+        fd, free = _open(server, os.O_CREAT)
+        if not free:
+            other = _read(fd)[0]
+            os.close(fd)
+            raise instance.Failed(_refusal(server, other))
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.stat(marker(server))):
+                return fd
+        os.close(fd)  # of a job that has just removed it
 
 
 def _read(fd: int) -> tuple[str, int, str]:
@@ -63,9 +76,10 @@ def cancel(servers: list[str], by: str) -> None:
             number, pid, _by = _read(fd)
             if not free and pid:
                 os.pwrite(fd, f"{number} {pid} {by}\n".encode(), 0)
-                os.kill(pid, _WAKE)  # the lock shows that it is alive
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, _WAKE)
                 what = f"job {number}, which waited to restart it when empty" if number != "0" else "a waiting restart"
-                print(f"server {server}: cancelled {what}", file=sys.stderr)
+                jobs.tell(f"server {server}: cancelled {what}", "stderr")
             os.close(fd)
 
 
@@ -74,11 +88,7 @@ class _Waiting:
 
     def __init__(self, server: str, number: int) -> None:
         self.server, self.timer, self.told = server, idle.IdleTimer(idle.QUIET), ""
-        self._fd, free = _open(server, os.O_CREAT)
-        if not free:
-            other = _read(self._fd)[0]
-            os.close(self._fd)
-            raise instance.Failed(_refusal(server, other))
+        self._fd = _lock(server)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{number} {os.getpid()}\n".encode(), 0)
 
@@ -92,13 +102,20 @@ class _Waiting:
             self.told = text
 
     def end(self) -> None:
+        """Wait no more; a second call does nothing."""
+        if self._fd < 0:
+            return
         with suppress(FileNotFoundError):
             os.unlink(marker(self.server))
         os.close(self._fd)
+        self._fd = -1
 
 
 def run(servers: list[str], job: jobs.Job) -> None:
-    """Restart each server that runs as soon as it is idle. Raises Failed, or Cancelled."""
+    """Restart each server that runs as soon as it is idle. Raises Failed, or Cancelled.
+
+    Prints at once what became of a server if others still wait.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, [_WAKE])
     failures, cancelled = [], []
     with ExitStack() as markers:
@@ -107,16 +124,20 @@ def run(servers: list[str], job: jobs.Job) -> None:
             waiting.append(_Waiting(server, job.number))
             markers.callback(waiting[-1].end)
         while waiting:
-            for each in [each for each in waiting if each.cancelled_by()]:
-                cancelled.append(f"server {each.server}: its restart is cancelled by {each.cancelled_by()}")
-                waiting.remove(each)
-            if ready := _next(waiting):
+            ready = next((each for each in waiting if each.cancelled_by()), None) or _next(waiting)
+            if ready:
                 waiting.remove(ready)
+                became = f"server {ready.server} is restarted"
                 try:
-                    cancelled += _restart(ready, job)
+                    _restart(ready, job)
+                except jobs.Cancelled as by:
+                    cancelled.append(became := str(by))
                 except (instance.Failed, OSError) as failed:
-                    failures.append(str(failed))
-            elif waiting:
+                    failures.append(became := str(failed))
+                ready.end()
+                if waiting:
+                    print(became, flush=True)
+            else:
                 if job.result != jobs.WAITING:
                     job.becomes(jobs.WAITING)
                     jobs.outlive(False)  # a shutdown does not wait for it
@@ -146,13 +167,12 @@ def _next(waiting: list[_Waiting]) -> _Waiting | None:
     return None
 
 
-def _restart(ready: _Waiting, job: jobs.Job) -> list[str]:
-    """Restart a server unless it was cancelled meanwhile; return what cancelled it, if anything. Raises Failed."""
+def _restart(ready: _Waiting, job: jobs.Job) -> None:
+    """Restart a server. Raises Failed, or Cancelled."""
     jobs.outlive()
     job.becomes(jobs.RUNNING)
     with server_lock.held([ready.server], waits=True) as lock:
         lock.note(job.number, job.about)
         if by := ready.cancelled_by():
-            return [f"server {ready.server}: its restart is cancelled by {by}"]
+            raise jobs.Cancelled(f"server {ready.server}: its restart is cancelled by {by}")
         lifecycle.restart([ready.server], unless_stopped=True)
-        return []
