@@ -71,6 +71,9 @@ def gate(box: Box) -> Iterator[Callable[[], None]]:
 
     def open_gate() -> None:
         nonlocal opened
+        # A start that has not come to the gate yet would pass it after the reload, and nobody would read from it.
+        waits = "pgrep -f '^/bin/sh -c read line </run/gate'"
+        wait_for("the start waits", lambda: box.run(waits, check=False).returncode == 0)
         box.run(f"{away}; echo >/run/gate; rm /run/gate", timeout=20)
         opened = True
 

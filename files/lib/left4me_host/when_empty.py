@@ -95,6 +95,11 @@ class _Waiting:
     def cancelled_by(self) -> str:
         return _read(self._fd)[2]
 
+    def require_not_cancelled(self) -> None:
+        """Raise Cancelled if another command has cancelled the restart."""
+        if by := self.cancelled_by():
+            raise jobs.Cancelled(f"server {self.server}: its restart is cancelled by {by}")
+
     def says(self, text: str) -> None:
         """Print what is new about the server."""
         if text != self.told:
@@ -124,17 +129,18 @@ def run(servers: list[str], job: jobs.Job) -> None:
             waiting.append(_Waiting(server, job.number))
             markers.callback(waiting[-1].end)
         while waiting:
-            ready = next((each for each in waiting if each.cancelled_by()), None) or _next(waiting)
-            if ready:
-                waiting.remove(ready)
-                became = f"server {ready.server} is restarted"
+            done = next((each for each in waiting if each.cancelled_by()), None) or _next(waiting)
+            if done:
+                waiting.remove(done)
+                became = f"server {done.server} is restarted"
                 try:
-                    _restart(ready, job)
+                    done.require_not_cancelled()
+                    _restart(done, job)
                 except jobs.Cancelled as by:
                     cancelled.append(became := str(by))
                 except (instance.Failed, OSError) as failed:
                     failures.append(became := str(failed))
-                ready.end()
+                done.end()
                 if waiting:
                     print(became, flush=True)
             else:
@@ -173,6 +179,5 @@ def _restart(ready: _Waiting, job: jobs.Job) -> None:
     job.becomes(jobs.RUNNING)
     with server_lock.held([ready.server], waits=True) as lock:
         lock.note(job.number, job.about)
-        if by := ready.cancelled_by():
-            raise jobs.Cancelled(f"server {ready.server}: its restart is cancelled by {by}")
+        ready.require_not_cancelled()
         lifecycle.restart([ready.server], unless_stopped=True)
