@@ -203,7 +203,7 @@ export class ServerView {
         this.readAt = 0;
         this.reading = false;
         this.state = element("span");
-        this.missing = element("p", { class: "error", hidden: true });
+        this.missing = element("p", { class: "error" }, `No server ${server} is declared on this host.`);
         this.facts = new Facts();
         this.start = verbButton("Start", ["start", server], { class: "primary" });
         this.stop = verbButton("Stop", ["stop", server]);
@@ -237,10 +237,9 @@ export class ServerView {
             { role: "tabpanel", id: `panel-${name}`, "aria-labelledby": `tab-${name}`, hidden: true },
             this.tabs[name].element,
         )]));
-        main.append(
-            element("p", { class: "crumbs" }, element("a", { href: "#/servers" }, "Servers")),
-            element("div", { class: "title" }, element("h1", {}, `Server ${server}`), this.state),
-            this.missing,
+        this.declared = false;
+        // What an undeclared server does not have.
+        this.parts = [
             element(
                 "div",
                 { class: "buttons", role: "group", "aria-label": `Actions for server ${server}` },
@@ -260,6 +259,12 @@ export class ServerView {
                 element("div", { role: "tablist", "aria-label": `Details of server ${server}` }, ...Object.values(this.buttons)),
                 ...Object.values(this.panels),
             ),
+        ];
+        main.append(
+            element("p", { class: "crumbs" }, element("a", { href: "#/servers" }, "Servers")),
+            element("div", { class: "title" }, element("h1", {}, `Server ${server}`), this.state),
+            this.missing,
+            ...this.parts,
         );
     }
 
@@ -268,22 +273,21 @@ export class ServerView {
         const chosen = Object.hasOwn(TABS, tab ?? "") ? tab : "log";
         if (chosen === this.tab)
             return;
-        if (this.tab)
-            this.tabs[this.tab].close();
+        this.tabs[this.tab]?.close();
         this.tab = chosen;
         for (const name of Object.keys(TABS)) {
             setAttribute(this.buttons[name], "aria-selected", String(name === chosen));
             setAttribute(this.buttons[name], "tabindex", name === chosen ? "0" : "-1");
             this.panels[name].hidden = name !== chosen;
         }
-        this.tabs[chosen].open();
+        if (this.declared)
+            this.tabs[chosen].open();
     }
 
     update(latest) {
         const row = rowOf(this.server);
         const jobs = latest.jobs.filter(job => job.servers.includes(this.server));
-        setText(this.missing, `No server ${this.server} is declared on this host.`);
-        this.missing.hidden = Boolean(row);
+        this.setDeclared(Boolean(row));
         if (!row)
             return;
         setState(this.state, row.state);
@@ -314,6 +318,19 @@ export class ServerView {
             if (this.tab === "jobs")
                 this.tabs.jobs.open();
         }
+    }
+
+    setDeclared(declared) {
+        for (const part of [this.state, ...this.parts])
+            part.hidden = !declared;
+        this.missing.hidden = declared;
+        if (declared === this.declared)
+            return;
+        this.declared = declared;
+        if (declared)
+            this.tabs[this.tab]?.open();
+        else
+            this.tabs[this.tab]?.close();
     }
 
     setMemory() {

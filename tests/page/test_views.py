@@ -410,7 +410,30 @@ def test_tabs_by_keyboard_and_by_address(host: FakeHost) -> None:
 
 def test_a_server_that_is_not_declared(host: FakeHost) -> None:
     host.open("servers/9", status())
-    expect(host.page.get_by_text("No server 9 is declared on this host.")).to_be_visible()
+    page = host.page
+    expect(page.get_by_text("No server 9 is declared on this host.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+    assert host.page.evaluate("host.all.map(each => each.words)") == [STREAM]
+    # A deploy declares it, another one removes it.
+    host.update(row("9"))
+    host.says("logs -f -n 200 9", "a line")
+    expect(page.get_by_role("log", name="Log of server 9")).to_contain_text("a line")
+    expect(button(page, "Stop")).to_be_visible()
+    host.update(row("3"))
+    expect(page.get_by_text("No server 9 is declared on this host.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+    assert host.running("logs -f -n 200 9") == 0
+
+
+@pytest.mark.parametrize("where", ["servers/--all", "servers/3%204", "servers/3/x", "jobs/-f", "jobs/1%20--json", "x"])
+def test_an_address_is_a_page_of_its_own_or_none(host: FakeHost, where: str) -> None:
+    host.open(where, status())
+    main = host.page.get_by_role("main")
+    expect(main.get_by_role("heading", name="There is no such page")).to_be_visible()
+    expect(main.get_by_role("button")).to_have_count(0)
+    assert host.page.evaluate("host.all.map(each => each.words)") == [STREAM]
+    host.page.get_by_role("link", name="Servers").click()
+    expect(row_of(host.page, "3")).to_be_visible()
 
 
 # Jobs and the game

@@ -57,6 +57,11 @@ def test_every_import_is_exported() -> None:
             assert not unused, f"{path.name} does not use {unused}"
 
 
+def test_an_address_names_a_server_by_what_is_an_id() -> None:
+    text = (PAGE / "page.js").read_text(encoding="utf-8")
+    assert rf"[/^servers\/({layout.SERVER_ID})$/, ServerView]" in text
+
+
 def test_the_manifest() -> None:
     manifest = json.loads((PAGE / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["requires"] == {"cockpit": "287"}
