@@ -54,13 +54,15 @@ async function questionFor(words) {
     if (!["stop", "restart", "reset"].includes(verb) || rest.includes("--when-empty"))
         return null;
     const row = await freshRow(rest.at(-1));
-    // A server that has not answered since it started has no players.
-    const unknown = row && row.players === null && row.unanswered_since && row.unanswered_since !== row.since;
+    // Even if it has not answered since its start: maybe nobody has asked. Before "active" its game is not up.
+    const unknown = row?.state === "active" && row.players === null;
     if (!row?.players && !unknown)
         return null;
+    const known = row.unanswered_since && row.unanswered_since !== row.since;
+    const latest = known ? `It answered last at ${row.unanswered_since}.` : `It runs since ${row.since}.`;
     const name = rest.includes("--undo") ? "Undo" : verb[0].toUpperCase() + verb.slice(1);
     const who = unknown
-        ? `The server has not answered since ${row.unanswered_since}: players may be on it.`
+        ? `The server does not answer: players may be on it. ${latest}`
         : `${plural(row.players, "player")} ${row.players === 1 ? "is" : "are"} on it and will be disconnected.`;
     const after = verb === "reset" ? " What the server wrote moves to the attic." : "";
     return {

@@ -237,16 +237,30 @@ def test_with_players_it_asks_and_says_how_many(host: FakeHost, verb: str) -> No
     wait_for(f"l4d2ctl {command} without a question", lambda: host.started(command) == 2)
 
 
-def test_a_server_that_stopped_answering_may_have_players(host: FakeHost) -> None:
+def test_a_server_that_does_not_answer_may_have_players(host: FakeHost) -> None:
     started = row()["since"]
-    # It has not answered since its start: nobody can be on it.
-    host.open("servers/3", status(row(players=None, unanswered_since=started)))
+    host.open("servers/3", status(row(players=None, unanswered_since="Sun 2026-11-29 10:00:00 UTC")))
+    dialog = host.page.get_by_role("dialog")
+    unknown = "The server does not answer: players may be on it."
+    for verb, command in (("Stop", "stop 3"), ("Restart now", "restart 3"), ("Reset", "reset 3")):
+        button(host.page, verb).click()
+        expect(dialog).to_contain_text(f"{unknown} It answered last at Sun 2026-11-29 10:00:00 UTC.")
+        dialog.get_by_role("button", name="Cancel").click()
+        assert host.started(command) == 0
+    # Nobody may have asked it since its start.
+    host.update(row(players=None, unanswered_since=started))
+    expect(host.page.get_by_role("region", name="State")).to_contain_text(started)
+    button(host.page, "Stop").click()
+    expect(dialog).to_contain_text(f"{unknown} It runs since {started}.")
+    dialog.get_by_role("button", name="Stop", exact=True).click()
+    wait_for("the stop", lambda: host.started("stop 3") == 1)
+
+
+@pytest.mark.parametrize("state", ["start", "start-pre", "auto-restart", "failed"])
+def test_a_server_whose_game_is_not_up_has_no_players(host: FakeHost, state: str) -> None:
+    host.open("servers/3", status(row(state=state, players=None)))
     button(host.page, "Stop").click()
     wait_for("a stop without a question", lambda: host.started("stop 3") == 1)
-    host.ends("stop 3")
-    host.update(row(players=None, unanswered_since="Sun 2026-11-29 10:00:00 UTC"))
-    button(host.page, "Stop").click()
-    expect(host.page.get_by_role("dialog")).to_contain_text("not answered since Sun 2026-11-29 10:00:00 UTC")
 
 
 def test_a_verb_whose_connection_is_lost_goes_on_at_the_host(host: FakeHost) -> None:
