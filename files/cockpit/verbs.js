@@ -12,6 +12,7 @@ export const REFUSED =
     "ask the host's administrator to add you to it, then log in again.";
 
 const running = new Set();
+let asked = Promise.resolve(); // resolves when the dialog is free
 
 /** Return a button that runs l4d2ctl with these words. */
 export function verbButton(label, words, attributes = {}) {
@@ -94,6 +95,16 @@ function ask({ title, text, yes }) {
     });
 }
 
+/** Ask what there is to ask before words run, one question after the other: all use one dialog. Return the answer. */
+function isWanted(words) {
+    const answer = asked.then(async () => {
+        const question = await questionFor(words);
+        return !question || ask(question);
+    });
+    asked = answer.catch(() => {});
+    return answer;
+}
+
 function announce(text) {
     document.getElementById("announcement").textContent = text;
 }
@@ -169,17 +180,19 @@ async function run(words) {
         return;
     running.add(key);
     mark(key);
-    const question = await questionFor(words);
-    if (!question || await ask(question)) {
-        const act = new Act(words);
-        show(act);
-        await follow(words, line => act.line(line), { withErrors: true }).done.then(
-            () => act.end(null),
-            error => act.end(error),
-        );
+    try {
+        if (await isWanted(words)) {
+            const act = new Act(words);
+            show(act);
+            await follow(words, line => act.line(line), { withErrors: true }).done.then(
+                () => act.end(null),
+                error => act.end(error),
+            );
+        }
+    } finally {
+        running.delete(key);
+        mark(key);
     }
-    running.delete(key);
-    mark(key);
 }
 
 on("click", "verb", button => {

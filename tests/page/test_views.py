@@ -280,6 +280,33 @@ def test_players_that_the_stream_has_not_seen_yet_count(host: FakeHost) -> None:
     assert host.started("reset 3") == 0
 
 
+def test_two_commands_ask_one_after_the_other(host: FakeHost) -> None:
+    rows = [row(each, players=2, restart_due=True) for each in "34"]
+    host.open("servers", status(*rows))
+    page, dialog = host.page, host.page.get_by_role("dialog")
+    # The answers are on their way while both are clicked.
+    for each in "34":
+        page.evaluate("words => { delete host.answers[words]; }", f"status --json {each}")
+        button(page, f"Restart server {each}").click()
+
+    def answer_late() -> None:
+        for words in ("status --json 4", "status --json 3"):
+            if host.running(words):
+                host.says(words, json.dumps(host.answers[words]))
+                host.ends(words)
+
+    answer_late()
+    expect(dialog).to_contain_text("Restart server 3?")
+    dialog.get_by_role("button", name="Restart with 2 players on").click()
+    wait_for("the restart of server 3", lambda: host.started("restart 3") == 1)
+    wait_for("the question about server 4", lambda: host.started("status --json 4") == 1)
+    answer_late()
+    expect(dialog).to_contain_text("Restart server 4?")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(button(page, "Restart server 4")).to_have_attribute("aria-busy", "false")
+    assert (host.started("restart 3"), host.started("restart 4")) == (1, 0)
+
+
 # One server
 
 
