@@ -98,6 +98,12 @@ export function begin() {
     open();
 }
 
+/** Resolve once the connection is one of these. */
+export async function until(...connections) {
+    while (!connections.includes(status.connection))
+        await new Promise(resolve => status.addEventListener("change", resolve, { once: true }));
+}
+
 /** Return a server's row, or undefined. */
 export function rowOf(server) {
     return status.latest?.servers.find(row => row.id === server);

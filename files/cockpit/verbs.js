@@ -2,7 +2,7 @@
 
 import { Disconnected, Refused, follow, json } from "./ctl.js";
 import { Lines, duration, element, on, plural, setAttribute, setText } from "./dom.js";
-import { rowOf } from "./status.js";
+import { rowOf, status, until } from "./status.js";
 
 const MOST = 8; // entries that are shown
 const LINES = 200;
@@ -75,11 +75,10 @@ async function questionFor(words) {
 
 /** Return a server's row as it is now: the stream says who plays only every ten seconds. */
 async function freshRow(server) {
-    try {
-        return (await json("status", "--json", server))[0];
-    } catch {
-        return rowOf(server); // l4d2ctl fails again at once, and its output is shown
-    }
+    // In Cockpit a command may never end when the connection is lost.
+    const read = Promise.race([json("status", "--json", server), until("lost")]);
+    const rows = await read.catch(() => null); // l4d2ctl fails again at once, and its output is shown
+    return rows ? rows[0] : rowOf(server);
 }
 
 /** Ask in a modal dialog, which traps the focus and returns it; Escape cancels. */
@@ -99,7 +98,7 @@ function ask({ title, text, yes }) {
 function isWanted(words) {
     const answer = asked.then(async () => {
         const question = await questionFor(words);
-        return !question || ask(question);
+        return !question || status.connection !== "live" || ask(question);
     });
     asked = answer.catch(() => {});
     return answer;
@@ -113,10 +112,12 @@ function announce(text) {
 class Act {
     constructor(words) {
         this.words = words;
+        this.begun = false;
         this.job = null;
         this.ended = "";
         this.title = element("strong", {}, `${headline(words)} …`);
-        this.result = element("span", { class: "result" });
+        this.how = element("span");
+        this.result = element("span", { class: "result" }, this.how);
         this.lines = new Lines(`Output of: ${headline(words)}`, LINES);
         const dismiss = element(
             "button",
@@ -127,21 +128,44 @@ class Act {
         this.element = element("li", { class: "act running" }, head, this.lines.element);
     }
 
+    async run() {
+        if (status.connection !== "live") {
+            this.end(new Disconnected());
+            return;
+        }
+        this.begun = true;
+        const show = () => this.show();
+        status.addEventListener("change", show);
+        await follow(this.words, line => this.line(line), { withErrors: true }).done.then(
+            () => this.end(null),
+            error => this.end(error),
+        );
+        status.removeEventListener("change", show);
+    }
+
     line(text) {
         const about = /^job (\d+) (is running|(?:succeeded|failed|was cancelled|was interrupted)\b.*)/.exec(text);
         if (!about) {
             this.lines.add(text.replace(/^l4d2ctl: /, ""));
             return;
         }
+        if (!this.job)
+            this.result.prepend(element("a", { href: `#/jobs/${about[1]}` }, `job #${about[1]}`), " ");
         this.job = about[1];
         if (about[2] !== "is running")
             this.ended = about[2].replace(/[\d.]+(?= s$)/, seconds => duration(seconds).replace(" s", ""));
-        this.show(this.ended);
+        this.show();
     }
 
-    show(text) {
-        const link = this.job && element("a", { href: `#/jobs/${this.job}` }, `job #${this.job}`);
-        this.result.replaceChildren(...(link ? [link, ` ${text}`] : [text]));
+    /** Return what is known of it without a connection. */
+    lost() {
+        if (!this.begun)
+            return "not started: no connection to the host";
+        return `the connection was lost; ${this.job ? "the job goes on without it" : "see the jobs whether it began"}`;
+    }
+
+    show(text = this.ended || (status.connection === "lost" ? this.lost() : "")) {
+        setText(this.how, text);
     }
 
     end(error) {
@@ -150,9 +174,9 @@ class Act {
         if (error instanceof Refused)
             this.show(REFUSED);
         else if (error instanceof Disconnected)
-            this.show("the connection was lost; the job goes on without it");
-        else if (!this.ended)
-            this.show(error ? "failed" : "done");
+            this.show(this.ended || this.lost());
+        else
+            this.show(this.ended || (error ? "failed" : "done"));
         announce(`${headline(this.words)}: ${this.result.textContent}`);
     }
 }
@@ -181,13 +205,11 @@ async function run(words) {
     running.add(key);
     mark(key);
     try {
-        if (await isWanted(words)) {
+        await until("live", "lost", "refused");
+        if (status.connection !== "live" || await isWanted(words)) {
             const act = new Act(words);
             show(act);
-            await follow(words, line => act.line(line), { withErrors: true }).done.then(
-                () => act.end(null),
-                error => act.end(error),
-            );
+            await act.run();
         }
     } finally {
         running.delete(key);

@@ -271,6 +271,52 @@ def test_a_verb_whose_connection_is_lost_goes_on_at_the_host(host: FakeHost) -> 
     expect(acts(host.page)).to_contain_text("job #172 the connection was lost; the job goes on without it")
 
 
+def test_a_verb_whose_connection_is_lost_before_its_job_began(host: FakeHost) -> None:
+    host.page.clock.install()
+    host.open("game", status())
+    button(host.page, "Update").click()
+    # In Cockpit the command just says nothing more.
+    host.ends(STREAM)
+    expect(acts(host.page)).to_contain_text("the connection was lost; see the jobs whether it began")
+    host.page.clock.run_for(4000)
+    host.update()
+    expect(acts(host.page)).not_to_contain_text("lost")
+    host.fails("game update", problem="disconnected", message="disconnected")
+    expect(acts(host.page)).to_contain_text("the connection was lost; see the jobs whether it began")
+
+
+def test_without_a_connection_no_verb_begins(host: FakeHost) -> None:
+    host.page.clock.install()
+    host.open("servers/3", status(row(players=2)))
+    page, dialog = host.page, host.page.get_by_role("dialog")
+    not_begun = "not started: no connection to the host"
+    # It is lost while the page asks who plays.
+    page.evaluate("words => { delete host.answers[words]; }", "status --json 3")
+    button(page, "Stop").click()
+    wait_for("who plays", lambda: host.running("status --json 3") == 1)
+    host.ends(STREAM)
+    expect(acts(page).filter(has_text="Stop of server 3")).to_contain_text(not_begun)
+    # It is lost already.
+    button(page, "Reset").click()
+    expect(acts(page).filter(has_text="Reset of server 3")).to_contain_text(not_begun)
+    expect(page.locator("#announcement")).to_have_text(f"Reset of server 3: {not_begun}")
+    assert (host.started("stop 3"), host.started("reset 3")) == (0, 0)
+    # It is lost while the page asks the user.
+    page.clock.run_for(4000)
+    host.update(row(players=2))
+    button(page, "Restart now").click()
+    expect(dialog).to_be_visible()
+    host.ends(STREAM)
+    dialog.get_by_role("button", name="Restart with 2 players on").click()
+    expect(acts(page).filter(has_text="Restart of server 3")).to_contain_text(not_begun)
+    assert host.started("restart 3") == 0
+    # It is back.
+    page.clock.run_for(4000)
+    host.update(row(players=0))
+    button(page, "Reset").click()
+    wait_for("the reset", lambda: host.started("reset 3") == 1)
+
+
 def test_players_that_the_stream_has_not_seen_yet_count(host: FakeHost) -> None:
     host.open("servers/3", status(row()))
     host.answers["status --json 3"] = [row(players=1)]
