@@ -86,7 +86,7 @@ function draw() {
     const lost = connection === "lost";
     setText(banner, lost ? `Connection lost (${why}); reconnecting …` : "");
     banner.hidden = !lost;
-    main.classList.toggle("stale", lost);
+    main.classList.toggle("stale", lost || connection === "opening");
     setText(document.getElementById("host"), latest ? ` on ${latest.host}` : "");
     if (connection === "refused") {
         refuse();

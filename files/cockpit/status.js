@@ -85,15 +85,17 @@ export function open() {
     );
 }
 
-/** Start; a page that nobody sees costs the host nothing. */
+/** Start. A page that nobody sees does not ask for the status; its log or job goes on, which keeps the lines so far. */
 export function begin() {
     cockpit.addEventListener("visibilitychange", () => {
         if (status.connection === "refused")
             return;
-        if (cockpit.hidden)
+        if (cockpit.hidden) {
             close();
-        else if (!stream)
+        } else if (!stream) {
             open();
+            set("opening");
+        }
     });
     open();
 }

@@ -681,13 +681,19 @@ def test_cockpit_is_loaded_again_when_its_own_connection_is_gone(host: FakeHost,
 
 
 def test_a_page_that_nobody_sees_asks_nothing(host: FakeHost) -> None:
-    host.open("servers", status())
+    host.open("servers", status(row(restart_due=True)))
     host.page.evaluate("cockpit.hidden = true; cockpit.dispatchEvent(new Event('visibilitychange'))")
     assert host.running(STREAM) == 0
     expect(host.page.get_by_role("alert")).to_be_hidden()
     host.page.evaluate("cockpit.hidden = false; cockpit.dispatchEvent(new Event('visibilitychange'))")
-    host.update(row(players=5))
-    expect(row_of(host.page, "3")).to_contain_text("5 / 8")
+    # What it shows is old, and what is clicked waits for the host.
+    expect(host.page.get_by_role("main")).to_have_css("opacity", "0.55")
+    button(host.page, "Restart server 3").click()
+    assert host.started("restart 3") == 0
+    host.update(row(players=0, map="c2m1_highway"))
+    expect(row_of(host.page, "3")).to_contain_text("c2m1_highway")
+    expect(host.page.get_by_role("main")).to_have_css("opacity", "1")
+    wait_for("the restart", lambda: host.started("restart 3") == 1)
 
 
 @pytest.mark.parametrize(
