@@ -122,6 +122,7 @@ export class Lines {
     constructor(label, most) {
         this.most = most;
         this.waiting = [];
+        this.isOld = false;
         this.element = element("div", {
             class: "lines",
             role: "log",
@@ -132,6 +133,8 @@ export class Lines {
     }
 
     add(text, kind = null) {
+        if (this.isOld)
+            this.clear();
         if (!this.waiting.length)
             requestAnimationFrame(() => this.draw());
         this.waiting.push(element("div", { class: kind }, text.length > LONGEST ? `${text.slice(0, LONGEST)} …` : text));
@@ -150,7 +153,13 @@ export class Lines {
             box.scrollTop = box.scrollHeight;
     }
 
+    /** Keep what is there until the next line: the output is read again from its beginning. */
+    readAgain() {
+        this.isOld = true;
+    }
+
     clear() {
+        this.isOld = false;
         this.waiting = [];
         this.element.replaceChildren();
     }

@@ -43,7 +43,7 @@ class Log {
     open() {
         if (this.stream)
             return;
-        this.lines.clear();
+        this.lines.readAgain();
         setText(this.note, "");
         this.stream = follow(["logs", "-f", "-n", "200", this.server], line => this.lines.add(line));
         const opened = this.stream;
@@ -158,10 +158,15 @@ class Jobs {
 
 class Configuration {
     constructor() {
+        this.shown = "";
         this.element = element("div", { class: "configuration" });
     }
 
     show(declared) {
+        const about = JSON.stringify(declared);
+        if (about === this.shown)
+            return;
+        this.shown = about;
         this.element.replaceChildren(...Object.entries(declared).map(([name, text]) =>
             element("section", {}, element("h3", {}, name), element("pre", { tabindex: "0" }, text || "(empty)"))));
     }
@@ -353,6 +358,7 @@ export class ServerView {
             } while (this.stale && view === this);
             this.facts.set("Problem", "");
         } catch (error) {
+            this.shown = ""; // read it again with the next status
             if (!(error instanceof Refused))
                 this.facts.set("Problem", error.message);
         }

@@ -405,6 +405,33 @@ def test_a_restart_that_waits_can_be_cancelled(host: FakeHost) -> None:
     expect(button(page, "Cancel the waiting restart")).to_be_hidden()
 
 
+def test_what_could_not_be_read_of_a_server_is_read_again(host: FakeHost) -> None:
+    del host.answers["show 3 --json"]
+    host.open("servers/3", status())
+    host.fails("show 3 --json", message="l4d2ctl: too many open files")
+    state = host.page.get_by_role("region", name="State")
+    expect(state).to_contain_text("too many open files")
+    host.answers["show 3 --json"] = shown()
+    host.update()
+    expect(state).to_contain_text("198.18.1.2:27015")
+    expect(state).not_to_contain_text("too many open files")
+
+
+def test_the_configuration_stays_selected(host: FakeHost) -> None:
+    host.open("servers/3?tab=configuration", status())
+    panel = host.page.get_by_role("tabpanel", name="Configuration")
+    expect(panel).to_contain_text('hostname "three"')
+    panel.evaluate("panel => getSelection().selectAllChildren(panel.querySelector('pre'))")
+    selected = host.page.evaluate("getSelection().toString()")
+    host.answers["show 3 --json"] = shown(layers=[{"name": "another", "version": "1"}])
+    host.update(row(map="c2m1_highway"))
+    expect(host.page.get_by_role("region", name="State")).to_contain_text("another 1")
+    assert host.page.evaluate("getSelection().toString()") == selected != ""
+    host.answers["show 3 --json"] = shown(declared={"server.cfg": 'hostname "four"'})
+    host.update(row())
+    expect(panel).to_contain_text('hostname "four"')
+
+
 def test_the_log_follows_and_is_bounded(host: FakeHost) -> None:
     host.open("servers/3", status())
     log = host.page.get_by_role("log", name="Log of server 3")
@@ -427,11 +454,16 @@ def test_a_log_that_stops_is_read_again(host: FakeHost) -> None:
     host.page.clock.install()
     host.open("servers/3", status())
     host.says(LOG, "before")
+    host.page.clock.run_for(100)
     host.fails(LOG, message="journalctl was killed")
     panel = host.page.get_by_role("tabpanel", name="Log")
     expect(panel).to_contain_text("The log stopped (journalctl was killed)")
     assert host.running(LOG) == 0
     host.page.clock.run_for(4000)
+    # What was read stays until there is something else.
+    wait_for("the log is read again", lambda: host.running(LOG) == 1)
+    host.page.clock.run_for(100)
+    expect(panel).to_contain_text("before")
     host.says(LOG, "after")
     host.page.clock.run_for(100)
     expect(panel).to_contain_text("after")
@@ -571,16 +603,36 @@ def test_a_job_whose_stream_breaks_is_followed_again(host: FakeHost) -> None:
     host.fails(FOLLOW, message="killed")
     wait_for("the record is read", lambda: host.started("jobs 164 --json") == 2)
     host.page.clock.run_for(4000)
-    host.says(FOLLOW, "0 %", "50 %")
+    wait_for("the job is followed again", lambda: host.running(FOLLOW) == 1)
     host.page.clock.run_for(100)
     lines = host.page.get_by_role("log", name="Lines of job #164")
+    expect(lines.locator("> div")).to_have_text(["0 %"])
+    host.says(FOLLOW, "0 %", "50 %")
+    host.page.clock.run_for(100)
     expect(lines.locator("> div")).to_have_text(["0 %", "50 %"])
 
 
+def test_a_job_whose_record_was_not_read_is_read_again(host: FakeHost) -> None:
+    host.page.clock.install()
+    del host.answers["jobs 164 --json"]
+    host.open("jobs/164", status())
+    host.fails("jobs 164 --json", message="l4d2ctl: too many open files")
+    expect(host.page.get_by_text("too many open files")).to_be_visible()
+    host.answers["jobs 164 --json"] = {**job(), "lines": ["a line"]}
+    host.answer()
+    host.page.clock.run_for(4000)
+    expect(host.page.get_by_text("job #164 succeeded in 1.3 s")).to_be_visible()
+    expect(host.page.get_by_text("too many open files")).to_be_hidden()
+
+
 def test_a_job_that_is_not_there(host: FakeHost) -> None:
+    host.page.clock.install()
     host.open("jobs/9", status())
     host.fails("jobs 9 --json", message="l4d2ctl: there is no job 9; see l4d2ctl jobs")
     expect(host.page.get_by_text("there is no job 9")).to_be_visible()
+    # Nor will it be.
+    host.page.clock.run_for(10000)
+    assert host.started("jobs 9 --json") == 1
 
 
 def test_the_game_follows_an_update_that_runs(host: FakeHost) -> None:
