@@ -197,7 +197,7 @@ export function on(type, name, handler) {
         handlers.set(type, new Map());
         document.addEventListener(type, event => {
             const target = event.target.closest?.(`[data-${type}]`);
-            if (target)
+            if (target && target.getAttribute("aria-disabled") !== "true")
                 handlers.get(type).get(target.dataset[type])?.(target, event);
         });
     }

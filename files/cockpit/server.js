@@ -5,7 +5,7 @@ import { Facts, Lines, Table, bytes, element, on, plural, setAttribute, setLink,
 import { jobsTable } from "./jobs.js";
 import { isDown, pending, players, setState } from "./servers.js";
 import { rowOf } from "./status.js";
-import { setWords, verbButton } from "./verbs.js";
+import { offer, setWords, verbButton } from "./verbs.js";
 
 const LOG_LINES = 1000;
 const CONSOLE_LINES = 500;
@@ -307,13 +307,14 @@ export class ServerView {
         const dropped = Object.entries(row.dropped).map(([reason, count]) => `${reason.replaceAll("_", " ")} ${count}`);
         this.facts.set("Packets dropped", dropped.join(", "));
         const waits = jobs.some(job => job.result === "waiting");
-        this.cancel.hidden = !waits;
-        this.whenEmpty.hidden = waits;
+        offer(this.cancel, waits ? ["start", this.server] : null);
+        offer(this.whenEmpty, waits ? null : ["restart", "--when-empty", this.server]);
         const down = isDown(row);
         setWords(this.start, row.state === "active" ? null : ["start", this.server]);
         // A stop of a server that is down is safe, and it is the way to repeat one whose overlay was held.
         setWords(this.restart, down ? null : ["restart", this.server]);
-        setWords(this.whenEmpty, down ? null : ["restart", "--when-empty", this.server]);
+        if (down)
+            setWords(this.whenEmpty, null);
         // Memory and counters change all the time, and `show` has nothing about them.
         const about = JSON.stringify([{ ...row, memory: 0, dropped: 0 }, jobs.map(job => [job.job, job.result])]);
         const old = row.players && Date.now() - this.readAt > PLAYERS_AGE;

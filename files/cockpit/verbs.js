@@ -27,6 +27,12 @@ export function setWords(button, words) {
         setAttribute(button, "data-words", words.join(" "));
 }
 
+/** Change in place which words a button runs, or hide it with null; under the keyboard's focus it stays, disabled. */
+export function offer(button, words) {
+    setWords(button, words);
+    button.hidden = !words && !button.matches(":focus-visible");
+}
+
 /** Return what words do, as a headline: "Reset of server 3". */
 export function headline(words) {
     const [verb, ...rest] = words;
@@ -217,12 +223,11 @@ async function run(words) {
     }
 }
 
-on("click", "verb", button => {
-    if (button.getAttribute("aria-disabled") !== "true")
-        run(button.dataset.words.split(" "));
-});
+on("click", "verb", button => run(button.dataset.words.split(" ")));
 on("click", "dismiss", button => {
     const acts = document.getElementById("acts");
     button.closest("li").remove();
     acts.hidden = !acts.querySelector("li");
+    // The focus must not fall out of the page.
+    (acts.querySelector("li:not(.running) button") ?? document.getElementById("main")).focus({ preventScroll: true });
 });

@@ -153,11 +153,31 @@ def test_what_the_doctor_finds_is_shown_and_can_be_fixed(host: FakeHost) -> None
     button(host.page, "Fix what is safe to fix").click()
     host.says("doctor --fix", "job 171 is running; to follow it from elsewhere: l4d2ctl jobs -f 171")
     expect(acts(host.page)).to_contain_text("Fix of what is safe to fix … job #171")
+    fix = job(171, verb="doctor --fix", words="doctor --fix", servers=[], result="running", ended=None)
+    host.update(jobs=[fix])
     host.answers["doctor --json"] = [{**finding, "do": "deploy this host"}]
-    host.answer()
-    button(host.page, "Examine again").click()
+    host.ends("doctor --fix")
+    host.update(jobs=[{**fix, "result": "succeeded", "ended": 1764406001.42}])
     expect(problems).to_contain_text("deploy this host")
     expect(button(host.page, "Fix what is safe to fix")).to_be_hidden()
+    assert host.started("doctor --json") == 2
+
+    # The host is examined once more, and the answers come in the other order.
+    host.page.evaluate("delete host.answers['doctor --json']")
+    button(host.page, "Examine again").focus()
+    host.page.keyboard.press("Enter")
+    wait_for("the host is examined", lambda: host.running("doctor --json") == 1)
+    expect(button(host.page, "Examine again")).to_be_disabled()
+    expect(button(host.page, "Examine again")).to_be_focused()
+    host.page.keyboard.press("Enter")
+    host.answers["doctor --json"] = []
+    host.update(jobs=[{**fix, "job": 172, "result": "succeeded", "ended": 1764406002.42}])
+    expect(problems).to_contain_text("No problems found.")
+    host.says("doctor --json", json.dumps([finding]))
+    host.ends("doctor --json")
+    expect(button(host.page, "Examine again")).to_be_enabled()
+    expect(problems).to_contain_text("No problems found.")
+    assert host.started("doctor --json") == 4
 
 
 # What changes the host
@@ -182,6 +202,47 @@ def test_a_reset_acts_at_once_and_says_how_its_job_ended(host: FakeHost) -> None
     expect(acts(host.page)).to_have_count(2)
     button(host.page, "Dismiss: Reset of server 3").click()
     expect(acts(host.page)).to_have_count(1)
+
+
+def test_dismissing_keeps_the_focus_in_the_page(host: FakeHost) -> None:
+    host.open("servers/3", status())
+    for verb, words in (("Reset", "reset 3"), ("Stop", "stop 3")):
+        button(host.page, verb).click()
+        host.ends(words)
+        expect(acts(host.page).filter(has_text=f"{verb} of server 3")).to_contain_text("done")
+    button(host.page, "Dismiss: Reset of server 3").focus()
+    host.page.keyboard.press("Enter")
+    expect(button(host.page, "Dismiss: Stop of server 3")).to_be_focused()
+    host.page.keyboard.press("Enter")
+    expect(acts(host.page)).to_have_count(0)
+    expect(host.page.get_by_role("main")).to_be_focused()
+
+
+def test_a_button_that_has_worked_keeps_the_keyboards_focus(host: FakeHost) -> None:
+    waiting = job(173, words="restart --when-empty 3", result="waiting", ended=None)
+    old = build("old", current=False)
+    cases: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
+        ("servers", "Start server 3", status(row(state="inactive", players=None)), status(), "start 3"),
+        ("servers/3", "Restart when empty", status(), status(jobs=[waiting]), "restart --when-empty 3"),
+        ("servers/3", "Cancel the waiting restart", status(jobs=[waiting]), status(), "start 3"),
+        ("game", "Make build old current", status(builds=[old]), status(builds=[build("old")]), "game rollback old"),
+    ]
+    for where, name, before, after, words in cases:
+        host.open(where, before)
+        used = button(host.page, name)
+        used.focus()
+        host.page.keyboard.press("Enter")
+        if where == "game":
+            host.page.get_by_role("dialog").get_by_role("button", name="Make current").press("Enter")
+        wait_for(words, lambda words=words: host.started(words) == 1)  # type: ignore[misc]
+        host.says(STREAM, json.dumps(after))
+        expect(used).to_be_disabled()
+        expect(used).to_be_focused()
+        host.page.keyboard.press("Enter")
+        host.page.keyboard.press("Tab")
+        host.says(STREAM, json.dumps(after))
+        expect(used).to_be_hidden()
+        assert host.started(words) == 1
 
 
 def test_a_failed_stop_names_the_holder_and_blocks_no_other_verb(host: FakeHost) -> None:
