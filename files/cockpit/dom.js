@@ -122,6 +122,7 @@ export class Lines {
     constructor(label, most) {
         this.most = most;
         this.waiting = [];
+        this.isOld = false;
         this.element = element("div", {
             class: "lines",
             role: "log",
@@ -132,6 +133,8 @@ export class Lines {
     }
 
     add(text, kind = null) {
+        if (this.isOld)
+            this.clear();
         if (!this.waiting.length)
             requestAnimationFrame(() => this.draw());
         this.waiting.push(element("div", { class: kind }, text.length > LONGEST ? `${text.slice(0, LONGEST)} …` : text));
@@ -150,7 +153,13 @@ export class Lines {
             box.scrollTop = box.scrollHeight;
     }
 
+    /** Keep what is there until the next line: the output is read again from its beginning. */
+    readAgain() {
+        this.isOld = true;
+    }
+
     clear() {
+        this.isOld = false;
         this.waiting = [];
         this.element.replaceChildren();
     }
@@ -188,7 +197,7 @@ export function on(type, name, handler) {
         handlers.set(type, new Map());
         document.addEventListener(type, event => {
             const target = event.target.closest?.(`[data-${type}]`);
-            if (target)
+            if (target && target.getAttribute("aria-disabled") !== "true")
                 handlers.get(type).get(target.dataset[type])?.(target, event);
         });
     }

@@ -3,7 +3,7 @@
 import { Table, element, setText, textColumn } from "./dom.js";
 import { JobFollower } from "./jobs.js";
 import { isRunning } from "./status.js";
-import { setWords, verbButton } from "./verbs.js";
+import { offer, setWords, verbButton } from "./verbs.js";
 
 function servers(ids) {
     return ids.length ? ids.join(", ") : "";
@@ -22,7 +22,7 @@ const COLUMNS = [
             const words = ["game", "rollback", build.build];
             if (!cell.firstElementChild)
                 cell.append(verbButton("Make current", words, { "aria-label": `Make build ${build.build} current` }));
-            cell.firstElementChild.hidden = build.current;
+            offer(cell.firstElementChild, build.current ? null : words);
         },
     },
 ];

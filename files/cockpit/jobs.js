@@ -7,6 +7,7 @@ import { REFUSED } from "./verbs.js";
 
 const LINES = 2000;
 const RETRY = 3000; // milliseconds
+const MISSING = "there is no job"; // what l4d2ctl says of one that was never there or is too old
 
 /** Return how a job ended, or what it is doing: "succeeded in 1.3 s". */
 export function outcome(job) {
@@ -81,7 +82,7 @@ export class JobFollower {
     }
 
     follow() {
-        this.lines.clear();
+        this.lines.readAgain();
         this.stream = follow(["jobs", "-f", this.number], line => {
             // The last line says how the job ended, as the headline does.
             if (!line.startsWith(`job ${this.number} `))
@@ -102,7 +103,7 @@ export class JobFollower {
         this.error.hidden = false;
         if (!(error instanceof Refused || error instanceof Failed || error instanceof Disconnected))
             throw error;
-        if (error instanceof Disconnected)
+        if (!(error instanceof Refused || error.message.includes(MISSING)))
             this.again();
     }
 

@@ -11,17 +11,34 @@ import { REFUSED } from "./verbs.js";
 const main = document.getElementById("main");
 const banner = document.getElementById("banner");
 
+// Views put these names into command lines: nothing else, such as --all, may come from an address.
+const VIEWS = [
+    [/^(?:servers)?$/, ServersView],
+    [/^servers\/([a-z0-9][a-z0-9_-]{0,19})$/, ServerView],
+    [/^jobs\/(\d+)$/, JobView],
+    [/^game$/, GameView],
+];
+
 let view = null;
 let shown = null; // the route of the view
 
-function viewFor([kind, name]) {
-    if (kind === "servers" && name)
-        return new ServerView(main, name);
-    if (kind === "jobs" && /^\d+$/.test(name ?? ""))
-        return new JobView(main, name);
-    if (kind === "game")
-        return new GameView(main);
-    return new ServersView(main);
+class NoView {
+    constructor() {
+        main.append(element("h1", {}, "There is no such page"));
+    }
+
+    update() {}
+
+    close() {}
+}
+
+function viewFor(address) {
+    for (const [form, View] of VIEWS) {
+        const found = form.exec(address);
+        if (found)
+            return new View(main, found[1]);
+    }
+    return new NoView();
 }
 
 function leave() {
@@ -41,7 +58,7 @@ function route() {
         const first = shown === null;
         leave();
         shown = next;
-        view = viewFor(path);
+        view = viewFor(next);
         for (const link of document.querySelectorAll("nav a")) {
             if (link.hash === `#/${path[0] ?? "servers"}`)
                 link.setAttribute("aria-current", "page");
@@ -69,7 +86,7 @@ function draw() {
     const lost = connection === "lost";
     setText(banner, lost ? `Connection lost (${why}); reconnecting …` : "");
     banner.hidden = !lost;
-    main.classList.toggle("stale", lost);
+    main.classList.toggle("stale", lost || connection === "opening");
     setText(document.getElementById("host"), latest ? ` on ${latest.host}` : "");
     if (connection === "refused") {
         refuse();

@@ -5,7 +5,7 @@ import { Facts, Lines, Table, bytes, element, on, plural, setAttribute, setLink,
 import { jobsTable } from "./jobs.js";
 import { isDown, pending, players, setState } from "./servers.js";
 import { rowOf } from "./status.js";
-import { setWords, verbButton } from "./verbs.js";
+import { offer, setWords, verbButton } from "./verbs.js";
 
 const LOG_LINES = 1000;
 const CONSOLE_LINES = 500;
@@ -43,7 +43,7 @@ class Log {
     open() {
         if (this.stream)
             return;
-        this.lines.clear();
+        this.lines.readAgain();
         setText(this.note, "");
         this.stream = follow(["logs", "-f", "-n", "200", this.server], line => this.lines.add(line));
         const opened = this.stream;
@@ -158,10 +158,15 @@ class Jobs {
 
 class Configuration {
     constructor() {
+        this.shown = "";
         this.element = element("div", { class: "configuration" });
     }
 
     show(declared) {
+        const about = JSON.stringify(declared);
+        if (about === this.shown)
+            return;
+        this.shown = about;
         this.element.replaceChildren(...Object.entries(declared).map(([name, text]) =>
             element("section", {}, element("h3", {}, name), element("pre", { tabindex: "0" }, text || "(empty)"))));
     }
@@ -203,7 +208,7 @@ export class ServerView {
         this.readAt = 0;
         this.reading = false;
         this.state = element("span");
-        this.missing = element("p", { class: "error", hidden: true });
+        this.missing = element("p", { class: "error" }, `No server ${server} is declared on this host.`);
         this.facts = new Facts();
         this.start = verbButton("Start", ["start", server], { class: "primary" });
         this.stop = verbButton("Stop", ["stop", server]);
@@ -237,10 +242,9 @@ export class ServerView {
             { role: "tabpanel", id: `panel-${name}`, "aria-labelledby": `tab-${name}`, hidden: true },
             this.tabs[name].element,
         )]));
-        main.append(
-            element("p", { class: "crumbs" }, element("a", { href: "#/servers" }, "Servers")),
-            element("div", { class: "title" }, element("h1", {}, `Server ${server}`), this.state),
-            this.missing,
+        this.declared = false;
+        // What an undeclared server does not have.
+        this.parts = [
             element(
                 "div",
                 { class: "buttons", role: "group", "aria-label": `Actions for server ${server}` },
@@ -260,6 +264,12 @@ export class ServerView {
                 element("div", { role: "tablist", "aria-label": `Details of server ${server}` }, ...Object.values(this.buttons)),
                 ...Object.values(this.panels),
             ),
+        ];
+        main.append(
+            element("p", { class: "crumbs" }, element("a", { href: "#/servers" }, "Servers")),
+            element("div", { class: "title" }, element("h1", {}, `Server ${server}`), this.state),
+            this.missing,
+            ...this.parts,
         );
     }
 
@@ -268,22 +278,21 @@ export class ServerView {
         const chosen = Object.hasOwn(TABS, tab ?? "") ? tab : "log";
         if (chosen === this.tab)
             return;
-        if (this.tab)
-            this.tabs[this.tab].close();
+        this.tabs[this.tab]?.close();
         this.tab = chosen;
         for (const name of Object.keys(TABS)) {
             setAttribute(this.buttons[name], "aria-selected", String(name === chosen));
             setAttribute(this.buttons[name], "tabindex", name === chosen ? "0" : "-1");
             this.panels[name].hidden = name !== chosen;
         }
-        this.tabs[chosen].open();
+        if (this.declared)
+            this.tabs[chosen].open();
     }
 
     update(latest) {
         const row = rowOf(this.server);
         const jobs = latest.jobs.filter(job => job.servers.includes(this.server));
-        setText(this.missing, `No server ${this.server} is declared on this host.`);
-        this.missing.hidden = Boolean(row);
+        this.setDeclared(Boolean(row));
         if (!row)
             return;
         setState(this.state, row.state);
@@ -298,13 +307,14 @@ export class ServerView {
         const dropped = Object.entries(row.dropped).map(([reason, count]) => `${reason.replaceAll("_", " ")} ${count}`);
         this.facts.set("Packets dropped", dropped.join(", "));
         const waits = jobs.some(job => job.result === "waiting");
-        this.cancel.hidden = !waits;
-        this.whenEmpty.hidden = waits;
+        offer(this.cancel, waits ? ["start", this.server] : null);
+        offer(this.whenEmpty, waits ? null : ["restart", "--when-empty", this.server]);
         const down = isDown(row);
         setWords(this.start, row.state === "active" ? null : ["start", this.server]);
         // A stop of a server that is down is safe, and it is the way to repeat one whose overlay was held.
         setWords(this.restart, down ? null : ["restart", this.server]);
-        setWords(this.whenEmpty, down ? null : ["restart", "--when-empty", this.server]);
+        if (down)
+            setWords(this.whenEmpty, null);
         // Memory and counters change all the time, and `show` has nothing about them.
         const about = JSON.stringify([{ ...row, memory: 0, dropped: 0 }, jobs.map(job => [job.job, job.result])]);
         const old = row.players && Date.now() - this.readAt > PLAYERS_AGE;
@@ -314,6 +324,19 @@ export class ServerView {
             if (this.tab === "jobs")
                 this.tabs.jobs.open();
         }
+    }
+
+    setDeclared(declared) {
+        for (const part of [this.state, ...this.parts])
+            part.hidden = !declared;
+        this.missing.hidden = declared;
+        if (declared === this.declared)
+            return;
+        this.declared = declared;
+        if (declared)
+            this.tabs[this.tab]?.open();
+        else
+            this.tabs[this.tab]?.close();
     }
 
     setMemory() {
@@ -336,6 +359,7 @@ export class ServerView {
             } while (this.stale && view === this);
             this.facts.set("Problem", "");
         } catch (error) {
+            this.shown = ""; // read it again with the next status
             if (!(error instanceof Refused))
                 this.facts.set("Problem", error.message);
         }

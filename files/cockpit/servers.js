@@ -4,7 +4,7 @@ import { Refused, json } from "./ctl.js";
 import { Table, bytes, element, on, plural, reconcile, setAttribute, setLink, setText, textColumn } from "./dom.js";
 import { jobsTable } from "./jobs.js";
 import { isRunning, status } from "./status.js";
-import { verbButton } from "./verbs.js";
+import { offer, verbButton } from "./verbs.js";
 
 const FINISHED = {
     reset: "a reset was finished at the boot",
@@ -12,6 +12,7 @@ const FINISHED = {
     "not begun": "an interrupted reset changed nothing",
 };
 const DOWN = ["inactive", "failed"];
+const FIX = ["doctor", "--fix"];
 
 export function isDown(row) {
     return DOWN.includes(row.state);
@@ -68,8 +69,8 @@ function fillButtons(cell, row) {
         );
     }
     const [start, restart] = cell.children;
-    start.hidden = !isDown(row);
-    restart.hidden = isDown(row) || !row.restart_due;
+    offer(start, isDown(row) ? ["start", row.id] : null);
+    offer(restart, row.restart_due && !isDown(row) ? ["restart", row.id] : null);
 }
 
 const COLUMNS = [
@@ -92,13 +93,16 @@ function matches(row) {
     return filter.toLowerCase().split(/\s+/).every(word => text.includes(word));
 }
 
-/** What `doctor` finds: read when the view opens and when the user asks again. */
+/** What `doctor` finds: read when the view opens, after each fix, and when the user asks again. */
 class Doctor {
     constructor() {
+        this.fixed = -1; // the latest job that has fixed something
+        this.asked = null; // the latest answer, perhaps on its way
+        this.words = null;
         this.text = element("p");
         this.list = element("ul", { class: "findings" });
         this.again = element("button", { type: "button", "data-click": "examine" }, "Examine again");
-        this.fix = verbButton("Fix what is safe to fix", ["doctor", "--fix"], { hidden: true });
+        this.fix = verbButton("Fix what is safe to fix", FIX, { hidden: true });
         this.element = element(
             "section",
             { class: "card", "aria-label": "Problems" },
@@ -107,18 +111,30 @@ class Doctor {
             this.list,
             element("p", { class: "buttons" }, this.fix, this.again),
         );
-        this.examine();
+    }
+
+    update(jobs) {
+        offer(this.fix, this.words);
+        const fixed = jobs.find(job => job.verb === FIX.join(" ") && !isRunning(job))?.job ?? 0;
+        if (fixed > this.fixed) {
+            this.fixed = fixed;
+            this.examine();
+        }
     }
 
     async examine() {
         setText(this.text, "Examining the host …");
-        this.again.disabled = true;
-        try {
-            this.show(await json("doctor", "--json"));
-        } catch (error) {
+        setAttribute(this.again, "aria-disabled", "true");
+        const asked = json("doctor", "--json");
+        this.asked = asked;
+        const [findings, error] = await asked.then(found => [found, null], failed => [null, failed]);
+        if (asked !== this.asked)
+            return;
+        if (findings)
+            this.show(findings);
+        else
             setText(this.text, error instanceof Refused ? "" : `The doctor failed: ${error.message}`);
-        }
-        this.again.disabled = false;
+        setAttribute(this.again, "aria-disabled", null);
     }
 
     show(findings) {
@@ -130,7 +146,8 @@ class Doctor {
             `${server ? ": " : ""}${what} `,
             element("code", {}, command),
         )));
-        this.fix.hidden = !findings.some(finding => finding.do.includes("doctor --fix"));
+        this.words = findings.some(finding => finding.do.includes(FIX.join(" "))) ? FIX : null;
+        offer(this.fix, this.words);
     }
 }
 
@@ -195,6 +212,7 @@ export class ServersView {
         const servers = `${shown.length}${some} ${latest.servers.length === 1 ? "server" : "servers"}`;
         setText(this.sum, `${servers}, ${active} active, ${plural(playing, "player")}`);
         this.table.update(shown);
+        doctor.update(latest.jobs);
         const current = latest.builds.find(build => build.current);
         const others = latest.builds.length - (current ? 1 : 0);
         const more = others ? `, ${plural(others, "other build")} on this host` : "";

@@ -85,17 +85,25 @@ export function open() {
     );
 }
 
-/** Start; a page that nobody sees costs the host nothing. */
+/** Start. A page that nobody sees does not ask for the status; its log or job goes on, which keeps the lines so far. */
 export function begin() {
     cockpit.addEventListener("visibilitychange", () => {
         if (status.connection === "refused")
             return;
-        if (cockpit.hidden)
+        if (cockpit.hidden) {
             close();
-        else if (!stream)
+        } else if (!stream) {
             open();
+            set("opening");
+        }
     });
     open();
+}
+
+/** Resolve once the connection is one of these. */
+export async function until(...connections) {
+    while (!connections.includes(status.connection))
+        await new Promise(resolve => status.addEventListener("change", resolve, { once: true }));
 }
 
 /** Return a server's row, or undefined. */

@@ -2,7 +2,7 @@
 
 import { Disconnected, Refused, follow, json } from "./ctl.js";
 import { Lines, duration, element, on, plural, setAttribute, setText } from "./dom.js";
-import { rowOf } from "./status.js";
+import { rowOf, status, until } from "./status.js";
 
 const MOST = 8; // entries that are shown
 const LINES = 200;
@@ -12,6 +12,7 @@ export const REFUSED =
     "ask the host's administrator to add you to it, then log in again.";
 
 const running = new Set();
+let asked = Promise.resolve(); // resolves when the dialog is free
 
 /** Return a button that runs l4d2ctl with these words. */
 export function verbButton(label, words, attributes = {}) {
@@ -24,6 +25,12 @@ export function setWords(button, words) {
     setAttribute(button, "aria-disabled", words ? null : "true");
     if (words)
         setAttribute(button, "data-words", words.join(" "));
+}
+
+/** Change in place which words a button runs, or hide it with null; under the keyboard's focus it stays, disabled. */
+export function offer(button, words) {
+    setWords(button, words);
+    button.hidden = !words && !button.matches(":focus-visible");
 }
 
 /** Return what words do, as a headline: "Reset of server 3". */
@@ -54,13 +61,15 @@ async function questionFor(words) {
     if (!["stop", "restart", "reset"].includes(verb) || rest.includes("--when-empty"))
         return null;
     const row = await freshRow(rest.at(-1));
-    // A server that has not answered since it started has no players.
-    const unknown = row && row.players === null && row.unanswered_since && row.unanswered_since !== row.since;
+    // Even if it has not answered since its start: maybe nobody has asked. Before "active" its game is not up.
+    const unknown = row?.state === "active" && row.players === null;
     if (!row?.players && !unknown)
         return null;
+    const known = row.unanswered_since && row.unanswered_since !== row.since;
+    const latest = known ? `It answered last at ${row.unanswered_since}.` : `It runs since ${row.since}.`;
     const name = rest.includes("--undo") ? "Undo" : verb[0].toUpperCase() + verb.slice(1);
     const who = unknown
-        ? `The server has not answered since ${row.unanswered_since}: players may be on it.`
+        ? `The server does not answer: players may be on it. ${latest}`
         : `${plural(row.players, "player")} ${row.players === 1 ? "is" : "are"} on it and will be disconnected.`;
     const after = verb === "reset" ? " What the server wrote moves to the attic." : "";
     return {
@@ -72,11 +81,10 @@ async function questionFor(words) {
 
 /** Return a server's row as it is now: the stream says who plays only every ten seconds. */
 async function freshRow(server) {
-    try {
-        return (await json("status", "--json", server))[0];
-    } catch {
-        return rowOf(server); // l4d2ctl fails again at once, and its output is shown
-    }
+    // In Cockpit a command may never end when the connection is lost.
+    const read = Promise.race([json("status", "--json", server), until("lost")]);
+    const rows = await read.catch(() => null); // l4d2ctl fails again at once, and its output is shown
+    return rows ? rows[0] : rowOf(server);
 }
 
 /** Ask in a modal dialog, which traps the focus and returns it; Escape cancels. */
@@ -92,6 +100,16 @@ function ask({ title, text, yes }) {
     });
 }
 
+/** Ask what there is to ask before words run, one question after the other: all use one dialog. Return the answer. */
+function isWanted(words) {
+    const answer = asked.then(async () => {
+        const question = await questionFor(words);
+        return !question || status.connection !== "live" || ask(question);
+    });
+    asked = answer.catch(() => {});
+    return answer;
+}
+
 function announce(text) {
     document.getElementById("announcement").textContent = text;
 }
@@ -100,10 +118,12 @@ function announce(text) {
 class Act {
     constructor(words) {
         this.words = words;
+        this.begun = false;
         this.job = null;
         this.ended = "";
         this.title = element("strong", {}, `${headline(words)} …`);
-        this.result = element("span", { class: "result" });
+        this.how = element("span");
+        this.result = element("span", { class: "result" }, this.how);
         this.lines = new Lines(`Output of: ${headline(words)}`, LINES);
         const dismiss = element(
             "button",
@@ -114,21 +134,44 @@ class Act {
         this.element = element("li", { class: "act running" }, head, this.lines.element);
     }
 
+    async run() {
+        if (status.connection !== "live") {
+            this.end(new Disconnected());
+            return;
+        }
+        this.begun = true;
+        const show = () => this.show();
+        status.addEventListener("change", show);
+        await follow(this.words, line => this.line(line), { withErrors: true }).done.then(
+            () => this.end(null),
+            error => this.end(error),
+        );
+        status.removeEventListener("change", show);
+    }
+
     line(text) {
         const about = /^job (\d+) (is running|(?:succeeded|failed|was cancelled|was interrupted)\b.*)/.exec(text);
         if (!about) {
             this.lines.add(text.replace(/^l4d2ctl: /, ""));
             return;
         }
+        if (!this.job)
+            this.result.prepend(element("a", { href: `#/jobs/${about[1]}` }, `job #${about[1]}`), " ");
         this.job = about[1];
         if (about[2] !== "is running")
             this.ended = about[2].replace(/[\d.]+(?= s$)/, seconds => duration(seconds).replace(" s", ""));
-        this.show(this.ended);
+        this.show();
     }
 
-    show(text) {
-        const link = this.job && element("a", { href: `#/jobs/${this.job}` }, `job #${this.job}`);
-        this.result.replaceChildren(...(link ? [link, ` ${text}`] : [text]));
+    /** Return what is known of it without a connection. */
+    lost() {
+        if (!this.begun)
+            return "not started: no connection to the host";
+        return `the connection was lost; ${this.job ? "the job goes on without it" : "see the jobs whether it began"}`;
+    }
+
+    show(text = this.ended || (status.connection === "lost" ? this.lost() : "")) {
+        setText(this.how, text);
     }
 
     end(error) {
@@ -137,9 +180,9 @@ class Act {
         if (error instanceof Refused)
             this.show(REFUSED);
         else if (error instanceof Disconnected)
-            this.show("the connection was lost; the job goes on without it");
-        else if (!this.ended)
-            this.show(error ? "failed" : "done");
+            this.show(this.ended || this.lost());
+        else
+            this.show(this.ended || (error ? "failed" : "done"));
         announce(`${headline(this.words)}: ${this.result.textContent}`);
     }
 }
@@ -167,25 +210,24 @@ async function run(words) {
         return;
     running.add(key);
     mark(key);
-    const question = await questionFor(words);
-    if (!question || await ask(question)) {
-        const act = new Act(words);
-        show(act);
-        await follow(words, line => act.line(line), { withErrors: true }).done.then(
-            () => act.end(null),
-            error => act.end(error),
-        );
+    try {
+        await until("live", "lost", "refused");
+        if (status.connection !== "live" || await isWanted(words)) {
+            const act = new Act(words);
+            show(act);
+            await act.run();
+        }
+    } finally {
+        running.delete(key);
+        mark(key);
     }
-    running.delete(key);
-    mark(key);
 }
 
-on("click", "verb", button => {
-    if (button.getAttribute("aria-disabled") !== "true")
-        run(button.dataset.words.split(" "));
-});
+on("click", "verb", button => run(button.dataset.words.split(" ")));
 on("click", "dismiss", button => {
     const acts = document.getElementById("acts");
     button.closest("li").remove();
     acts.hidden = !acts.querySelector("li");
+    // The focus must not fall out of the page.
+    (acts.querySelector("li:not(.running) button") ?? document.getElementById("main")).focus({ preventScroll: true });
 });

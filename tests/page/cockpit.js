@@ -59,7 +59,7 @@ window.cockpit = Object.assign(new EventTarget(), {
     },
     location: {
         get path() {
-            return location.hash.slice(2).split("?")[0].split("/").filter(Boolean);
+            return location.hash.slice(2).split("?")[0].split("/").filter(Boolean).map(decodeURIComponent);
         },
         get options() {
             return Object.fromEntries(new URLSearchParams(location.hash.split("?")[1]));

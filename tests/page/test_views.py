@@ -153,11 +153,31 @@ def test_what_the_doctor_finds_is_shown_and_can_be_fixed(host: FakeHost) -> None
     button(host.page, "Fix what is safe to fix").click()
     host.says("doctor --fix", "job 171 is running; to follow it from elsewhere: l4d2ctl jobs -f 171")
     expect(acts(host.page)).to_contain_text("Fix of what is safe to fix … job #171")
+    fix = job(171, verb="doctor --fix", words="doctor --fix", servers=[], result="running", ended=None)
+    host.update(jobs=[fix])
     host.answers["doctor --json"] = [{**finding, "do": "deploy this host"}]
-    host.answer()
-    button(host.page, "Examine again").click()
+    host.ends("doctor --fix")
+    host.update(jobs=[{**fix, "result": "succeeded", "ended": 1764406001.42}])
     expect(problems).to_contain_text("deploy this host")
     expect(button(host.page, "Fix what is safe to fix")).to_be_hidden()
+    assert host.started("doctor --json") == 2
+
+    # The host is examined once more, and the answers come in the other order.
+    host.page.evaluate("delete host.answers['doctor --json']")
+    button(host.page, "Examine again").focus()
+    host.page.keyboard.press("Enter")
+    wait_for("the host is examined", lambda: host.running("doctor --json") == 1)
+    expect(button(host.page, "Examine again")).to_be_disabled()
+    expect(button(host.page, "Examine again")).to_be_focused()
+    host.page.keyboard.press("Enter")
+    host.answers["doctor --json"] = []
+    host.update(jobs=[{**fix, "job": 172, "result": "succeeded", "ended": 1764406002.42}])
+    expect(problems).to_contain_text("No problems found.")
+    host.says("doctor --json", json.dumps([finding]))
+    host.ends("doctor --json")
+    expect(button(host.page, "Examine again")).to_be_enabled()
+    expect(problems).to_contain_text("No problems found.")
+    assert host.started("doctor --json") == 4
 
 
 # What changes the host
@@ -182,6 +202,47 @@ def test_a_reset_acts_at_once_and_says_how_its_job_ended(host: FakeHost) -> None
     expect(acts(host.page)).to_have_count(2)
     button(host.page, "Dismiss: Reset of server 3").click()
     expect(acts(host.page)).to_have_count(1)
+
+
+def test_dismissing_keeps_the_focus_in_the_page(host: FakeHost) -> None:
+    host.open("servers/3", status())
+    for verb, words in (("Reset", "reset 3"), ("Stop", "stop 3")):
+        button(host.page, verb).click()
+        host.ends(words)
+        expect(acts(host.page).filter(has_text=f"{verb} of server 3")).to_contain_text("done")
+    button(host.page, "Dismiss: Reset of server 3").focus()
+    host.page.keyboard.press("Enter")
+    expect(button(host.page, "Dismiss: Stop of server 3")).to_be_focused()
+    host.page.keyboard.press("Enter")
+    expect(acts(host.page)).to_have_count(0)
+    expect(host.page.get_by_role("main")).to_be_focused()
+
+
+def test_a_button_that_has_worked_keeps_the_keyboards_focus(host: FakeHost) -> None:
+    waiting = job(173, words="restart --when-empty 3", result="waiting", ended=None)
+    old = build("old", current=False)
+    cases: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
+        ("servers", "Start server 3", status(row(state="inactive", players=None)), status(), "start 3"),
+        ("servers/3", "Restart when empty", status(), status(jobs=[waiting]), "restart --when-empty 3"),
+        ("servers/3", "Cancel the waiting restart", status(jobs=[waiting]), status(), "start 3"),
+        ("game", "Make build old current", status(builds=[old]), status(builds=[build("old")]), "game rollback old"),
+    ]
+    for where, name, before, after, words in cases:
+        host.open(where, before)
+        used = button(host.page, name)
+        used.focus()
+        host.page.keyboard.press("Enter")
+        if where == "game":
+            host.page.get_by_role("dialog").get_by_role("button", name="Make current").press("Enter")
+        wait_for(words, lambda words=words: host.started(words) == 1)  # type: ignore[misc]
+        host.says(STREAM, json.dumps(after))
+        expect(used).to_be_disabled()
+        expect(used).to_be_focused()
+        host.page.keyboard.press("Enter")
+        host.page.keyboard.press("Tab")
+        host.says(STREAM, json.dumps(after))
+        expect(used).to_be_hidden()
+        assert host.started(words) == 1
 
 
 def test_a_failed_stop_names_the_holder_and_blocks_no_other_verb(host: FakeHost) -> None:
@@ -237,16 +298,30 @@ def test_with_players_it_asks_and_says_how_many(host: FakeHost, verb: str) -> No
     wait_for(f"l4d2ctl {command} without a question", lambda: host.started(command) == 2)
 
 
-def test_a_server_that_stopped_answering_may_have_players(host: FakeHost) -> None:
+def test_a_server_that_does_not_answer_may_have_players(host: FakeHost) -> None:
     started = row()["since"]
-    # It has not answered since its start: nobody can be on it.
-    host.open("servers/3", status(row(players=None, unanswered_since=started)))
+    host.open("servers/3", status(row(players=None, unanswered_since="Sun 2026-11-29 10:00:00 UTC")))
+    dialog = host.page.get_by_role("dialog")
+    unknown = "The server does not answer: players may be on it."
+    for verb, command in (("Stop", "stop 3"), ("Restart now", "restart 3"), ("Reset", "reset 3")):
+        button(host.page, verb).click()
+        expect(dialog).to_contain_text(f"{unknown} It answered last at Sun 2026-11-29 10:00:00 UTC.")
+        dialog.get_by_role("button", name="Cancel").click()
+        assert host.started(command) == 0
+    # Nobody may have asked it since its start.
+    host.update(row(players=None, unanswered_since=started))
+    expect(host.page.get_by_role("region", name="State")).to_contain_text(started)
+    button(host.page, "Stop").click()
+    expect(dialog).to_contain_text(f"{unknown} It runs since {started}.")
+    dialog.get_by_role("button", name="Stop", exact=True).click()
+    wait_for("the stop", lambda: host.started("stop 3") == 1)
+
+
+@pytest.mark.parametrize("state", ["start", "start-pre", "auto-restart", "failed"])
+def test_a_server_whose_game_is_not_up_has_no_players(host: FakeHost, state: str) -> None:
+    host.open("servers/3", status(row(state=state, players=None)))
     button(host.page, "Stop").click()
     wait_for("a stop without a question", lambda: host.started("stop 3") == 1)
-    host.ends("stop 3")
-    host.update(row(players=None, unanswered_since="Sun 2026-11-29 10:00:00 UTC"))
-    button(host.page, "Stop").click()
-    expect(host.page.get_by_role("dialog")).to_contain_text("not answered since Sun 2026-11-29 10:00:00 UTC")
 
 
 def test_a_verb_whose_connection_is_lost_goes_on_at_the_host(host: FakeHost) -> None:
@@ -257,6 +332,52 @@ def test_a_verb_whose_connection_is_lost_goes_on_at_the_host(host: FakeHost) -> 
     expect(acts(host.page)).to_contain_text("job #172 the connection was lost; the job goes on without it")
 
 
+def test_a_verb_whose_connection_is_lost_before_its_job_began(host: FakeHost) -> None:
+    host.page.clock.install()
+    host.open("game", status())
+    button(host.page, "Update").click()
+    # In Cockpit the command just says nothing more.
+    host.ends(STREAM)
+    expect(acts(host.page)).to_contain_text("the connection was lost; see the jobs whether it began")
+    host.page.clock.run_for(4000)
+    host.update()
+    expect(acts(host.page)).not_to_contain_text("lost")
+    host.fails("game update", problem="disconnected", message="disconnected")
+    expect(acts(host.page)).to_contain_text("the connection was lost; see the jobs whether it began")
+
+
+def test_without_a_connection_no_verb_begins(host: FakeHost) -> None:
+    host.page.clock.install()
+    host.open("servers/3", status(row(players=2)))
+    page, dialog = host.page, host.page.get_by_role("dialog")
+    not_begun = "not started: no connection to the host"
+    # It is lost while the page asks who plays.
+    page.evaluate("words => { delete host.answers[words]; }", "status --json 3")
+    button(page, "Stop").click()
+    wait_for("who plays", lambda: host.running("status --json 3") == 1)
+    host.ends(STREAM)
+    expect(acts(page).filter(has_text="Stop of server 3")).to_contain_text(not_begun)
+    # It is lost already.
+    button(page, "Reset").click()
+    expect(acts(page).filter(has_text="Reset of server 3")).to_contain_text(not_begun)
+    expect(page.locator("#announcement")).to_have_text(f"Reset of server 3: {not_begun}")
+    assert (host.started("stop 3"), host.started("reset 3")) == (0, 0)
+    # It is lost while the page asks the user.
+    page.clock.run_for(4000)
+    host.update(row(players=2))
+    button(page, "Restart now").click()
+    expect(dialog).to_be_visible()
+    host.ends(STREAM)
+    dialog.get_by_role("button", name="Restart with 2 players on").click()
+    expect(acts(page).filter(has_text="Restart of server 3")).to_contain_text(not_begun)
+    assert host.started("restart 3") == 0
+    # It is back.
+    page.clock.run_for(4000)
+    host.update(row(players=0))
+    button(page, "Reset").click()
+    wait_for("the reset", lambda: host.started("reset 3") == 1)
+
+
 def test_players_that_the_stream_has_not_seen_yet_count(host: FakeHost) -> None:
     host.open("servers/3", status(row()))
     host.answers["status --json 3"] = [row(players=1)]
@@ -264,6 +385,33 @@ def test_players_that_the_stream_has_not_seen_yet_count(host: FakeHost) -> None:
     button(host.page, "Reset").click()
     expect(host.page.get_by_role("dialog")).to_contain_text("1 player is on it and will be disconnected.")
     assert host.started("reset 3") == 0
+
+
+def test_two_commands_ask_one_after_the_other(host: FakeHost) -> None:
+    rows = [row(each, players=2, restart_due=True) for each in "34"]
+    host.open("servers", status(*rows))
+    page, dialog = host.page, host.page.get_by_role("dialog")
+    # The answers are on their way while both are clicked.
+    for each in "34":
+        page.evaluate("words => { delete host.answers[words]; }", f"status --json {each}")
+        button(page, f"Restart server {each}").click()
+
+    def answer_late() -> None:
+        for words in ("status --json 4", "status --json 3"):
+            if host.running(words):
+                host.says(words, json.dumps(host.answers[words]))
+                host.ends(words)
+
+    answer_late()
+    expect(dialog).to_contain_text("Restart server 3?")
+    dialog.get_by_role("button", name="Restart with 2 players on").click()
+    wait_for("the restart of server 3", lambda: host.started("restart 3") == 1)
+    wait_for("the question about server 4", lambda: host.started("status --json 4") == 1)
+    answer_late()
+    expect(dialog).to_contain_text("Restart server 4?")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(button(page, "Restart server 4")).to_have_attribute("aria-busy", "false")
+    assert (host.started("restart 3"), host.started("restart 4")) == (1, 0)
 
 
 # One server
@@ -318,6 +466,33 @@ def test_a_restart_that_waits_can_be_cancelled(host: FakeHost) -> None:
     expect(button(page, "Cancel the waiting restart")).to_be_hidden()
 
 
+def test_what_could_not_be_read_of_a_server_is_read_again(host: FakeHost) -> None:
+    del host.answers["show 3 --json"]
+    host.open("servers/3", status())
+    host.fails("show 3 --json", message="l4d2ctl: too many open files")
+    state = host.page.get_by_role("region", name="State")
+    expect(state).to_contain_text("too many open files")
+    host.answers["show 3 --json"] = shown()
+    host.update()
+    expect(state).to_contain_text("198.18.1.2:27015")
+    expect(state).not_to_contain_text("too many open files")
+
+
+def test_the_configuration_stays_selected(host: FakeHost) -> None:
+    host.open("servers/3?tab=configuration", status())
+    panel = host.page.get_by_role("tabpanel", name="Configuration")
+    expect(panel).to_contain_text('hostname "three"')
+    panel.evaluate("panel => getSelection().selectAllChildren(panel.querySelector('pre'))")
+    selected = host.page.evaluate("getSelection().toString()")
+    host.answers["show 3 --json"] = shown(layers=[{"name": "another", "version": "1"}])
+    host.update(row(map="c2m1_highway"))
+    expect(host.page.get_by_role("region", name="State")).to_contain_text("another 1")
+    assert host.page.evaluate("getSelection().toString()") == selected != ""
+    host.answers["show 3 --json"] = shown(declared={"server.cfg": 'hostname "four"'})
+    host.update(row())
+    expect(panel).to_contain_text('hostname "four"')
+
+
 def test_the_log_follows_and_is_bounded(host: FakeHost) -> None:
     host.open("servers/3", status())
     log = host.page.get_by_role("log", name="Log of server 3")
@@ -340,11 +515,16 @@ def test_a_log_that_stops_is_read_again(host: FakeHost) -> None:
     host.page.clock.install()
     host.open("servers/3", status())
     host.says(LOG, "before")
+    host.page.clock.run_for(100)
     host.fails(LOG, message="journalctl was killed")
     panel = host.page.get_by_role("tabpanel", name="Log")
     expect(panel).to_contain_text("The log stopped (journalctl was killed)")
     assert host.running(LOG) == 0
     host.page.clock.run_for(4000)
+    # What was read stays until there is something else.
+    wait_for("the log is read again", lambda: host.running(LOG) == 1)
+    host.page.clock.run_for(100)
+    expect(panel).to_contain_text("before")
     host.says(LOG, "after")
     host.page.clock.run_for(100)
     expect(panel).to_contain_text("after")
@@ -410,7 +590,30 @@ def test_tabs_by_keyboard_and_by_address(host: FakeHost) -> None:
 
 def test_a_server_that_is_not_declared(host: FakeHost) -> None:
     host.open("servers/9", status())
-    expect(host.page.get_by_text("No server 9 is declared on this host.")).to_be_visible()
+    page = host.page
+    expect(page.get_by_text("No server 9 is declared on this host.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+    assert host.page.evaluate("host.all.map(each => each.words)") == [STREAM]
+    # A deploy declares it, another one removes it.
+    host.update(row("9"))
+    host.says("logs -f -n 200 9", "a line")
+    expect(page.get_by_role("log", name="Log of server 9")).to_contain_text("a line")
+    expect(button(page, "Stop")).to_be_visible()
+    host.update(row("3"))
+    expect(page.get_by_text("No server 9 is declared on this host.")).to_be_visible()
+    expect(page.get_by_role("main").get_by_role("button")).to_have_count(0)
+    assert host.running("logs -f -n 200 9") == 0
+
+
+@pytest.mark.parametrize("where", ["servers/--all", "servers/3%204", "servers/3/x", "jobs/-f", "jobs/1%20--json", "x"])
+def test_an_address_is_a_page_of_its_own_or_none(host: FakeHost, where: str) -> None:
+    host.open(where, status())
+    main = host.page.get_by_role("main")
+    expect(main.get_by_role("heading", name="There is no such page")).to_be_visible()
+    expect(main.get_by_role("button")).to_have_count(0)
+    assert host.page.evaluate("host.all.map(each => each.words)") == [STREAM]
+    host.page.get_by_role("link", name="Servers").click()
+    expect(row_of(host.page, "3")).to_be_visible()
 
 
 # Jobs and the game
@@ -461,16 +664,36 @@ def test_a_job_whose_stream_breaks_is_followed_again(host: FakeHost) -> None:
     host.fails(FOLLOW, message="killed")
     wait_for("the record is read", lambda: host.started("jobs 164 --json") == 2)
     host.page.clock.run_for(4000)
-    host.says(FOLLOW, "0 %", "50 %")
+    wait_for("the job is followed again", lambda: host.running(FOLLOW) == 1)
     host.page.clock.run_for(100)
     lines = host.page.get_by_role("log", name="Lines of job #164")
+    expect(lines.locator("> div")).to_have_text(["0 %"])
+    host.says(FOLLOW, "0 %", "50 %")
+    host.page.clock.run_for(100)
     expect(lines.locator("> div")).to_have_text(["0 %", "50 %"])
 
 
+def test_a_job_whose_record_was_not_read_is_read_again(host: FakeHost) -> None:
+    host.page.clock.install()
+    del host.answers["jobs 164 --json"]
+    host.open("jobs/164", status())
+    host.fails("jobs 164 --json", message="l4d2ctl: too many open files")
+    expect(host.page.get_by_text("too many open files")).to_be_visible()
+    host.answers["jobs 164 --json"] = {**job(), "lines": ["a line"]}
+    host.answer()
+    host.page.clock.run_for(4000)
+    expect(host.page.get_by_text("job #164 succeeded in 1.3 s")).to_be_visible()
+    expect(host.page.get_by_text("too many open files")).to_be_hidden()
+
+
 def test_a_job_that_is_not_there(host: FakeHost) -> None:
+    host.page.clock.install()
     host.open("jobs/9", status())
     host.fails("jobs 9 --json", message="l4d2ctl: there is no job 9; see l4d2ctl jobs")
     expect(host.page.get_by_text("there is no job 9")).to_be_visible()
+    # Nor will it be.
+    host.page.clock.run_for(10000)
+    assert host.started("jobs 9 --json") == 1
 
 
 def test_the_game_follows_an_update_that_runs(host: FakeHost) -> None:
@@ -571,13 +794,19 @@ def test_cockpit_is_loaded_again_when_its_own_connection_is_gone(host: FakeHost,
 
 
 def test_a_page_that_nobody_sees_asks_nothing(host: FakeHost) -> None:
-    host.open("servers", status())
+    host.open("servers", status(row(restart_due=True)))
     host.page.evaluate("cockpit.hidden = true; cockpit.dispatchEvent(new Event('visibilitychange'))")
     assert host.running(STREAM) == 0
     expect(host.page.get_by_role("alert")).to_be_hidden()
     host.page.evaluate("cockpit.hidden = false; cockpit.dispatchEvent(new Event('visibilitychange'))")
-    host.update(row(players=5))
-    expect(row_of(host.page, "3")).to_contain_text("5 / 8")
+    # What it shows is old, and what is clicked waits for the host.
+    expect(host.page.get_by_role("main")).to_have_css("opacity", "0.55")
+    button(host.page, "Restart server 3").click()
+    assert host.started("restart 3") == 0
+    host.update(row(players=0, map="c2m1_highway"))
+    expect(row_of(host.page, "3")).to_contain_text("c2m1_highway")
+    expect(host.page.get_by_role("main")).to_have_css("opacity", "1")
+    wait_for("the restart", lambda: host.started("restart 3") == 1)
 
 
 @pytest.mark.parametrize(

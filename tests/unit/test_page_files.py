@@ -1,12 +1,13 @@
 """The files of the page: what Cockpit's content security policy and our own rules forbid is not in them."""
 
+import inspect
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from left4me_host import layout
+from left4me_host import commands, layout
 
 PAGE = Path(__file__).parent.parent.parent / "files/cockpit"
 FILES = sorted(path for path in PAGE.iterdir() if path.name != "manifest.json")
@@ -55,6 +56,16 @@ def test_every_import_is_exported() -> None:
             text = path.read_text()
             unused = {name for name in imported if len(re.findall(rf"\b{name}\b", text)) == 1}
             assert not unused, f"{path.name} does not use {unused}"
+
+
+def test_an_address_names_a_server_by_what_is_an_id() -> None:
+    text = (PAGE / "page.js").read_text(encoding="utf-8")
+    assert rf"[/^servers\/({layout.SERVER_ID})$/, ServerView]" in text
+
+
+def test_a_job_that_is_missing_is_known_by_what_l4d2ctl_says() -> None:
+    [missing] = re.findall('MISSING = "(.+)";', (PAGE / "jobs.js").read_text(encoding="utf-8"))
+    assert missing in inspect.getsource(commands)
 
 
 def test_the_manifest() -> None:
