@@ -171,7 +171,7 @@ def state(listen: str | None, group: str | None) -> dict[str, Any]:
 def reload() -> None:
     """Let systemd read the drop-in. Raises Failed."""
     if why := _systemctl("daemon-reload"):
-        raise instance.Failed(f"systemctl daemon-reload: {why}")
+        raise instance.Failed(f"systemd does not reload its files: {why}")
 
 
 def start(listen: str) -> None:
