@@ -384,8 +384,9 @@ def test_a_server_that_is_to_be_down_and_cannot_be_unmounted_fails_its_deploy(bo
 
 
 def remains(box: Box, server: str) -> list[str]:
-    """Return what is there of a server, but for its user and the attic."""
-    places = f"/etc/left4me /etc/systemd/system /var/lib/left4me /run/left4me -path {ATTIC} -prune -o"
+    """Return what is there of a server, but for its user, the attic and the records of jobs, which have numbers too."""
+    places = "/etc/left4me /etc/systemd/system /var/lib/left4me /run/left4me"
+    places += f" \\( -path {ATTIC} -o -path /var/lib/left4me/jobs \\) -prune -o"
     names = f"-path '*/{server}' -o -path '*/{server}/*' -o -path '*left4me-server@{server}.*' -o -path '*/{server}.*'"
     return box.run(f"find {places} \\( {names} \\) -print 2>/dev/null || true").stdout.splitlines()
 
