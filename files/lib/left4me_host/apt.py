@@ -62,9 +62,9 @@ def _repair() -> None:
         _run("dpkg", "--configure", "-a")
 
 
-def _states(names: list[str]) -> dict[str, str]:
-    """Return the states of packages that dpkg knows, by name as given: libc6 or libc6:i386."""
-    query = ["dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n"]
+def _states(names: list[str], field: str = "db:Status-Status") -> dict[str, str]:
+    """Return the states of packages that dpkg knows, or another field, by name as given: libc6 or libc6:i386."""
+    query = ["dpkg-query", "-W", "-f", f"${{Package}}:${{Architecture}} ${{{field}}}\n"]
     bare = [name.partition(":")[0] for name in names]
     lines = _run(*query, *bare).output.splitlines()
     found = dict(line.split() for line in lines)
@@ -111,11 +111,13 @@ def purge(names: list[str], ours: list[str]) -> list[str]:
     alone = _purged(*names) if names else set()
     if others := sorted(alone - {*ours}):
         return others
-    removed = alone | _purged("--auto-remove", *names) & {*ours}
+    states, wanted = _states(ours), _states(ours, "db:Status-Want")
+    # An interrupted removal has begun with these; apt no longer takes them for automatically installed.
+    begun = {name for name in states if wanted[name] == "purge"}
+    removed = alone | begun | _purged("--auto-remove", *names) & {*ours}
     if _purged(*removed) - {*ours}:  # a package that apt would also remove, but that others have installed
         removed = alone
-    # What an interrupted removal has begun with, which apt does not take for installed.
-    removed |= {name for name, state in _states(ours).items() if state != "installed"}
+    removed |= {name for name, state in states.items() if state != "installed"}
     if not removed:
         return []
     done = _apt("purge", "--yes", *sorted(removed))
