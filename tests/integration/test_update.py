@@ -729,9 +729,8 @@ def test_restarts_after_an_update_as_data_say(
     wait_for("server 4 has its time", lambda: build_or_none(host, "4") == number, 150)
     # It had players to its end, and was told; and so had server 3, which waits for them.
     assert "restarting server 4, 1 players" in said_by(host, "left4me-restart.service")
-    of_update = lambda: [each for each in jobs(host) if each["who"] == "update"]  # noqa: E731
-    wait_for("its job has ended", lambda: of_update()[0]["ended"])
-    [job] = of_update()
+    wait_for("its job has ended", lambda: jobs(host)[0]["ended"])
+    [job] = [each for each in jobs(host) if each["who"] == "update"]
     assert (job["verb"], job["servers"], job["result"]) == ("restart", ["4"], "succeeded")
     assert (build_of(host, "3"), build_of(host, "5")) == (old, old)
     rcon(host, 27015, "standin_players 0")
