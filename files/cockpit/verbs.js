@@ -79,7 +79,7 @@ async function questionFor(words) {
     };
 }
 
-/** Return a server's row as it is now: the stream says who plays only every ten seconds. */
+/** Return a server's row as it is now: the stream asks a server without players only every 30 s. */
 async function freshRow(server) {
     // In Cockpit a command may never end when the connection is lost.
     const read = Promise.race([json("status", "--json", server), until("lost")]);

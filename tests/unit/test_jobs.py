@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -487,3 +488,15 @@ def test_who_asks_at_the_same_moment_is_told_the_job_too(tmp_path: Path) -> None
         lock.note(7, "reset by anna")
         asking.join()
         assert said.get(timeout=10).startswith("server 3: job 7 (reset by anna, since ")
+
+
+@pytest.mark.parametrize(
+    ("state", "players", "quiet"),
+    [
+        *(("active", 0, True), ("inactive", None, True), ("failed", None, True)),
+        *(("active", 1, False), ("active", None, False), ("activating", None, False)),
+    ],
+)
+def test_a_server_is_asked_less_often_only_while_nobody_plays(state: str, players: int | None, quiet: bool) -> None:
+    row: Any = SimpleNamespace(state=state, players=players)
+    assert status_stream.is_quiet(row) is quiet

@@ -13,6 +13,8 @@ from left4me_host import game, instance, jobs, layout, status
 
 EVERY = 10.0
 """Seconds after which a line comes even without a change; players come and go unseen until then."""
+QUIET = 30.0
+"""Seconds until the servers are asked again while nobody plays; the lines between repeat the last one."""
 LOOK = 1.0
 """Seconds between two looks for changes."""
 LATEST = 20
@@ -41,9 +43,14 @@ class RecentJobs:
         return [job for job in found if job["job"] in wanted | self._open]
 
 
-def _line(servers: list[str], rows: list[dict[str, Any]]) -> str:
+def is_quiet(row: status.Status) -> bool:
+    """Return whether nobody plays on a server and it is down or answers."""
+    return row.players == 0 or (row.players is None and row.state in ("inactive", "failed"))
+
+
+def _line(servers: list[status.Status], rows: list[dict[str, Any]]) -> str:
     found: dict[str, Any] = {
-        "servers": status.status(servers),
+        "servers": servers,
         "jobs": rows,
         "builds": game.status(),
         "update": game.update_state(),
@@ -56,13 +63,17 @@ def stream(selected: Callable[[], list[str]]) -> None:
     """Print lines until standard output is closed; `selected` returns the servers. Raises Failed."""
     closed, recent = instance.closed_stdout(), RecentJobs()
     seen: list[int] = []
-    last = 0.0
+    line, quiet, looked, printed = "", False, 0.0, 0.0
     while True:
         now, changed = time.monotonic(), _seen()
-        if changed != seen or now - last >= EVERY:
-            seen, last = changed, now
+        if changed != seen or now - looked >= (QUIET if quiet else EVERY):
+            rows = status.status(selected())
+            line, quiet = _line(rows, recent.rows()), all(map(is_quiet, rows))
+            seen, looked, printed = changed, now, 0.0
+        if now - printed >= EVERY:
+            printed = now
             try:
-                print(_line(selected(), recent.rows()), flush=True)
+                print(line, flush=True)
             except BrokenPipeError:
                 return
         if closed.poll(LOOK * 1000):
