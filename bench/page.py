@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.boxes import boxes as machines
 from tests.boxes.boxes import Box
@@ -24,7 +24,7 @@ from tests.page.browser import chromium
 from tests.page.login import COCKPIT, FRAME, GROUP, OPERATOR, PASSWORD, Session, add_users
 
 TIMES = 7
-SECONDS = 30.0
+SECONDS = 60.0
 COUNTS = (2, 40)
 
 
@@ -81,9 +81,10 @@ def row(box: Box, count: int) -> str:
         logins = [after_login(session) for _ in range(TIMES)]
         context.clear_cookies()
         session.log_in(OPERATOR)
-        page, _frame = session.open("servers")
+        page, frame = session.open("servers")
         usable(page)
         reloads = [after_reload(page) for _ in range(TIMES)]
+        expect(frame.get_by_text("No problems found.")).to_be_visible(timeout=60_000)  # it looks for them once
         watched = cpu(box)
     times = f"{statistics.median(logins):9.0f} {statistics.median(reloads):9.0f}"
     return f"{count:7} {times} {quiet:11.2f} {watched:10.2f} {watched - quiet:10.2f}"
