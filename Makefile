@@ -94,10 +94,11 @@ soak: boxes
 soak-vm: boxes
 	@$(PYTEST) tests/vm -n 2 --dist loadgroup
 
-bench: .venv/installed
+bench: browser
 	@$(PYTHON) -m bench.reset
 	@$(PYTHON) -m bench.start
 	@$(PYTHON) -m bench.fleet
+	@$(PYTHON) -m bench.page
 
 clean:
 	@./box down
