@@ -147,6 +147,7 @@ def apt_get(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(apt, "_repair", lambda: None)
     monkeypatch.setattr(apt, "_apt", found)
     monkeypatch.setattr(apt, "_states", found.states)
+    monkeypatch.setattr(apt, "_to_be_purged", lambda names: set())
     return found  # type: ignore[return-value]
 
 
@@ -187,3 +188,10 @@ def test_an_interrupted_removal_goes_on(apt_get: Apt, monkeypatch: pytest.Monkey
     monkeypatch.setattr(apt, "_states", states)
     assert apt.purge(["cockpit-ws", "cockpit-system"], OURS) == []
     assert apt_get.purged == {"openssl", "libproxy"}
+
+
+@pytest.mark.parametrize("apt_get", [({}, set())], indirect=True)
+def test_what_an_interrupted_removal_has_not_come_to_goes_too(apt_get: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "_to_be_purged", lambda names: {"libproxy"})
+    assert apt.purge(["cockpit-ws", "cockpit-system"], OURS) == []
+    assert apt_get.purged == {"cockpit-ws", "cockpit-system", "libproxy"}

@@ -62,14 +62,24 @@ def _repair() -> None:
         _run("dpkg", "--configure", "-a")
 
 
-def _states(names: list[str], field: str = "db:Status-Status") -> dict[str, str]:
-    """Return the states of packages that dpkg knows, or another field, by name as given: libc6 or libc6:i386."""
+def _fields(names: list[str], field: str) -> dict[str, str]:
+    """Return a field of packages that dpkg knows, by name as given: libc6 or libc6:i386."""
     query = ["dpkg-query", "-W", "-f", f"${{Package}}:${{Architecture}} ${{{field}}}\n"]
     bare = [name.partition(":")[0] for name in names]
     lines = _run(*query, *bare).output.splitlines()
     found = dict(line.split() for line in lines)
     found |= {name.partition(":")[0]: state for name, state in found.items() if not name.endswith(":i386")}
-    return {name: found[name] for name in names if found.get(name, "not-installed") != "not-installed"}
+    return {name: found[name] for name in names if name in found}
+
+
+def _states(names: list[str]) -> dict[str, str]:
+    """Return the states of packages of which something is there, by name as given."""
+    return {name: state for name, state in _fields(names, "db:Status-Status").items() if state != "not-installed"}
+
+
+def _to_be_purged(names: list[str]) -> set[str]:
+    """Return the packages whose removal was interrupted before it came to them."""
+    return {name for name, wanted in _fields(names, "db:Status-Want").items() if wanted == "purge"} & {*_states(names)}
 
 
 def installed(names: list[str]) -> list[str]:
@@ -111,13 +121,11 @@ def purge(names: list[str], ours: list[str]) -> list[str]:
     alone = _purged(*names) if names else set()
     if others := sorted(alone - {*ours}):
         return others
-    states, wanted = _states(ours), _states(ours, "db:Status-Want")
-    # An interrupted removal has begun with these; apt no longer takes them for automatically installed.
-    begun = {name for name in states if wanted[name] == "purge"}
-    removed = alone | begun | _purged("--auto-remove", *names) & {*ours}
+    # Apt no longer takes what an interrupted removal has left for automatically installed.
+    removed = alone | _to_be_purged(ours) | _purged("--auto-remove", *names) & {*ours}
     if _purged(*removed) - {*ours}:  # a package that apt would also remove, but that others have installed
         removed = alone
-    removed |= {name for name, state in states.items() if state != "installed"}
+    removed |= {name for name, state in _states(ours).items() if state != "installed"}
     if not removed:
         return []
     done = _apt("purge", "--yes", *sorted(removed))
