@@ -29,7 +29,7 @@ from tests.integration.harness import (
 )
 from tests.integration.probe import ATTEMPT, PROBE, as_user
 from tests.integration.test_verification import must_fail, must_pass
-from tests.integration.trap import Trap, kill_both
+from tests.integration.trap import Trap, attached, kill_both
 
 LOOPBACK = "127.0.0.1:9090"
 DROP_IN = "/etc/systemd/system/cockpit.socket.d/left4me.conf"
@@ -167,14 +167,12 @@ ON_LOOPBACK = {**WORKS, "may name another host": True}
 def binds(box: Box) -> Iterator[set[str]]:
     """Collect every address and port that PID 1 of the box binds, even for a moment."""
     found: set[str] = set()
-    command = ["strace", "-p", str(box.leader), "-e", "trace=bind"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
-        assert strace.stderr
-        assert "attached" in strace.stderr.readline()
+    with attached("-p", str(box.leader), "-e", "trace=bind") as strace:
         try:
             yield found
         finally:
             strace.terminate()
+            assert strace.stderr
             for line in strace.stderr.read().splitlines():
                 if end := re.search(r"sin6?_port=htons\((\d+)\).*\"([0-9a-f.:]+)\"", line):
                     found.add(f"[{end[2]}]:{end[1]}" if ":" in end[2] else f"{end[2]}:{end[1]}")

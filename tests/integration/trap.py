@@ -165,16 +165,22 @@ class Trap:
 
 
 @contextmanager
-def trace(box: Box, syscalls: str, out: Path) -> Iterator[Path]:
-    """Write every such system call of all that the box's sshd starts into a file, a line for each."""
-    command = ["strace", "-f", "-y", "-p", str(sshd(box)), "-s", "300", "-e", f"trace={syscalls}", "-o", str(out)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+def attached(*options: str) -> Iterator[subprocess.Popen[str]]:
+    """Run strace on running processes; the block begins when it is attached, and it ends with the block."""
+    with subprocess.Popen(["strace", *options], stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr
         assert "attached" in strace.stderr.readline()
         try:
-            yield out
+            yield strace
         finally:
             strace.terminate()
+
+
+@contextmanager
+def trace(box: Box, syscalls: str, out: Path) -> Iterator[Path]:
+    """Write every such system call of all that the box's sshd starts into a file, a line for each."""
+    with attached("-f", "-y", "-p", str(sshd(box)), "-s", "300", "-e", f"trace={syscalls}", "-o", str(out)):
+        yield out
 
 
 def traced(path: Path) -> list[str]:

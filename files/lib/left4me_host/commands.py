@@ -283,7 +283,7 @@ def _change(arguments: argparse.Namespace, servers: list[str], verb: str = "") -
 
 def _cancel_waiting(servers: list[str], job: jobs.Job) -> None:
     """Cancel the jobs that wait to restart the servers when empty."""
-    if any(os.path.exists(f"{layout.RUN}/{server}.waiting") for server in servers):
+    if any(os.path.exists(layout.waiting_marker(server)) for server in servers):
         from left4me_host import when_empty
 
         when_empty.cancel(servers, f"job {job.number} ({job.about})")

@@ -93,6 +93,11 @@ def overlay_note(server: str) -> str:
 OVERLAY_GONE = "gone"
 
 
+def waiting_marker(server: str) -> str:
+    """Return the file that a job locks while it waits to restart a server when empty: see when_empty.py."""
+    return f"{RUN}/{server}.waiting"
+
+
 def started_record(server: str) -> str:
     """Return the file in which left4me-overlay records what a server was started with, in lines KEY=VALUE."""
     return f"{RUN}/{server}.started"

@@ -17,13 +17,9 @@ from left4me_host import a2s, idle, instance, jobs, layout, lifecycle, server_lo
 _WAKE = signal.SIGUSR1
 
 
-def marker(server: str) -> str:
-    return f"{layout.RUN}/{server}.waiting"
-
-
 def _open(server: str, flags: int = 0) -> tuple[int, bool]:
     """Return a descriptor of a server's marker, and whether no job waits: then the descriptor locks it."""
-    fd = os.open(marker(server), os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
+    fd = os.open(layout.waiting_marker(server), os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -40,7 +36,7 @@ def _lock(server: str) -> int:
             os.close(fd)
             raise instance.Failed(_refusal(server, other))
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(fd), os.stat(marker(server))):
+            if os.path.samestat(os.fstat(fd), os.stat(layout.waiting_marker(server))):
                 return fd
         os.close(fd)  # of a job that has just removed it
 
@@ -111,7 +107,7 @@ class _Waiting:
         if self._fd < 0:
             return
         with suppress(FileNotFoundError):
-            os.unlink(marker(self.server))
+            os.unlink(layout.waiting_marker(self.server))
         os.close(self._fd)
         self._fd = -1
 
