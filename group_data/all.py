@@ -56,7 +56,7 @@ gid = 980
 # cpu_weight: the CPU share; the rest of the host has 100. cpu_quota: the maximum CPU time in percent of one CPU. None:
 # no limit.
 memory_max = "90%"
-cpu_weight = 1000
+cpu_weight = 100
 cpu_quota = None
 
 # An existing group on the host whose members may run `sudo l4d2ctl` without a password. None: only root.

@@ -355,7 +355,7 @@ DEFAULT_HOST: dict[str, Any] = {
     "uid": 980,
     "gid": 980,
     "memory_max": "90%",
-    "cpu_weight": 1000,
+    "cpu_weight": 100,
     "cpu_quota": None,
     "operators": None,
     "web": None,

@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import pytest
 
+from tests.attacks.floods import stopping
 from tests.boxes.boxes import Box
-from tests.integration.ctl import main_pid, rcon, state, unit
+from tests.integration.ctl import main_pid, rcon, unit
 from tests.integration.harness import properties, wait_for, wait_for_server
 from tests.stories.operator import Operator
 from tests.vm.conftest import SLOW, machine
@@ -22,17 +23,6 @@ KILLED = 120.0
 """Seconds within which the kernel ends the greedy server: short of memory, an emulated machine is slow."""
 STOP_SECONDS = 15
 """TimeoutStopSec= of a server. A neighbour that takes all memory must not make a stop reach it."""
-
-
-def stopping(host: Box, server: str) -> float:
-    """Stop a server, and start it again. Return how long the stop took, in seconds, measured on the host."""
-    timed = f"begin=$(date +%s%N); l4d2ctl stop {server} >&2; echo $((($(date +%s%N) - begin) / 1000000))"
-    seconds = int(host.run(timed, timeout=120).stdout) / 1000
-    assert state(host, server) == "inactive"
-    assert f"/runtime/{server}/" not in host.run("cat /proc/1/mountinfo").stdout
-    host.run(f"l4d2ctl start {server}", timeout=120)
-    wait_for_server(host, PORTS[server], 120)
-    return seconds
 
 
 def leaking(host: Box, server: str, megabytes: int) -> threading.Thread:
@@ -67,11 +57,11 @@ def test_a_server_that_takes_all_memory_is_killed_alone(
         wait_for_server(host, port, 120)
     host.run("echo evening >/var/lib/left4me/runtime/4/merged/left4dead2/evening.txt")
 
-    quiet = [stopping(host, "4") for _ in range(3)]
+    quiet = [stopping(host) for _ in range(3)]
     neighbour, greedy, beside = main_pid(host, "4"), main_pid(host, "3"), []
     for number in range(3):
         thread = leaking(host, "3", megabytes)
-        beside.append(stopping(host, "4"))
+        beside.append(stopping(host))
         thread.join()
         wait_for("the greedy server is killed", lambda: oom_kills(host, "3") > number, KILLED)  # noqa: B023
         wait_for_server(host, PORTS["3"], 180)  # systemd has started it again

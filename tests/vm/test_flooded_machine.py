@@ -1,0 +1,43 @@
+"""A server floods a full machine, where limits bite, and fills its disk. By hand, `make soak-vm`."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.attacks import floods
+from tests.integration.harness import wait_for_server
+from tests.stories.operator import Operator
+from tests.vm.conftest import SLOW, machine
+
+STOPS = 3
+STOP_SECONDS = 15
+"""TimeoutStopSec= of a server: no flood may make a stop of its neighbour reach it."""
+BUILT_UP = 900
+"""Seconds until a flood is at its height: emulated, half a million files take minutes."""
+SIZES = {"memory": 1 << 30, "dirty pages": 512 << 20, "inodes": 1 << 20, "disk": 1 << 40}
+"""Bytes, or inodes, of each process of a flood, up to the limits of a server and more than the disk has."""
+
+
+def test_no_flood_of_a_server_keeps_its_neighbour_from_stopping_and_starting(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = machine(operator)
+    operator.declare(**floods.declared(operator.fleet, memory_max="1200M"))
+    operator.types(f"pyinfra {operator.inventory} deploy.py -y", seconds=SLOW)
+    wait_for_server(host, floods.PORTS[floods.NEIGHBOUR], 120)
+    slow: dict[str, list[float]] = {}
+    for kind in floods.FLOODS:
+        quiet = [floods.stopping(host) for _ in range(STOPS)]
+        with floods.flooding(host, kind, SIZES.get(kind, 0), BUILT_UP):
+            beside = [floods.stopping(host) for _ in range(STOPS)]
+        with capsys.disabled():
+            print(
+                f"\nDebian {host.debian}, stops beside a flood of {kind}: median {floods.middle(beside)}, "
+                f"quiet {floods.middle(quiet)}",
+                file=sys.stderr,
+            )
+        slow |= {kind: beside} if max(beside) >= STOP_SECONDS else {}
+    assert not slow
+    operator.types(f"make verify INVENTORY={operator.inventory}", "passed", never=["failed"], seconds=SLOW)
