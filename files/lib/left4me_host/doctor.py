@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from left4me_host import (
     builds,
     daemon_reload,
+    disk_space,
     firewall,
     game,
     gc,
@@ -97,6 +98,23 @@ def _game() -> Iterator[Finding]:
         yield Finding("", f"the current build {name} is not on this host", do)
     if not game.is_updating() and (why := builds.failure()):
         yield Finding("", why, "l4d2ctl game update")
+
+
+def _disk() -> Iterator[Finding]:
+    """Find a filesystem that is nearly full, on which servers cannot start, and name what uses most of it."""
+    left = disk_space.left()
+    if left.part >= disk_space.LOW:
+        return
+    amount = f"{left.amount >> 20:,} MiB are" if left.kind == "bytes" else f"{left.amount:,} inodes are"
+    what, server, do = f"the disk is nearly full: {amount} left for {layout.VAR}", "", "see what else is on that disk"
+    if found := disk_space.largest(left.kind):
+        path, used = found
+        in_attic = path.startswith(f"{layout.ATTIC}/")
+        server = (os.path.basename(path).partition("@") if in_attic else path.split("/")[-2:])[0]
+        much = f"{used >> 20:,} MiB" if left.kind == "bytes" else f"{used:,} inodes"
+        what += f"; of the servers, most is used by {path} ({much})"
+        do = f"rm -r {path}" if in_attic else f"l4d2ctl stop {server}, and remove files below {path}"
+    yield Finding(server, what, do)
 
 
 def _firewall() -> Iterator[Finding]:
@@ -239,4 +257,4 @@ def examine() -> list[Finding]:
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
     # An unfinished reset may not have made the directories yet; it is reported separately.
     complete = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
-    return [*findings, *_game(), *_firewall(), *_unused(), *_systemd(declared), *_owners(complete, running)]
+    return [*findings, *_game(), *_disk(), *_firewall(), *_unused(), *_systemd(declared), *_owners(complete, running)]
