@@ -30,8 +30,6 @@ FLOODS: Mapping[str, int] = {
     "disk": 2,
 }
 """What a server floods, and by how many processes."""
-FILLING = ("disk",)
-"""Floods that fill the filesystem of the servers, which in boxes is the machine's own."""
 GAME = rb"""#!/usr/bin/python3 -I
 import mmap, os, signal, socket, sys, time
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -129,7 +127,7 @@ def disk(number):
     at_its_height()
     while True:
         try:
-            os.ftruncate(out, os.fstat(out).st_size - (4 << 20))
+            os.ftruncate(out, os.fstat(out).st_size - (8 << 20))
             for _ in range(8):
                 os.write(out, block)
         except OSError:

@@ -17,9 +17,10 @@ from tests.integration.harness import deploy, wait_for_server, write_inventory
 
 pytestmark = pytest.mark.soak
 STOPS = 5
-LIMIT = 5.0
-"""Seconds for one stop, wide: the aim is 0.5, which soak prints, but tests run beside this one."""
-SIZES = {"memory": 1 << 30, "dirty pages": 256 << 20, "inodes": 50_000}
+LIMIT = 15.0
+"""TimeoutStopSec= of a server. Soak prints the figures, for which the aim is 0.5 s, but other tests run beside this one,
+and in boxes nothing limits the number of processes."""
+SIZES = {"memory": 1 << 30, "dirty pages": 256 << 20, "inodes": 50_000, "disk": 512 << 20}
 """Bytes, or inodes, of each process of a flood: no box may fill the machine that runs it."""
 
 
@@ -32,7 +33,7 @@ def flooded(box: Box, game: Path, tmp_path_factory: pytest.TempPathFactory) -> B
     return box
 
 
-@pytest.mark.parametrize("kind", [kind for kind in floods.FLOODS if kind not in floods.FILLING])
+@pytest.mark.parametrize("kind", floods.FLOODS)
 def test_a_neighbour_stops_and_starts_beside_a_flood(
     flooded: Box, kind: str, debian: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
