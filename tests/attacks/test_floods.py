@@ -18,8 +18,8 @@ from tests.integration.harness import deploy, wait_for_server, write_inventory
 pytestmark = pytest.mark.soak
 STOPS = 5
 LIMIT = 15.0
-"""TimeoutStopSec= of a server. Soak prints the figures, for which the aim is 0.5 s, but other tests run beside this one,
-and in boxes nothing limits the number of processes."""
+"""TimeoutStopSec= of a server. Soak prints the figures, whose aim is 0.5 s; but other tests run beside this
+one, and in boxes nothing limits the number of processes."""
 SIZES = {"memory": 1 << 30, "dirty pages": 256 << 20, "inodes": 50_000, "disk": 512 << 20}
 """Bytes, or inodes, of each process of a flood: no box may fill the machine that runs it."""
 
