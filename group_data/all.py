@@ -132,6 +132,9 @@ server_defaults = {
     "memory_max": "2G",
     "cpu_weight": 100,
     "nice": -5,
+    # Bytes that this server may write to disk (K, M, G, T), at least "64M", and a file for each 16 KiB of them. Needs a
+    # filesystem with project quotas: see docs/servers.md. "infinity": no limit.
+    "disk_max": "infinity",
     # The build that this server uses. None: the current build.
     "build": None,
     # Restart after an update: "never", "when-empty" (a minute without players) or "at 05:30" (even with players).

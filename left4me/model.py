@@ -125,6 +125,13 @@ def _size(text: str) -> str:
     return text
 
 
+def _disk_size(text: str) -> str:
+    _size(text)
+    if text != "infinity" and not 64 << 20 <= bytes_of(text) <= 1 << 50:
+        raise ValueError('must be at least "64M" and at most "1024T", or "infinity"')
+    return text
+
+
 def _size_or_percent(text: str) -> str:
     return text if re.fullmatch(r"[1-9][0-9]?%", text, re.ASCII) else _size(text)
 
@@ -258,6 +265,7 @@ Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9
 RestartPolicy = Annotated[str, StringConstraints(pattern=r"^(never|when-empty|at ([01][0-9]|2[0-3]):[0-5][0-9])$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=120), AfterValidator(_single_line)]
 Size = Annotated[str, AfterValidator(_size)]
+DiskSize = Annotated[str, AfterValidator(_disk_size)]
 SizeOrPercent = Annotated[str, AfterValidator(_size_or_percent)]
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
@@ -429,6 +437,7 @@ class Server(_Declared):
     memory_max: Size = Field(description="bytes, as systemd's MemoryMax=")
     cpu_weight: Weight = Field(description="share of the CPU among the servers, as systemd's CPUWeight=")
     nice: int = Field(ge=-20, le=19, description="as systemd's Nice=")
+    disk_max: DiskSize = Field(description="bytes that it may write to disk; infinity: no limit")
     keep: tuple[KeptPath, ...] = Field(description="paths that a reset keeps, such as left4dead2/cfg/banned_user.cfg")
     build: BuildName | None = Field(description="the build on the host that this server uses; None: the current one")
     restart: RestartPolicy = Field(description="after an update: never, when-empty, or at 05:30 (host time)")
@@ -438,6 +447,11 @@ class Server(_Declared):
     def lowers(self) -> tuple[str, ...]:
         """The layers over the game, topmost first, including left4me's own."""
         return ((ADMINS_LAYER,) if self.admins else ()) + self.layers
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """`disk_max` in bytes; None without a limit."""
+        return None if self.disk_max == "infinity" else int(bytes_of(self.disk_max))
 
 
 @cache
@@ -524,7 +538,7 @@ class Host(_Declared):
     def test_instances(self) -> dict[str, Server]:
         """The instances for smoke tests of a build."""
         own = {"port": self.trial_port, "hostname": "left4me: trial of a build", "state": "stopped", "restart": "never"}
-        own |= {"admins": (), "rcon_password": None, "keep": (), "build": None}
+        own |= {"admins": (), "rcon_password": None, "keep": (), "build": None, "disk_max": "infinity"}
         bare = {"map": "c1m1_hotel", "gamemode": "coop", "max_players": 4, "tickrate": 30, "layers": (), "exec": ()}
         bare |= {"cvars": {}, "arguments": (), "memory_max": "infinity", "cpu_weight": 100, "nice": 0}
         plain = Server.model_validate({**shipped_server_defaults(), **bare, **own})

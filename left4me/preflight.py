@@ -11,6 +11,11 @@ from left4me import facts, manifest, model, pyinfra_connection, pyinfra_hooks, r
 from left4me.lock import client as lock
 from left4me_host.instance import plain
 
+_NO_QUOTAS = (
+    "the filesystem of /var/lib/left4me enforces no project quotas: "
+    'mount it with them (docs/servers.md, "A limit of disk space"), or set disk_max to "infinity"'
+)
+
 
 def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     """Yield each reason why this host cannot be deployed, with what to do."""
@@ -42,6 +47,8 @@ def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
         yield f"Steam's workshop: {error}; deploy again later"
     if declares.operators and declares.operators not in seen["groups"]:
         yield f"operators: group {declares.operators} does not exist: groupadd {declares.operators}"
+    limited = [name for name, server in declares.present.items() if server.disk_bytes and not seen["project_quotas"]]
+    yield from (f"servers.{name}.disk_max: {_NO_QUOTAS}" for name in limited)
     yield from _accounts(seen, declares)
     yield from _ports(seen, declares)
 

@@ -61,6 +61,7 @@ class HostState(TypedDict, total=False):
     architecture: str
     init: str
     overlay: bool
+    project_quotas: bool
     packages: list[str]
     entries: dict[str, Entry]
     users: dict[str, tuple[int, str, str]]

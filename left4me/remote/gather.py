@@ -20,7 +20,7 @@ import sys
 import zlib
 from typing import Any
 
-from left4me_host import cockpit, firewall, layout, mountinfo, procfs
+from left4me_host import cockpit, firewall, layout, mountinfo, procfs, quota
 
 
 def user(uid: int) -> str:
@@ -83,6 +83,14 @@ def has_overlay() -> bool:
     """Return whether the kernel has overlayfs, loaded or as a module."""
     module = f"/lib/modules/{os.uname().release}/kernel/fs/overlayfs/overlay.ko*"
     return "\toverlay\n" in procfs.read("/proc/filesystems") or bool(glob.glob(module))
+
+
+def has_project_quotas() -> bool:
+    """Return whether the filesystem that has VAR, or will have it, enforces limits of projects."""
+    path = layout.VAR
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return quota.enforced(path)
 
 
 def installation(path: str) -> dict[str, Any]:
@@ -278,6 +286,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "architecture": subprocess.run(dpkg, capture_output=True, text=True, check=True).stdout.strip(),
         "init": procfs.read("/proc/1/comm").strip(),
         "overlay": has_overlay(),
+        "project_quotas": has_project_quotas(),
         "packages": packages(question["packages"]),
         "entries": {path: found for path in paths if (found := entry(path))},
         "users": {

@@ -74,6 +74,14 @@ class A2S(TypedDict):
     bots: Count
 
 
+class Disk(TypedDict):
+    """Sizes in bytes: as statvfs(3) shows them at an upper, where a project's limit counts, and at /var/lib/left4me."""
+
+    bytes: Count
+    files: Count
+    whole: Count
+
+
 class User(TypedDict):
     uid: Count
     group: str
@@ -118,6 +126,7 @@ class Found(TypedDict):
     sysctl: dict[str, str | None]
     web: Web
     memory: Count
+    disks: dict[Id, Disk]
     packages: list[str]
     leaks: dict[str, list[str]]
     trees: dict[str, dict[str, Pair[str | Count]]]

@@ -522,6 +522,17 @@ def memory() -> int:
     return min(whole, int(limit)) if limit.isdigit() else whole
 
 
+def disks() -> dict[str, dict[str, int]]:
+    """Return the size of the filesystem as each server's upper shows it: a project's limit, if it has one."""
+    whole, found = os.statvfs(VAR), {}
+    for runtime in children(f"{VAR}/runtime"):
+        if SERVER_ID.fullmatch(server := os.path.basename(runtime)) and os.path.isdir(f"{runtime}/upper"):
+            upper = os.statvfs(f"{runtime}/upper")
+            sizes = {"bytes": upper.f_blocks * upper.f_frsize, "files": upper.f_files}
+            found[server] = sizes | {"whole": whole.f_blocks * whole.f_frsize}
+    return found
+
+
 def packages() -> list[str]:
     """Return name:architecture of every installed package."""
     output = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").stdout
@@ -581,6 +592,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             "sysctl": sysctl(question["sysctl"]),
             "web": web(),
             "memory": memory(),
+            "disks": disks(),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
         found["leaks"] = leaks(passwords(servers), texts)

@@ -236,6 +236,7 @@ def test_each_server_has_its_declared_files(host: Host, server: str) -> None:
             f'LEFT4ME_GAMEMODE="{declared.gamemode}"',
             f'LEFT4ME_TICKRATE="{declared.tickrate}"',
             f'LEFT4ME_ARGUMENTS="{" ".join(declared.arguments)}"',
+            *([f'LEFT4ME_DISK_MAX="{declared.disk_bytes}"'] if declared.disk_bytes else []),
         ],
         # The last line for a cvar counts, so the fixed settings come last.
         "server.cfg": [

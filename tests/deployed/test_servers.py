@@ -127,6 +127,25 @@ def test_each_server_was_started_as_declared(host: Host, server: str) -> None:
     return host.require(wrong)
 
 
+def test_the_kernel_limits_the_disk_of_each_running_server(host: Host, server: str) -> None:
+    declared, record = host.declares.servers[server].disk_bytes, host.found["servers"][server]["record"]
+    if why_down(host, server) or is_activating(host, server) or (RESTART in host.pending[server] and not record):
+        return None  # a start sets the limit
+    if RESTART in host.pending[server]:
+        declared = int(record.get("LEFT4ME_DISK_MAX", "0"))
+    found = host.found["disks"].get(server)
+    if not declared or found is None:
+        return host.require([f"{VAR}/runtime/{server}/upper is missing"] * (found is None))
+    # The kernel shows a limit in blocks of at most 64 KiB, and not more than the filesystem has.
+    most, files = min(declared, found["whole"]), declared // 16384
+    wrong = []
+    if not most - 65536 < found["bytes"] <= most:
+        wrong.append(f"server {server} may write {found['bytes']} bytes, must be {most}")
+    if found["files"] > files:
+        wrong.append(f"server {server} may make {found['files']} files, must be {files}")
+    return host.require(wrong)
+
+
 RECORDED = {
     "-ip": "LEFT4ME_ADDRESS",
     "-port": "LEFT4ME_PORT",

@@ -48,6 +48,12 @@ REASONS = [
         data={"game": {"source": "host", "path": "/srv/nothing"}},
     ),
     Reason(
+        "no-project-quotas",
+        "servers.3.disk_max: the filesystem of /var/lib/left4me enforces no project quotas: mount it with them "
+        '(docs/servers.md, "A limit of disk space"), or set disk_max to "infinity"',
+        data={"servers": {"3": {"port": 27015, "disk_max": "1G"}}},
+    ),
+    Reason(
         "another-system",
         "runs debian 11; only Debian 12 and 13 are supported",
         wrong="printf 'ID=debian\\nVERSION_ID=\"11\"\\n' >/run/other && mount --bind /run/other /etc/os-release",

@@ -36,6 +36,7 @@ DEFAULTS = {
 # How a game reads the lines of a cfg file.
 statements = runpy.run_path(str(ROOT / "tests/boxes/standin/standin/console.py"))["statements"]
 VAR = "/var/lib/left4me"
+DISKS = {"infinity": "", "64M": "67108864", "20G": "21474836480"}
 COUNT = 25
 """Generated hosts of one run."""
 
@@ -52,6 +53,7 @@ def bare() -> dict[str, Any]:
         "architecture": "amd64",
         "init": "systemd",
         "overlay": True,
+        "project_quotas": True,
         "packages": [],
         "entries": {},
         "users": {},
@@ -341,6 +343,7 @@ def server(layers: list[str]) -> st.SearchStrategy[dict[str, Any]]:
             "rcon_password": st.none() | SECRETS,
             "keep": st.lists(pattern(r"left4dead2/[a-z]{8}"), unique=True, max_size=2),
             "memory_max": st.sampled_from(["1G", "512M", "1073741824"]),
+            "disk_max": st.sampled_from([*DISKS]),
             "cpu_weight": st.integers(1, 10000),
             "nice": st.integers(-20, 19),
             "state": st.sampled_from(["running", "running", "stopped", "absent"]),
@@ -462,6 +465,7 @@ def test_the_command_line_and_the_ports_validate_back(deployed: list[Written]) -
                 "GAMEMODE": declared["gamemode"],
                 "TICKRATE": str(declared["tickrate"]),
                 "ARGUMENTS": " ".join(declared["arguments"]),
+                **({"DISK_MAX": disk} if (disk := DISKS[declared["disk_max"]]) else {}),
             }
 
 

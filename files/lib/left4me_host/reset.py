@@ -106,15 +106,19 @@ def _fresh(server: str, user: pwd.struct_passwd) -> None:
 
 def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
     """Move the paths declared in `keep` from the old upper to the new one. Follows no symlink."""
+    upper = f"{layout.runtime(server)}/upper"
     for path in instance.declared_lines(server, "keep"):
+        from left4me_host import quota  # here: it takes ctypes, and most resets keep nothing
+
         *parents, name = path.split("/")
         source = target = -1
         try:
             source = os.open(old, _DIRECTORY)
-            target = os.open(f"{layout.runtime(server)}/upper", _DIRECTORY)
+            target = os.open(upper, _DIRECTORY)
             for part in parents:
                 source = _step(source, part)
                 if part not in os.listdir(target):
+                    quota.admit(source, target, upper)
                     os.mkdir(part, 0o755, dir_fd=target)
                     os.chown(part, user.pw_uid, user.pw_gid, dir_fd=target, follow_symlinks=False)
                     os.fsync(target)
@@ -122,7 +126,9 @@ def _move_kept(server: str, old: str, user: pwd.struct_passwd) -> None:
             os.stat(name, dir_fd=source, follow_symlinks=False)
             if name in os.listdir(target):
                 # The undo brought back an older file. Move it to the attic, under a name that a game cannot guess.
+                quota.admit(target, source, old)
                 os.rename(name, f"{name}.{time.time_ns()}", src_dir_fd=target, dst_dir_fd=source)
+            quota.admit(source, target, upper)
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
             os.fsync(source)
             os.fsync(target)

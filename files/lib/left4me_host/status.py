@@ -116,7 +116,8 @@ def _differences(started: dict[str, str], env: dict[str, str], lowers: list[str]
     """Return the settings that a restart would change, by their keys in the data."""
     if not started:
         return ["its start is not recorded: restart it"]
-    found = [key for key in env if key != _GENERATION and started.get(key) != env[key]]
+    keys = [key for key in {**env, **started} if key not in (_GENERATION, "LOWERS")]
+    found = [key for key in keys if started.get(key) != env.get(key)]
     names = [key.removeprefix("LEFT4ME_").lower() for key in found]
     if not names and started.get(_GENERATION) != env.get(_GENERATION):
         names = ["unit"]
