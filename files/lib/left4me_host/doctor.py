@@ -20,6 +20,7 @@ from left4me_host import (
     holders,
     instance,
     layout,
+    quota,
     reset,
     server_lock,
     server_removal,
@@ -100,7 +101,7 @@ def _game() -> Iterator[Finding]:
         yield Finding("", why, "l4d2ctl game update")
 
 
-def _disk() -> Iterator[Finding]:
+def _disk_space() -> Iterator[Finding]:
     """Find a filesystem that is nearly full, on which servers cannot start, and name what uses most of it."""
     left = disk_space.left()
     if left.part >= disk_space.LOW:
@@ -219,6 +220,25 @@ def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
                     yield Finding(server, what, "l4d2ctl doctor --fix", _restore_owner(path, uid, gid, mode))
 
 
+def _disk_limits(declared: list[str], running: set[str]) -> Iterator[Finding]:
+    """Find servers near their disk_max, and running ones that the kernel does not limit."""
+    for server in declared:
+        started = instance.started_with(server) if server in running else {}
+        most = quota.declared_of(started or instance.environment(server))
+        if not most or not os.path.isdir(f"{layout.runtime(server)}/upper"):
+            continue
+        usage = quota.usage(server, most)
+        if usage is None and started:
+            has_quotas = quota.enforced(layout.RUNTIME)
+            why = "" if has_quotas else f": the filesystem of {layout.VAR} enforces no project quotas"
+            do = "" if has_quotas else "mount it with prjquota (docs/servers.md), then "
+            yield Finding(server, f"its disk_max is not in force{why}", f"{do}l4d2ctl restart {server}")
+        elif usage and 10 * max(usage.used / usage.limit, usage.files / usage.files_limit) >= 9:
+            what = f"{usage.used >> 20:,} of {usage.limit >> 20:,} MiB, {usage.files:,} of {usage.files_limit:,} files"
+            do = f"l4d2ctl reset {server}, or declare a larger disk_max"
+            yield Finding(server, f"has written almost all that disk_max allows: {what}", do)
+
+
 def _restore_owner(path: str, uid: int, gid: int, mode: int) -> Callable[[str], str]:
     def fix(_server: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -257,4 +277,5 @@ def examine() -> list[Finding]:
     findings = [*_mounts(declared, running), *_shared_uppers(known), *_leftovers(running, declared)]
     # An unfinished reset may not have made the directories yet; it is reported separately.
     complete = [server for server in declared if not os.path.lexists(f"{layout.runtime(server)}/reset")]
-    return [*findings, *_game(), *_disk(), *_firewall(), *_unused(), *_systemd(declared), *_owners(complete, running)]
+    findings += [*_game(), *_disk_space(), *_firewall(), *_unused(), *_systemd(declared), *_owners(complete, running)]
+    return [*findings, *_disk_limits(declared, running)]

@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-from left4me_host import a2s, attic, instance, layout, status
+from left4me_host import a2s, attic, instance, layout, quota, status
 
 _SECRET = re.compile(r'(password"?\s+)("[^"]*"|\S+)', re.IGNORECASE)
 """A cvar with a password and its value, in a cfg file or on the game's command line."""
@@ -26,6 +26,7 @@ def about(server: str) -> dict[str, Any]:
         "players": _players(server, started) if row.players is not None else None,
         "layers": _layers(server, bool(started)),
         "limits": _limits(server),
+        "disk": _disk(server, started),
         "attic": [entry for entry in attic.rows() if entry["id"] == server],
         "declared": _declared(server),
     }
@@ -70,6 +71,14 @@ def _limits(server: str) -> dict[str, int | None]:
     return {"memory_max": number("MemoryMax"), "cpu_weight": number("CPUWeight"), "nice": number("Nice")}
 
 
+def _disk(server: str, started: dict[str, str]) -> dict[str, int | None] | None:
+    """Return what a server with disk_max uses of it; None without. Of a stopped server the use may be unknown: None."""
+    most = quota.declared_of(started or instance.environment(server))
+    usage = quota.usage(server, most) if most else None
+    none = {"used": None, "limit": most, "files": None, "files_limit": most // quota.BYTES_PER_FILE}
+    return (usage._asdict() if usage else none) if most else None
+
+
 def _declared(server: str) -> dict[str, str]:
     """Return the text of the declared files by name, without the values of passwords."""
     found = {}
@@ -85,6 +94,7 @@ def sheet(found: dict[str, Any]) -> list[tuple[str, str]]:
     row, players, limits = found["status"], found["players"], found["limits"]
     memory = f"{limits['memory_max'] / 2**30:.1f} GiB" if limits["memory_max"] else "no limit"
     used = f"{row['memory'] / 2**20:.0f} MiB of " if row["memory"] is not None else ""
+    disk = found["disk"]
     lines = [
         ("server", f"{row['id']}, {row['state']} since {row['since'] or '?'}"),
         ("address", found["address"]),
@@ -94,6 +104,7 @@ def sheet(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("build", row["build"] or "-"),
         ("layers", ", ".join(f"{each['name']} {each['version']}" for each in found["layers"]) or "-"),
         ("memory", f"{used}{memory}"),
+        *([("disk", _disk_line(disk))] if disk else []),
         ("CPU", f"weight {limits['cpu_weight'] or 'default'}, nice {limits['nice'] or 0}"),
         ("attic", f"{len(found['attic'])} entries; see l4d2ctl attic {row['id']}" if found["attic"] else "empty"),
     ]
@@ -106,3 +117,10 @@ def sheet(found: dict[str, Any]) -> list[tuple[str, str]]:
     if row["reset_unfinished"]:
         lines.append(("pending", f"reset is unfinished: l4d2ctl reset {row['id']}"))
     return lines
+
+
+def _disk_line(disk: dict[str, Any]) -> str:
+    if disk["used"] is None:
+        return f"limit {disk['limit'] / 2**20:,.0f} MiB, not in force"
+    used, limit = disk["used"] / 2**20, disk["limit"] / 2**20
+    return f"{used:,.0f} MiB of {limit:,.0f} MiB, {disk['files']:,} of {disk['files_limit']:,} files"
