@@ -10,20 +10,21 @@ from left4me.preflight import preflight
 # Lock and check the host; a host that cannot be deployed ends here.
 preflight()
 
-data = facts.declared_host()
+data, system = facts.declared_host(), facts.host_state()["system"]
 
 operations.packages(name="Install the i386 libraries that srcds needs", _timeout=900)
 operations.accounts(name="Create the group left4me and a user for each server")
 operations.apply_files(name="Create the directories", items=manifest.directories(data))
 operations.apply_files(name="Install the overlay helper and l4d2ctl", items=manifest.programs(data))
 operations.record_starts(name="Record what running servers were started with")
-operations.apply_files(name="Install the systemd units", items=manifest.units(data))
+operations.apply_files(name="Install the systemd units", items=manifest.units(data, system))
 
 operations.layers(name="Put the layers in place", _timeout=7200)
-operations.apply_files(name="Write the configuration of the test instances", items=manifest.test_instances(data))
+trial_files = manifest.test_instances(data, system)
+operations.apply_files(name="Write the configuration of the test instances", items=trial_files)
 operations.game(name="Put the game in place", _timeout=14400)
 
-server_files = manifest.servers(data.with_ports(facts.host_state()["ports"]))
+server_files = manifest.servers(data.with_ports(facts.host_state()["ports"]), system)
 operations.apply_files(name="Write the servers' files", items=server_files)
 operations.remove_servers(name="Remove the servers that are not declared", _timeout=300)
 operations.remove_cockpit(name="Remove the page and its Cockpit if not declared", _timeout=900)

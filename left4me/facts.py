@@ -124,7 +124,7 @@ def _question(name: str) -> str:
     question = {
         "systems": shapes.SYSTEMS,
         "paths": [
-            *(item.path for item in manifest.everything(declares)),
+            *(item.path for item in manifest.everything(declares, shapes.SYSTEMS[-1])),
             *map(manifest.link_of, manifest.layers(declares)),
             layout.INSTALLATION,
             layout.FAILED_UPDATE,

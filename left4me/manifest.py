@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -172,13 +173,21 @@ def _template_unit() -> str:
     return _render("systemd/left4me-server@.service.j2", user_prefix=layout.user(""), group=GROUP)
 
 
+def _sandbox(system: str) -> str:
+    """Return the drop-in of all servers, "" for Debian 12, whose systemd rejects it."""
+    return "" if system == "debian 12" else _render("systemd/sandbox.conf.j2")
+
+
 def _game_unit(act: str) -> str:
     """Return the unit that runs `left4me-game update` or `left4me-game check`."""
     return _render(f"systemd/{layout.GAME_UNIT}.j2", act=act)
 
 
-def units(host: model.Host) -> list[Item]:
-    """Return the template unit, the slice, the units for attic, resets, webhook and updates; the kernel's settings."""
+def units(host: model.Host, system: str) -> list[Item]:
+    """Return the template unit, the slice, the units for attic, resets, webhook and updates; the kernel's settings.
+
+    `system` is one of shapes.SYSTEMS.
+    """
     services = ("attic", "finish-resets", "notify@", "restart")
     names = ["left4me.slice", *(f"left4me-{name}.service" for name in services)]
     items = [
@@ -188,6 +197,11 @@ def units(host: model.Host) -> list[Item]:
         Item("file", f"{layout.UNITS}/{layout.CHECK_UNIT}", 0o644, text=_game_unit("check")),
         _program(ROOT / "files/needrestart.conf", f"{NEEDRESTART}/left4me.conf", 0o644),
     ]
+    if sandbox := _sandbox(system):
+        items += [
+            Item("directory", os.path.dirname(layout.SANDBOX), 0o755),
+            Item("file", layout.SANDBOX, 0o644, text=sandbox),
+        ]
     if host.sysctl:
         items.append(Item("file", SYSCTL, 0o644, text=_render("sysctl.conf.j2", host=host)))
     if host.update_at:
@@ -262,7 +276,7 @@ def firewall_version(item: Item) -> str:
     return re.search(r'^ *comment "(.+)"$', item.text, re.MULTILINE)[1]  # type: ignore[index]
 
 
-def test_instances(host: model.Host) -> list[Item]:
+def test_instances(host: model.Host, system: str) -> list[Item]:
     """Return the files for smoke tests: the game's settings and the test instances."""
     settings = {"build": host.game.build, "kept": host.builds_kept, "trial_server": host.trial_server}
     settings |= {"source": host.game.source, "url": host.steamcmd_url, "sha256": host.steamcmd_sha256}
@@ -270,22 +284,22 @@ def test_instances(host: model.Host) -> list[Item]:
         Item("directory", layout.ETC, 0o755),
         Item("directory", layout.SERVERS, 0o755),
         Item("file", layout.GAME_SETTINGS, 0o644, text=f"{json.dumps(settings, indent=2)}\n"),
-        *(item for name, server in host.test_instances.items() for item in _instance(host, name, server)),
+        *(item for name, server in host.test_instances.items() for item in _instance(host, name, server, system)),
     ]
 
 
-def servers(host: model.Host) -> list[Item]:
+def servers(host: model.Host, system: str) -> list[Item]:
     """Return the servers' files: configuration, limits, and the symlinks that enable their units."""
     items = [Item("file", layout.WEBHOOK, 0o600, text=f"{host.webhook}\n")] if host.webhook else []
-    return items + [item for name, server in host.present.items() for item in _instance(host, name, server)]
+    return items + [item for name, server in host.present.items() for item in _instance(host, name, server, system)]
 
 
-def _instance(host: model.Host, name: str, server: model.Server) -> list[Item]:
+def _instance(host: model.Host, name: str, server: model.Server, system: str) -> list[Item]:
     secret = _secret(name, server)
     values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
     folder, drop_ins = f"{layout.SERVERS}/{name}", f"{layout.OWN_UNITS}/{layout.unit(name)}.d"
     limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
-    environment += f'LEFT4ME_GENERATION="{generation(_template_unit(), limits, environment)}"\n'
+    environment += f'LEFT4ME_GENERATION="{generation(_template_unit(), limits + _sandbox(system), environment)}"\n'
     texts = {
         "server.env": environment,
         "server.cfg": _render("server.cfg.j2", **values, digest=_digest_of_cfg(values)),
@@ -334,9 +348,10 @@ def noted_revision() -> list[Item]:
     return [Item("file", layout.REVISION, 0o644, text=f"{revision.checked_out()}\n")]
 
 
-def everything(host: model.Host) -> list[Item]:
-    """Return all that the host must have; ports that only the host knows are missing."""
+def everything(host: model.Host, system: str) -> list[Item]:
+    """Return all that a host with this system must have; ports that only the host knows are missing."""
     table = [firewall_file(host, {})] if host.firewall else []
-    groups = (directories, programs, units, test_instances, servers, page)
+    of_system = [item for group in (units, test_instances, servers) for item in group(host, system)]
     web = [cockpit_drop_in(host.web), cockpit_settings(host.web)] if host.web else []
-    return [*(item for group in groups for item in group(host)), *table, *filter(None, web), *noted_revision()]
+    rest = [*page(host), *table, *filter(None, web), *noted_revision()]
+    return [*directories(host), *programs(host), *of_system, *rest]

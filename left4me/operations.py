@@ -215,7 +215,7 @@ def remove_undeclared() -> Commands:
             f"{layout.WANTS}/{layout.unit(server)}",
         )
     )
-    known = {item.path for item in manifest.everything(declares)}
+    known = {item.path for item in manifest.everything(declares, facts.host_state()["system"])}
     known |= {layout.INSTALLATION, *map(manifest.link_of, manifest.layers(declares))}
     if declares.game.source == "steamcmd":
         known.add(layout.FAILED_UPDATE)

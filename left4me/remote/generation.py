@@ -1,9 +1,9 @@
 """Reconstruct the start records of running servers that have none: generation.py [--record] ID…
 
-Prints JSON by id: a record, or only `error` if the unit template, the drop-in or server.env have changed since the
+Prints JSON by id: a record, or only `error` if the unit template, a drop-in or server.env have changed since the
 server's start. A server without a record requires a restart. --record also writes the records, as left4me-overlay does.
 
-A generation is the digest of the settings in these three files that only a restart applies; comments do not count. The
+A generation is the digest of the settings in these files that only a restart applies; comments do not count. The
 deploy writes the generation into server.env.
 """
 
@@ -49,11 +49,14 @@ def directives(text: str) -> list[str]:
     return found
 
 
-def generation(template: str, drop_in: str, environment: str) -> str:
-    """Return the digest of a unit template, a drop-in and a server.env without its LEFT4ME_GENERATION."""
+def generation(template: str, drop_ins: str, environment: str) -> str:
+    """Return the digest of a unit template, drop-ins one after the other, and a server.env.
+
+    LEFT4ME_GENERATION in server.env does not count.
+    """
     lines = [line for line in environment.splitlines() if line[:1] not in ("", "#")]
     values = [line for line in lines if not line.startswith("LEFT4ME_GENERATION=")]
-    parts = "\0".join("\n".join(each) for each in (directives(template), directives(drop_in), values))
+    parts = "\0".join("\n".join(each) for each in (directives(template), directives(drop_ins), values))
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
@@ -74,6 +77,7 @@ def reconstructed(server: str) -> dict[str, str]:
     """Return a server's record, built from its files, or only `error`."""
     environment = f"{layout.SERVERS}/{server}/server.env"
     paths = [TEMPLATE, f"{layout.OWN_UNITS}/{layout.unit(server)}.d/limits.conf", environment]
+    paths[2:2] = [layout.SANDBOX] if os.path.exists(layout.SANDBOX) else []
     texts = []
     try:
         changed = max(os.stat(path).st_ctime for path in paths)
@@ -85,9 +89,9 @@ def reconstructed(server: str) -> dict[str, str]:
     layers = lowers(server)
     if changed >= started(server) or not layers:
         return {"error": "its files were changed after it was started"}
-    pairs = [line.partition("=") for line in texts[2].splitlines() if line.startswith("LEFT4ME_")]
+    pairs = [line.partition("=") for line in texts[-1].splitlines() if line.startswith("LEFT4ME_")]
     values = {key: value.strip('"') for key, _, value in pairs}
-    return values | {"LEFT4ME_GENERATION": generation(*texts), "LOWERS": layers}
+    return values | {"LEFT4ME_GENERATION": generation(texts[0], "".join(texts[1:-1]), texts[-1]), "LOWERS": layers}
 
 
 def write(server: str, record: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field, TypeAdapter
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -112,6 +112,7 @@ class Web(TypedDict):
 class Found(TypedDict):
     """What was read of a host."""
 
+    system: Literal["debian 12", "debian 13"]
     servers: dict[Id, Circumstances]
     entries: dict[Path, Entry]
     overlays: list[Mount]

@@ -70,6 +70,10 @@ PROMISES = {
     "LogRateLimitIntervalUSec": "30s",
     "LogRateLimitBurst": "10000",
 }
+# What only this system's systemd can do. Debian 12's rejects `disconnected`.
+PROMISES_OF = {"debian 12": {}, "debian 13": {"PrivateTmpEx": "disconnected"}}
+# The drop-ins of all instances.
+DROP_INS_OF = {"debian 12": [], "debian 13": ["/etc/systemd/system/left4me-server@.service.d/sandbox.conf"]}
 # Lists that systemd prints in an order of its own.
 SETS = {
     "SystemCallArchitectures": "native x86",
@@ -145,7 +149,7 @@ LIMITS = ["CPUWeight", "MemoryMax", "CPUQuotaPerSecUSec", "Nice"]
 STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy", "MainPID", "Result", "NRestarts"]
 STATES += ["ExecMainStartTimestampMonotonic"]
 PROPERTIES = [*PROMISES, *SETS, *COMMANDS, *NO_COMMANDS, *LIMITS, *STATES, "SystemCallFilter", "After", "Wants"]
-PROPERTIES += ["TimeoutStartUSec", "Requires"]
+PROPERTIES += ["TimeoutStartUSec", "Requires", *PROMISES_OF["debian 13"]]
 
 
 def commands(shown: str) -> list[tuple[str, str, str]]:
@@ -157,14 +161,14 @@ def commands(shown: str) -> list[tuple[str, str, str]]:
     return found
 
 
-def broken(unit: dict[str, str], server: str) -> list[str]:
-    """Return a line for each property of an instance that is not as expected."""
+def broken(unit: dict[str, str], server: str, system: str) -> list[str]:
+    """Return a line for each property of an instance that is not as expected on this system, such as debian 12."""
     wrong = []
 
     def shown(key: str) -> str:
         return unit.get(key, "")  # systemctl omits empty lists
 
-    for key, promised in PROMISES.items():
+    for key, promised in {**PROMISES, **PROMISES_OF[system]}.items():
         expected = promised.format(id=server)
         if shown(key) != expected:
             wrong.append(f"{key} is {shown(key)!r}, must be {expected!r}")
@@ -193,11 +197,11 @@ def broken(unit: dict[str, str], server: str) -> list[str]:
     return wrong
 
 
-def broken_template(unit: dict[str, str]) -> list[str]:
+def broken_template(unit: dict[str, str], system: str) -> list[str]:
     """Return what is wrong with the template, read from the instance CHECK."""
-    wrong = broken(unit, "_check")
-    if unit.get("DropInPaths"):
-        wrong.append(f"has unexpected drop-ins: {unit['DropInPaths']}")
+    wrong = broken(unit, "_check", system)
+    if (found := unit.get("DropInPaths", "").split()) != DROP_INS_OF[system]:
+        wrong.append(f"has the drop-ins {found}, must have {DROP_INS_OF[system]}")
     if unit["UnitFileState"] != "disabled":
         wrong.append(f"UnitFileState is {unit['UnitFileState']!r}, must be 'disabled': [Install] is missing")
     return wrong

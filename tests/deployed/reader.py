@@ -533,6 +533,12 @@ def disks() -> dict[str, dict[str, int]]:
     return found
 
 
+def system() -> str:
+    """Return the host's distribution and its version, such as `debian 12`."""
+    release = dict(re.findall(r'^(ID|VERSION_ID)="?([^"\n]*)"?$', text_of("/etc/os-release"), re.MULTILINE))
+    return f"{release.get('ID')} {release.get('VERSION_ID')}"
+
+
 def packages() -> list[str]:
     """Return name:architecture of every installed package."""
     output = run("dpkg-query", "-W", "-f", "${Package}:${Architecture} ${db:Status-Status}\n").stdout
@@ -581,6 +587,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             if about["age"] is not None
         }
         found = {
+            "system": system(),
             "servers": found_of,
             "entries": entries(),
             "overlays": overlays(),

@@ -75,6 +75,15 @@ SERVER_LAYOUT = {
     VAR + "/runtime/{id}/upper": ("directory", "0755", "left4me-{id}", "left4me"),
     VAR + "/runtime/{id}/work": ("directory", "0700", "root", "root"),
 }
+# The drop-ins of all servers, by the host's system.
+SANDBOX = f"{OWN}/left4me-server@.service.d"
+OF_A_SYSTEM = {
+    "debian 12": {},
+    "debian 13": {
+        SANDBOX: ("directory", "0755", "root", "root"),
+        f"{SANDBOX}/sandbox.conf": ("file", "0644", "root", "root"),
+    },
+}
 OF_A_SERVER = re.compile(
     rf"(?:/etc/left4me/servers/|{VAR}/secrets/|{OWN}/(?:multi-user\.target\.wants/)?left4me-server@)"
     r"([a-z0-9_-]+)(?:\.service(?:\.d)?)?(?:/.*)?"
@@ -104,9 +113,10 @@ OF_COCKPIT = {"/usr/local/share/cockpit", "/etc/cockpit/cockpit.conf", "/etc/coc
 IF_WEB = {f"{OWN}/cockpit.socket.d/left4me.conf", f"{VAR}/web-packages"}
 
 
-def layout(declares: model.Host) -> dict[str, tuple[str, ...]]:
+def layout(host: Host) -> dict[str, tuple[str, ...]]:
     """Return type, mode, owner and group of every expected path."""
-    wanted: dict[str, tuple[str, ...]] = dict(LAYOUT)
+    declares = host.declares
+    wanted: dict[str, tuple[str, ...]] = {**LAYOUT, **OF_A_SYSTEM[host.found["system"]]}
     wanted |= {path: ("file", "0644", "root", "root") for path in AS_HERE if path not in LAYOUT}
     if declares.operators:
         wanted |= {"/etc/sudoers.d/left4me": ("file", "0440", "root", "root")}
@@ -147,7 +157,7 @@ def statements(text: str, comment: str) -> list[str]:
 
 def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
     entries, wrong = host.found["entries"], []
-    for path, wanted in layout(host.declares).items():
+    for path, wanted in layout(host).items():
         if path not in entries:
             wrong.append(f"{path} is missing")
             continue
@@ -159,7 +169,7 @@ def test_everything_is_there_with_its_owner_and_mode(host: Host) -> None:
 
 def test_nothing_else_is_in_the_managed_places(host: Host) -> None:
     # `candidate` exists during a smoke test and after a failed one; ext4 has a `lost+found` if VAR is its own.
-    allowed = {*layout(host.declares), *ON_THE_WAY, *OF_COCKPIT, f"{VAR}/candidate", f"{VAR}/lost+found"}
+    allowed = {*layout(host), *ON_THE_WAY, *OF_COCKPIT, f"{VAR}/candidate", f"{VAR}/lost+found"}
     allowed |= IF_WEB if host.declares.web else set()
     free = re.compile(
         rf"{VAR}/(releases|overlays|attic|held|runtime)/[^.].*|/run/systemd/transient/left4me-job-[0-9]+\.service"

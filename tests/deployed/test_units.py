@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.deployed.hosts import Host
 from tests.deployed.promises import (
     CHECK,
+    DROP_INS_OF,
     FINISH_RESETS,
     FINISHES,
     LIMITS,
@@ -20,7 +21,7 @@ PAGE = 4096
 
 
 def test_the_template_keeps_every_promise(host: Host) -> None:
-    wrong = broken_template(host.found["units"][CHECK])
+    wrong = broken_template(host.found["units"][CHECK], host.found["system"])
     text = host.found["entries"].get(TEMPLATE, {}).get("text", "")
     wrong += [f"line {line!r} is missing" for line in sorted(LINES - set(text.splitlines()))]
     host.require([f"{TEMPLATE}: {line}" for line in wrong])
@@ -28,7 +29,8 @@ def test_the_template_keeps_every_promise(host: Host) -> None:
 
 def test_each_instance_keeps_every_promise(host: Host, server: str) -> None:
     name = f"left4me-server@{server}.service"
-    host.require([f"{name}: {line}" for line in broken(host.found["units"][name], server)])
+    wrong = broken(host.found["units"][name], server, host.found["system"])
+    host.require([f"{name}: {line}" for line in wrong])
 
 
 def bytes_of(size: str, memory: int = 0) -> str:
@@ -76,7 +78,7 @@ def test_each_instance_has_the_declared_limits(host: Host, server: str) -> None:
         "CPUWeight": str(declared.cpu_weight),
         "MemoryMax": bytes_of(declared.memory_max),
         "Nice": str(declared.nice),
-        "own drop-ins": [f"/etc/systemd/system/{name}.d/limits.conf"],
+        "own drop-ins": [f"/etc/systemd/system/{name}.d/limits.conf", *DROP_INS_OF[host.found["system"]]],
     }
     host.require(
         [f"{name}: {key}: {shown[key]!r}, must be {expected[key]!r}" for key in expected if shown[key] != expected[key]]

@@ -48,6 +48,9 @@ def call(number):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, 0, 0, 0, 0, 0, 0) == -1:
         raise OSError(ctypes.get_errno(), "")
+def fill(top, count):
+    for number in range(count):
+        os.close(os.open(f"{top}/{number}", os.O_CREAT | os.O_WRONLY))
 said = {}
 for line in json.loads(sys.argv[1]):
     try:

@@ -111,7 +111,8 @@ DAMAGES = {
     ),
     "a line that systemd has not read": (f"sed -i /^ProtectClock=/d {TEMPLATE}", "systemd needs a daemon-reload"),
     "a foreign drop-in": (
-        f"mkdir {DROP_IN} && printf '[Service]\\nTimeoutStopSec=60\\n' > {DROP_IN}/x.conf && systemctl daemon-reload",
+        f"mkdir -p {DROP_IN} && printf '[Service]\\nTimeoutStopSec=60\\n' > {DROP_IN}/x.conf"
+        " && systemctl daemon-reload",
         "TimeoutStopUSec is '1min', must be '15s'",
     ),
     "a limit": (
@@ -226,7 +227,8 @@ def test_each_line_of_the_unit_is_missed(up: Box) -> None:
                 key, _, value = line.partition("=")
                 shown[key] = f"{shown[key]}\n{value}" if key in shown else value
             line = removed[shown["Id"].partition("@")[0]]
-            if not [each for each in broken_template(shown) if not each.startswith("FragmentPath")]:
+            # Debian 13's drop-in does not apply to a mutant, because of its name.
+            if not [each for each in broken_template(shown, "debian 12") if not each.startswith("FragmentPath")]:
                 unseen.append(line)
         assert set(unseen) == LINES
         assert len(blocks) == len(removed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from left4me import manifest, validation
 from left4me.remote.generation import generation
+from left4me.shapes import SYSTEMS
+from tests.unit.test_model import DEFAULTS, GAME
 
 TEMPLATE = """# Deployed by left4me.
 [Unit]
@@ -52,6 +55,19 @@ def test_what_only_a_restart_applies_requires_one(old: str, new: str) -> None:
 def test_limits_of_the_cgroup_hold_at_once_and_the_nice_level_does_not() -> None:
     assert generation(TEMPLATE, DROP_IN.replace("2G", "1G"), ENVIRONMENT) == BEFORE
     assert generation(TEMPLATE, DROP_IN.replace("-5", "0"), ENVIRONMENT) != BEFORE
+
+
+def test_the_sandbox_of_debian_13_requires_a_restart_after_an_upgrade() -> None:
+    host = validation.validate("box", {**DEFAULTS, "game": GAME, "servers": {"3": {"port": 27015}}})
+    drop_ins = {"/etc/systemd/system/left4me-server@.service.d": "directory"}
+    drop_ins |= {f"{path}/sandbox.conf": "file" for path in drop_ins}
+    kinds = {system: {item.path: item.do for item in manifest.everything(host, system)} for system in SYSTEMS}
+    assert kinds == {"debian 12": kinds["debian 12"], "debian 13": {**kinds["debian 12"], **drop_ins}}
+    [before, after] = [
+        [item.text for item in manifest.servers(host, system) if item.path.endswith("/server.env")]
+        for system in SYSTEMS
+    ]
+    assert before != after
 
 
 def test_of_server_env_each_value_counts_but_the_generation_itself() -> None:

@@ -48,6 +48,8 @@ OVERLAY_HELPER = ("/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", f"{LIBEXEC
 UNITS = "/usr/local/lib/systemd/system"
 OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
+SANDBOX = f"{OWN_UNITS}/left4me-server@.service.d/sandbox.conf"
+"""A drop-in of all servers; only hosts with Debian 13 have it."""
 
 JOB = "LEFT4ME_JOB"
 """The environment variable in which l4d2ctl gives the number of its job to itself in a unit."""
