@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -173,9 +172,14 @@ def _template_unit() -> str:
     return _render("systemd/left4me-server@.service.j2", user_prefix=layout.user(""), group=GROUP)
 
 
+def _is_newer(system: str) -> bool:
+    """Return whether a system's systemd can do what Debian 12's rejects (PrivateTmp=) or ignores (SocketBind…=)."""
+    return system != "debian 12"
+
+
 def _sandbox(system: str) -> str:
-    """Return the drop-in of all servers, "" for Debian 12, whose systemd rejects it."""
-    return "" if system == "debian 12" else _render("systemd/sandbox.conf.j2")
+    """Return the drop-in that completes the sandbox of all servers, "" on Debian 12."""
+    return _render("systemd/sandbox.conf.j2") if _is_newer(system) else ""
 
 
 def _game_unit(act: str) -> str:
@@ -199,7 +203,7 @@ def units(host: model.Host, system: str) -> list[Item]:
     ]
     if sandbox := _sandbox(system):
         items += [
-            Item("directory", os.path.dirname(layout.SANDBOX), 0o755),
+            Item("directory", layout.OF_ALL, 0o755),
             Item("file", layout.SANDBOX, 0o644, text=sandbox),
         ]
     if host.sysctl:
@@ -289,14 +293,32 @@ def test_instances(host: model.Host, system: str) -> list[Item]:
 
 
 def servers(host: model.Host, system: str) -> list[Item]:
-    """Return the servers' files: configuration, limits, and the symlinks that enable their units."""
+    """Return the servers' files: configuration, limits, denied ports, and the symlinks that enable their units."""
     items = [Item("file", layout.WEBHOOK, 0o600, text=f"{host.webhook}\n")] if host.webhook else []
-    return items + [item for name, server in host.present.items() for item in _instance(host, name, server, system)]
+    items += [item for name, server in host.present.items() for item in _instance(host, name, server, system)]
+    if _is_newer(system):
+        denied = [host.trial_port, *(server.port for server in host.present.values() if server.port)]
+        # After the drop-ins that allow each server its own: in an interrupted deploy, none must lose its port.
+        text = _render("systemd/ports.conf.j2", denied=_ranges(denied))
+        items.append(Item("file", f"{layout.OF_ALL}/ports.conf", 0o644, text=text))
+    return items
+
+
+def _ranges(ports: Iterable[int]) -> list[str]:
+    """Return ports and ranges of ports, such as 27015-27017: systemd takes at most 128 rules."""
+    found: list[tuple[int, int]] = []
+    for port in sorted(ports):
+        if found and port == found[-1][1] + 1:
+            found[-1] = (found[-1][0], port)
+        else:
+            found.append((port, port))
+    return [f"{first}-{last}" if first < last else f"{first}" for first, last in found]
 
 
 def _instance(host: model.Host, name: str, server: model.Server, system: str) -> list[Item]:
     secret = _secret(name, server)
     values = {"id": name, "server": server, "host": host, "secret": Path(secret.path).name}
+    values["restricts_ports"] = _is_newer(system)
     folder, drop_ins = f"{layout.SERVERS}/{name}", f"{layout.OWN_UNITS}/{layout.unit(name)}.d"
     limits, environment = _render("systemd/limits.conf.j2", **values), _render("server.env.j2", **values)
     environment += f'LEFT4ME_GENERATION="{generation(_template_unit(), limits + _sandbox(system), environment)}"\n'

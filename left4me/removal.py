@@ -19,6 +19,7 @@ _OWN = [
     *manifest.MANAGED,
     *(layout.VAR, layout.CTL, f"{manifest.COMPLETIONS}/l4d2ctl"),
     *("/run/left4me", "/run/left4me-attic", "/var/cache/left4me/usr"),  # bytecode of l4d2ctl
+    layout.PINS,
 ]
 _SHARED = [
     "/var/cache/left4me",

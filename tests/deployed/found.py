@@ -125,6 +125,7 @@ class Found(TypedDict):
     groups: dict[str, Count]
     firewall: Firewall | None
     sysctl: dict[str, str | None]
+    pins: list[str] | None
     web: Web
     memory: Count
     disks: dict[Id, Disk]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 CHECK = "left4me-server@_check.service"  # no server can have this id: it shows how systemd reads the template
 TEMPLATE = "/usr/local/lib/systemd/system/left4me-server@.service"
 
@@ -70,10 +72,6 @@ PROMISES = {
     "LogRateLimitIntervalUSec": "30s",
     "LogRateLimitBurst": "10000",
 }
-# What only this system's systemd can do. Debian 12's rejects `disconnected`.
-PROMISES_OF = {"debian 12": {}, "debian 13": {"PrivateTmpEx": "disconnected"}}
-# The drop-ins of all instances.
-DROP_INS_OF = {"debian 12": [], "debian 13": ["/etc/systemd/system/left4me-server@.service.d/sandbox.conf"]}
 # Lists that systemd prints in an order of its own.
 SETS = {
     "SystemCallArchitectures": "native x86",
@@ -104,6 +102,26 @@ COMMANDS = {
         ),
         ("/usr/bin/nsenter", HELPER + " umount {id}", "privileged"),
     ],
+}
+# What only this system's systemd can do. Debian 12's rejects `disconnected`.
+PROMISES_OF = {"debian 12": {}, "debian 13": {"PrivateTmpEx": "disconnected"}}
+COMMANDS_OF = {
+    "debian 12": {},
+    "debian 13": {
+        "ExecStartPreEx": [
+            ("/usr/bin/nsenter", HELPER + " mount {id}", "privileged"),
+            (
+                "/usr/bin/nsenter",
+                NSENTER + " /usr/local/libexec/left4me/left4me-ports {id}",
+                "ignore-failure privileged",
+            ),
+        ]
+    },
+}
+# The drop-ins of all instances.
+DROP_INS_OF = {
+    "debian 12": [],
+    "debian 13": [f"/etc/systemd/system/left4me-server@.service.d/{name}.conf" for name in ("ports", "sandbox")],
 }
 NO_COMMANDS = ("ExecConditionEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx")
 # Some calls that a game needs, and one or two of each denied group (systemd-analyze syscall-filter).
@@ -150,6 +168,7 @@ STATES = ["ActiveState", "SubState", "UnitFileState", "DropInPaths", "WantedBy",
 STATES += ["ExecMainStartTimestampMonotonic"]
 PROPERTIES = [*PROMISES, *SETS, *COMMANDS, *NO_COMMANDS, *LIMITS, *STATES, "SystemCallFilter", "After", "Wants"]
 PROPERTIES += ["TimeoutStartUSec", "Requires", *PROMISES_OF["debian 13"]]
+PROPERTIES += ["SocketBindAllow", "SocketBindDeny"]
 
 
 def commands(shown: str) -> list[tuple[str, str, str]]:
@@ -159,6 +178,13 @@ def commands(shown: str) -> list[tuple[str, str, str]]:
         fields = dict(part.strip().partition("=")[::2] for part in line.strip("{} ").split(" ; "))
         found.append((fields.get("path", ""), " ".join(fields.get("argv[]", "").split()), fields.get("flags", "")))
     return found
+
+
+def ports(shown: str) -> set[int] | None:
+    """Return the ports of SocketBindAllow= or SocketBindDeny=; None if a rule is not for all families and protocols."""
+    rules = [re.fullmatch(r"(\d+)(?:-(\d+))?", line) for line in shown.splitlines()]
+    ranges = [range(int(rule[1]), int(rule[2] or rule[1]) + 1) for rule in rules if rule]
+    return {port for each in ranges for port in each} if len(ranges) == len(rules) else None
 
 
 def broken(unit: dict[str, str], server: str, system: str) -> list[str]:
@@ -175,7 +201,7 @@ def broken(unit: dict[str, str], server: str, system: str) -> list[str]:
     for key, promised in SETS.items():
         if sorted(shown(key).split()) != sorted(promised.split()):
             wrong.append(f"{key} is {shown(key)!r}, must be {promised!r}")
-    for key, promised_commands in COMMANDS.items():
+    for key, promised_commands in {**COMMANDS, **COMMANDS_OF[system]}.items():
         lines = [tuple(part.format(id=server) for part in command) for command in promised_commands]
         if commands(shown(key)) != lines:
             wrong.append(f"{key} is {commands(shown(key))}, must be {lines}")

@@ -469,9 +469,18 @@ def elements(nft: str, name: str) -> list[Any]:
     return found
 
 
+def is_container() -> bool:
+    return run("systemd-detect-virt", "--container").returncode == 0
+
+
+def pins() -> list[str] | None:
+    """Return the names of pinned BPF programs, None in a container, which may not use BPF."""
+    return None if is_container() else [os.path.basename(path) for path in children("/sys/fs/bpf/left4me")]
+
+
 def sysctl(names: list[str]) -> dict[str, str | None]:
     """Return settings of the kernel, None for an unknown one; {} in a container, where systemd changes none."""
-    if run("systemd-detect-virt", "--container").returncode == 0:
+    if is_container():
         return {}
     paths = {name: f"/proc/sys/{name.replace('.', '/')}" for name in names}
     return {name: text_of(path).strip() or None for name, path in paths.items()}
@@ -597,6 +606,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             "packages": packages(),
             "firewall": firewall(),
             "sysctl": sysctl(question["sysctl"]),
+            "pins": pins(),
             "web": web(),
             "memory": memory(),
             "disks": disks(),

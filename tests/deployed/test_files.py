@@ -25,7 +25,7 @@ TIMER = "left4me-game.timer"
 FIREWALL = "/etc/left4me/firewall.nft"
 FIREWALL_UNIT = f"{UNITS}/left4me-firewall.service"
 NFTABLES = f"{OWN}/nftables.service.d/left4me.conf"
-PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "remove", "restart")
+PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "ports", "remove", "restart")
 # Type, mode, owner, group; {id} is the id of a server.
 LAYOUT = {
     "/etc/left4me": ("directory", "0755", "root", "root"),
@@ -76,12 +76,13 @@ SERVER_LAYOUT = {
     VAR + "/runtime/{id}/work": ("directory", "0700", "root", "root"),
 }
 # The drop-ins of all servers, by the host's system.
-SANDBOX = f"{OWN}/left4me-server@.service.d"
+OF_ALL = f"{OWN}/left4me-server@.service.d"
 OF_A_SYSTEM = {
     "debian 12": {},
     "debian 13": {
-        SANDBOX: ("directory", "0755", "root", "root"),
-        f"{SANDBOX}/sandbox.conf": ("file", "0644", "root", "root"),
+        OF_ALL: ("directory", "0755", "root", "root"),
+        f"{OF_ALL}/ports.conf": ("file", "0644", "root", "root"),
+        f"{OF_ALL}/sandbox.conf": ("file", "0644", "root", "root"),
     },
 }
 OF_A_SERVER = re.compile(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.deployed.hosts import Host
+from tests.deployed.pending_states import RESTART, environment_of, is_up
 from tests.deployed.promises import (
     CHECK,
     DROP_INS_OF,
@@ -14,6 +15,7 @@ from tests.deployed.promises import (
     broken,
     broken_template,
     commands,
+    ports,
 )
 
 PAGE = 4096
@@ -83,6 +85,25 @@ def test_each_instance_has_the_declared_limits(host: Host, server: str) -> None:
     host.require(
         [f"{name}: {key}: {shown[key]!r}, must be {expected[key]!r}" for key in expected if shown[key] != expected[key]]
     )
+
+
+def test_each_server_binds_no_port_of_another_one(host: Host, server: str) -> None:
+    # Debian 12's systemd is built without BPF, and ignores these settings.
+    if host.found["system"] == "debian 12":
+        return
+    name = f"left4me-server@{server}.service"
+    own = {each: int(environment_of(host.found, each).get("LEFT4ME_PORT", 0)) for each in host.declares.present}
+    expected = {"SocketBindAllow": {own[server]}, "SocketBindDeny": {host.declares.trial_port, *own.values()}}
+    shown = {key: host.found["units"][name][key] for key in expected}
+    wrong = [
+        f"{name}: {key} is {shown[key]!r}, must be the ports {sorted(expected[key])}"
+        for key in expected
+        if ports(shown[key]) != expected[key]
+    ]
+    if host.found["pins"] is not None and is_up(host.found, server) and RESTART not in host.pending[server]:
+        pinned = {f"{server}-bind4", f"{server}-bind6"} <= set(host.found["pins"])
+        wrong += [f"{name}: what denies it the ports of others may end: l4d2ctl restart {server}"] * (not pinned)
+    host.require(wrong)
 
 
 def test_each_server_starts_with_the_host(host: Host, server: str) -> None:

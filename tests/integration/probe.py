@@ -48,6 +48,9 @@ def call(number):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, 0, 0, 0, 0, 0, 0) == -1:
         raise OSError(ctypes.get_errno(), "")
+def bind(port, family=socket.AF_INET, kind=socket.SOCK_STREAM):
+    with socket.socket(family, kind) as each:
+        each.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
 def fill(top, count):
     for number in range(count):
         os.close(os.open(f"{top}/{number}", os.O_CREAT | os.O_WRONLY))

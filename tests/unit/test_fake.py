@@ -501,9 +501,11 @@ def test_layers_keep_admins_limits_and_links_validate_back(deployed: list[Writte
                 wanted = [f'"{admin}" "99:z"' for admin in declared["admins"]]
                 assert host.lines(server, "admins_simple.ini") == wanted
             unit = f"left4me-server@{server}.service"
-            limits = host.text(f"/etc/systemd/system/{unit}.d/limits.conf").splitlines()[1:]
+            text = host.text(f"/etc/systemd/system/{unit}.d/limits.conf")
+            limits = [line for line in text.splitlines() if not line.startswith("#")]
             wanted = [f"CPUWeight={declared['cpu_weight']}", f"MemoryMax={declared['memory_max']}"]
-            assert limits == ["[Service]", *wanted, f"Nice={declared['nice']}"]
+            wanted += [f"Nice={declared['nice']}", f"SocketBindAllow={host.state['ports'][server]}"]
+            assert limits == ["[Service]", *wanted]
             running = declared["state"] == "running"
             assert (f"/etc/systemd/system/multi-user.target.wants/{unit}" in host.state["entries"]) == running
             assert (unit in host.state["active"]) == running

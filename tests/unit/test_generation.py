@@ -60,7 +60,7 @@ def test_limits_of_the_cgroup_hold_at_once_and_the_nice_level_does_not() -> None
 def test_the_sandbox_of_debian_13_requires_a_restart_after_an_upgrade() -> None:
     host = validation.validate("box", {**DEFAULTS, "game": GAME, "servers": {"3": {"port": 27015}}})
     drop_ins = {"/etc/systemd/system/left4me-server@.service.d": "directory"}
-    drop_ins |= {f"{path}/sandbox.conf": "file" for path in drop_ins}
+    drop_ins |= {f"{path}/{name}.conf": "file" for path in drop_ins for name in ("ports", "sandbox")}
     kinds = {system: {item.path: item.do for item in manifest.everything(host, system)} for system in SYSTEMS}
     assert kinds == {"debian 12": kinds["debian 12"], "debian 13": {**kinds["debian 12"], **drop_ins}}
     [before, after] = [
@@ -68,6 +68,23 @@ def test_the_sandbox_of_debian_13_requires_a_restart_after_an_upgrade() -> None:
         for system in SYSTEMS
     ]
     assert before != after
+
+
+def test_the_ports_of_others_require_no_restart_on_debian_13() -> None:
+    texts = []
+    for ports in ((27015, 27016, 27018), (27015, 27017, 27018)):
+        servers = {str(number): {"port": port} for number, port in enumerate(ports)}
+        host = validation.validate("box", {**DEFAULTS, "game": GAME, "servers": servers})
+        texts.append({item.path: item.text for item in manifest.servers(host, "debian 13")})
+    path = "/etc/systemd/system/left4me-server@.service.d/ports.conf"
+    denied = [[line for line in each[path].splitlines() if line.startswith("SocketBindDeny=")] for each in texts]
+    assert denied == [
+        ["SocketBindDeny=27015-27016", "SocketBindDeny=27018", "SocketBindDeny=27200"],
+        ["SocketBindDeny=27015", "SocketBindDeny=27017-27018", "SocketBindDeny=27200"],
+    ]
+    assert texts[0]["/etc/left4me/servers/0/server.env"] == texts[1]["/etc/left4me/servers/0/server.env"]
+    allowed = texts[1]["/etc/systemd/system/left4me-server@1.service.d/limits.conf"].splitlines()
+    assert "SocketBindAllow=27017" in allowed
 
 
 def test_of_server_env_each_value_counts_but_the_generation_itself() -> None:

@@ -48,8 +48,12 @@ OVERLAY_HELPER = ("/usr/bin/nsenter", "--mount=/proc/1/ns/mnt", "--", f"{LIBEXEC
 UNITS = "/usr/local/lib/systemd/system"
 OWN_UNITS = "/etc/systemd/system"
 WANTS = f"{OWN_UNITS}/multi-user.target.wants"
-SANDBOX = f"{OWN_UNITS}/left4me-server@.service.d/sandbox.conf"
-"""A drop-in of all servers; only hosts with Debian 13 have it."""
+OF_ALL = f"{OWN_UNITS}/left4me-server@.service.d"
+"""Has the drop-ins of all servers, which only hosts with Debian 13 have."""
+SANDBOX = f"{OF_ALL}/sandbox.conf"
+
+PINS = "/sys/fs/bpf/left4me"
+"""Keeps the BPF programs of each server attached: see left4me-ports."""
 
 JOB = "LEFT4ME_JOB"
 """The environment variable in which l4d2ctl gives the number of its job to itself in a unit."""
@@ -71,6 +75,11 @@ def is_server_id(text: str) -> bool:
 
 def unit(server: str) -> str:
     return f"left4me-server@{server}.service"
+
+
+def cgroup(server: str) -> str:
+    """Return the cgroup of a server that runs."""
+    return f"/sys/fs/cgroup/left4me.slice/{unit(server)}"
 
 
 def user(server: str) -> str:
