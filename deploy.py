@@ -16,6 +16,7 @@ operations.packages(name="Install the i386 libraries that srcds needs", _timeout
 operations.accounts(name="Create the group left4me and a user for each server")
 operations.apply_files(name="Create the directories", items=manifest.directories(data))
 operations.apply_files(name="Install the overlay helper and l4d2ctl", items=manifest.programs(data))
+operations.apparmor(name="Restrict the servers' address families by AppArmor")
 operations.record_starts(name="Record what running servers were started with")
 operations.apply_files(name="Install the systemd units", items=manifest.units(data, system))
 

@@ -18,7 +18,15 @@ from left4me_host import cockpit, firewall, layout
 
 ROOT = Path(__file__).parent.parent
 GROUP = "left4me"
-_PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64", "dbus:amd64")
+_PACKAGES = (
+    "libc6:i386",
+    "lib32gcc-s1:amd64",
+    "lib32stdc++6:amd64",
+    "lib32z1:amd64",
+    "util-linux:amd64",
+    "dbus:amd64",
+    "apparmor:amd64",
+)
 
 CONTENT = f"{layout.LIBEXEC}/left4me-content"
 TIMER = "left4me-game.timer"
@@ -42,6 +50,7 @@ _FOLDERS = (
     cockpit.DROP_INS,
     _SUDOERS,
     NEEDRESTART,
+    str(Path(layout.PROFILE).parent),
 )
 _INTERRUPTED = ("/usr/local/sbin/.l4d2ctl.*", f"{COMPLETIONS}/.l4d2ctl.*", f"{layout.VAR}/.new-*")
 MANAGED = (
@@ -100,7 +109,7 @@ def link_of(layer: str) -> str:
 
 
 def packages(host: model.Host) -> list[str]:
-    """Return the packages for nsenter, systemd-run --wait, srcds (a 32-bit program), and what the host's data uses."""
+    """Return the packages for nsenter, systemd-run --wait, srcds (a 32-bit program), AppArmor, and the host's data."""
     sources = [host.game, *layers(host).values()]
     workshop = any(isinstance(each, model.LayerWorkshop) for each in sources)
     urls = [host.webhook, host.workshop_api if workshop else None]
@@ -166,6 +175,13 @@ def programs(host: model.Host) -> list[Item]:
 
 def _program(source: Path, path: str, mode: int) -> Item:
     return Item("file", path, mode, text=source.read_text(encoding="utf-8"))
+
+
+def profile(has_apparmor: bool) -> Item:
+    """Return the AppArmor profile of servers. A kernel that has AppArmor loads it before the file is replaced."""
+    check = ("/usr/sbin/apparmor_parser", "--replace", "--skip-cache") if has_apparmor else ()
+    text = (ROOT / "files/apparmor.d/left4me-server").read_text(encoding="utf-8")
+    return Item("file", layout.PROFILE, 0o644, text=text, check=check)
 
 
 def _template_unit() -> str:
@@ -376,4 +392,4 @@ def everything(host: model.Host, system: str) -> list[Item]:
     of_system = [item for group in (units, test_instances, servers) for item in group(host, system)]
     web = [cockpit_drop_in(host.web), cockpit_settings(host.web)] if host.web else []
     rest = [*page(host), *table, *filter(None, web), *noted_revision()]
-    return [*directories(host), *programs(host), *of_system, *rest]
+    return [*directories(host), *programs(host), profile(has_apparmor=False), *of_system, *rest]

@@ -20,6 +20,7 @@ _OWN = [
     *(layout.VAR, layout.CTL, f"{manifest.COMPLETIONS}/l4d2ctl"),
     *("/run/left4me", "/run/left4me-attic", "/var/cache/left4me/usr"),  # bytecode of l4d2ctl
     layout.PINS,
+    f"/var/cache/apparmor/*/{Path(layout.PROFILE).name}",
 ]
 _SHARED = [
     "/var/cache/left4me",
@@ -34,7 +35,9 @@ _SHARED = [
 
 /usr/local/libexec is not listed: Debian 13 has it.
 """
-_KEPT_PACKAGES = ("util-linux:amd64", "dbus:amd64", "sudo:amd64", "ca-certificates:all", "nftables:amd64")
+_KEPT_PACKAGES = (
+    *("util-linux:amd64", "dbus:amd64", "sudo:amd64", "ca-certificates:all", "nftables:amd64", "apparmor:amd64"),
+)
 """Packages that other programs of a host may need."""
 
 

@@ -77,6 +77,7 @@ class HostState(TypedDict, total=False):
     revision: str
     firewall: Firewall
     sysctl: dict[str, int | None]
+    apparmor: bool | None
     cockpit: Cockpit
 
 

@@ -270,6 +270,14 @@ def sysctl(names: list[str]) -> dict[str, int | None]:
     return {name: procfs.sysctl(name) for name in names}
 
 
+def apparmor() -> bool | None:
+    """Return whether the kernel has loaded the servers' profile; None without AppArmor, or in a container."""
+    on = procfs.read("/sys/module/apparmor/parameters/enabled") == "Y\n"
+    if not on or subprocess.run(["systemd-detect-virt", "--container", "--quiet"], check=False).returncode == 0:
+        return None
+    return procfs.profile_is_loaded()
+
+
 def gather(question: dict[str, Any]) -> dict[str, Any]:
     with open("/etc/os-release", encoding="utf-8") as file:
         release = {key: value.strip().strip('"') for key, _, value in (line.partition("=") for line in file)}
@@ -307,6 +315,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "revision": revision(),
         "firewall": firewall_state(),
         "sysctl": sysctl(question["sysctl"]),
+        "apparmor": apparmor(),
         "cockpit": cockpit.state(question["listen"], question["operators"]),
     }
 

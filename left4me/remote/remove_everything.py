@@ -178,6 +178,13 @@ def stop() -> None:
             raise Failed(f"server {server} is stopped, but its overlay is busy: {failed}. End that process") from None
 
 
+def unload_profile() -> None:
+    """Remove the AppArmor profile from the kernel as apparmor_parser(8) does, without its package and the file."""
+    if procfs.profile_is_loaded():
+        with open(f"{procfs.APPARMOR}/.remove", "w", encoding="ascii") as file:
+            file.write(os.path.basename(layout.PROFILE))
+
+
 def remove_units(paths: list[str]) -> None:
     """Remove the files that systemd and sudo read: from now on nothing starts, not even after a reboot."""
     remove([path for path in paths if re.search(r"/systemd/system/|^/etc/sudoers\.d/", path)])
@@ -257,6 +264,7 @@ def remove_all(request: dict[str, Any]) -> None:
         say(line)
     if firewall.loaded():
         run(firewall.NFT, "delete", "table", *firewall.TABLE)
+    unload_profile()
     remove_units(matching(request["ours"]))
     members = written()
     if request["keep"] and members:

@@ -19,7 +19,7 @@ from tests.integration.ctl import layered
 from tests.integration.harness import GAME, ROOT, SERVERS, deploy, wait_for_server, write_inventory
 
 PACKAGES = (
-    *("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "nftables", "ca-certificates", "git"),
+    *("libc6:i386", "lib32gcc-s1", "lib32stdc++6", "lib32z1", "nftables", "apparmor", "ca-certificates", "git"),
     *("strace", "faketime"),
 )
 """In the image: the packages that a deploy installs, and tools of the tests."""

@@ -65,6 +65,7 @@ class Holder(TypedDict):
 class Process(TypedDict):
     user: str
     command: list[str]
+    confined_by: str
 
 
 class A2S(TypedDict):
@@ -125,6 +126,7 @@ class Found(TypedDict):
     groups: dict[str, Count]
     firewall: Firewall | None
     sysctl: dict[str, str | None]
+    apparmor: bool
     pins: list[str] | None
     web: Web
     memory: Count

@@ -144,6 +144,7 @@ DENIED |= {"io_setup", "io_uring_setup", "keyctl", "mlock", "pkey_alloc"}
 DENIED |= {"swapon", "clock_settime", "kexec_load", "capset", "perf_event_open"}
 # Lines that today only repeat a default of systemd, or that systemctl does not show: checked in the text.
 LINES = {
+    "AppArmorProfile=-left4me-server",
     *("AmbientCapabilities=", "KeyringMode=private", "StartLimitBurst=5"),
     "ConditionPathExists=!/var/lib/left4me/held/%i",
     "ConditionPathExists=!/var/lib/left4me/runtime/%i/reset",

@@ -108,7 +108,7 @@ def paths() -> Iterator[str]:
         for path in walk(directory):
             if re.search(r"/\.?left4me", path):
                 yield path
-    for directory in ("/etc/sudoers.d", "/etc/needrestart/conf.d"):
+    for directory in ("/etc/apparmor.d", "/etc/sudoers.d", "/etc/needrestart/conf.d"):
         yield from (path for path in children(directory) if re.search(r"/\.?left4me", path))
     yield "/etc/sysctl.d/50-left4me.conf"
     yield from ("/usr/local/sbin", "/usr/local/sbin/l4d2ctl", "/usr/local/share/bash-completion/completions/l4d2ctl")
@@ -326,14 +326,19 @@ def holders(below: str, attached: set[int] | None = None) -> list[dict[str, Any]
 
 
 def process(pid: int) -> dict[str, Any] | None:
-    """Return user and command line of a process, or None if it has ended."""
+    """Return user, command line and AppArmor's label of a process, or None if it has ended."""
     try:
         user = name_of(os.stat(f"/proc/{pid}").st_uid)
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             line = file.read(1 << 16).rstrip(b"\0").split(b"\0")
     except OSError:
         return None
-    return {"user": user, "command": [word.decode(errors="replace") for word in line]}
+    try:
+        label = text_of(f"/proc/{pid}/attr/apparmor/current")
+    except OSError:  # AppArmor is off, or the process has ended
+        label = ""
+    command = [word.decode(errors="replace") for word in line]
+    return {"user": user, "command": command, "confined_by": label.rstrip("\0\n")}
 
 
 # -- pending states
@@ -473,6 +478,11 @@ def is_container() -> bool:
     return run("systemd-detect-virt", "--container").returncode == 0
 
 
+def has_apparmor() -> bool:
+    """Return whether AppArmor is on; in a container, programs may not load profiles."""
+    return text_of("/sys/module/apparmor/parameters/enabled") == "Y\n" and not is_container()
+
+
 def pins() -> list[str] | None:
     """Return the names of pinned BPF programs, None in a container, which may not use BPF."""
     return None if is_container() else [os.path.basename(path) for path in children("/sys/fs/bpf/left4me")]
@@ -606,6 +616,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             "packages": packages(),
             "firewall": firewall(),
             "sysctl": sysctl(question["sysctl"]),
+            "apparmor": has_apparmor(),
             "pins": pins(),
             "web": web(),
             "memory": memory(),

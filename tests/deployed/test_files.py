@@ -28,6 +28,7 @@ NFTABLES = f"{OWN}/nftables.service.d/left4me.conf"
 PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "ports", "remove", "restart")
 # Type, mode, owner, group; {id} is the id of a server.
 LAYOUT = {
+    "/etc/apparmor.d/left4me-server": ("file", "0644", "root", "root"),
     "/etc/left4me": ("directory", "0755", "root", "root"),
     "/etc/left4me/game": ("file", "0644", "root", "root"),
     "/etc/left4me/revision": ("file", "0644", "root", "root"),
@@ -96,6 +97,7 @@ ON_THE_WAY = (
 )
 # Files that are identical on the host and in this repository.
 AS_HERE = {
+    "/etc/apparmor.d/left4me-server": "files/apparmor.d/left4me-server",
     HELPER: "files/libexec/left4me-overlay",
     **{f"/usr/local/libexec/left4me/left4me-{name}": f"files/libexec/left4me-{name}" for name in PROGRAMS},
     "/usr/local/sbin/l4d2ctl": "files/sbin/l4d2ctl",

@@ -8,7 +8,10 @@ from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_ad
 
 from tests.deployed.hosts import Host
 
-PACKAGES = ("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64", "dbus:amd64")
+PACKAGES = (
+    *("libc6:i386", "lib32gcc-s1:amd64", "lib32stdc++6:amd64", "lib32z1:amd64", "util-linux:amd64", "dbus:amd64"),
+    "apparmor:amd64",
+)
 SHELL = "/usr/sbin/nologin"
 FIREWALL = "/etc/left4me/firewall.nft"
 RAW = -300

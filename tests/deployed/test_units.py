@@ -106,6 +106,15 @@ def test_each_server_binds_no_port_of_another_one(host: Host, server: str) -> No
     host.require(wrong)
 
 
+def test_each_server_is_confined_by_apparmor(host: Host, server: str) -> None:
+    name = f"left4me-server@{server}.service"
+    process = host.found["processes"].get(name)
+    if host.found["apparmor"] and process and RESTART not in host.pending[server]:
+        label, expected = process["confined_by"], "left4me-server (enforce)"
+        do = f"deploy, then l4d2ctl restart {server}"
+        host.require([f"{name} is confined by {label!r}, must be by {expected!r}: {do}"] * (label != expected))
+
+
 def test_each_server_starts_with_the_host(host: Host, server: str) -> None:
     name = f"left4me-server@{server}.service"
     unit = host.found["units"][name]

@@ -26,8 +26,8 @@ SERVERS: Mapping[str, Any] = {"3": {"port": 27015, "hostname": "three"}, "4": {"
 RCON_FROM = ["198.18.0.0/15"]
 """Tests use RCON from this machine, whose address on the boxes' network is in RFC 2544's range."""
 DEPLOYED = (
-    "/etc/left4me /etc/needrestart /etc/sudoers.d /etc/systemd/system /usr/local/lib/left4me /usr/local/lib/systemd "
-    "/usr/local/libexec /usr/local/sbin /usr/local/share/bash-completion /var/lib/left4me"
+    "/etc/apparmor.d /etc/left4me /etc/needrestart /etc/sudoers.d /etc/systemd/system /usr/local/lib/left4me "
+    "/usr/local/lib/systemd /usr/local/libexec /usr/local/sbin /usr/local/share/bash-completion /var/lib/left4me"
 )
 # All that a deploy manages, and what it may change as a side effect.
 MANAGED = f"{DEPLOYED} /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/apt /var/lib/dpkg /var/lib/apt/lists"
@@ -204,6 +204,7 @@ def bare(box: Box) -> None:
         systemctl stop 'left4me-server@*' left4me.slice
         rm -rf /etc/left4me /usr/local/libexec/left4me /usr/local/lib/systemd/system/*left4me* /var/lib/left4me
         rm -rf /etc/systemd/system/*left4me* /etc/systemd/system/*/*left4me* /etc/sudoers.d/left4me
+        rm -f /etc/apparmor.d/left4me-server
         rm -rf /usr/local/lib/left4me /usr/local/sbin/l4d2ctl /usr/local/share/bash-completion
         systemctl daemon-reload; systemctl reset-failed
         for user in $(getent passwd | grep -o '^left4me[^:]*'); do userdel $user; done

@@ -16,7 +16,7 @@ MERGED = f"{VAR}/runtime/3/merged"
 PROBE = "/usr/local/lib/probe.py"
 # Each attempt is a line of Python; what comes of it is its value, or the name of its errno.
 ATTEMPT = """
-import ctypes, errno, json, os, resource, signal, socket, stat, sys, time
+import ctypes, errno, json, mmap, os, resource, signal, socket, stat, sys, time
 def write(path, text="x"):
     with open(path, "w") as file:
         file.write(text)
@@ -51,6 +51,17 @@ def call(number):
 def bind(port, family=socket.AF_INET, kind=socket.SOCK_STREAM):
     with socket.socket(family, kind) as each:
         each.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+def socketcall(family, kind):
+    # As a 32-bit program creates a socket: int 0x80 with the arguments in memory, both below 4 GB (MAP_32BIT).
+    pages = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40, 7)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    # push rbx; mov eax, 102; mov ebx, 1; mov ecx, edi; int 0x80; pop rbx; ret
+    pages[:17] = bytes.fromhex("53 b866000000 bb01000000 89f9 cd80 5b c3")
+    pages[64:76] = b"".join(each.to_bytes(4, "little") for each in (family, kind, 0))
+    result = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint)(at)(at + 64)
+    if result < 0:
+        raise OSError(-result, "")
+    os.close(result)
 def fill(top, count):
     for number in range(count):
         os.close(os.open(f"{top}/{number}", os.O_CREAT | os.O_WRONLY))

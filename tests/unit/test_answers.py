@@ -207,7 +207,7 @@ def test_a_host_that_lies_is_refused_alone(refused: dict[str, str]) -> None:
     assert "nested too deeply" in refused["deep"]
     assert "printed more than 64 MB" in refused["endless"]
     assert "printed more than 64 MB" in refused["line"]
-    assert "has no architecture" in refused["partial"]
+    assert "has no apparmor" in refused["partial"]
 
 
 def main(folder: Path) -> None:

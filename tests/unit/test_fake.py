@@ -69,6 +69,7 @@ def bare() -> dict[str, Any]:
         "revision": "",
         "firewall": {"version": None, "others": [], "refusal": "", "ssh_ports": [22]},
         "sysctl": {},
+        "apparmor": None,
         "cockpit": {
             **{"recorded": [], "installed": [], "listens": [], "settings": "", "unbound": ""},
             **{"outdated": False, "root_may": False, "without_password": []},
@@ -227,6 +228,7 @@ SYSTEM = (
     *(
         "/etc",
         "/etc/systemd/system",
+        "/etc/apparmor.d",
         "/etc/sudoers.d",
         "/etc/sysctl.d",
         "/usr/local",

@@ -52,6 +52,8 @@ OF_ALL = f"{OWN_UNITS}/left4me-server@.service.d"
 """Has the drop-ins of all servers, which only hosts with Debian 13 have."""
 SANDBOX = f"{OF_ALL}/sandbox.conf"
 
+PROFILE = "/etc/apparmor.d/left4me-server"
+"""The AppArmor profile of servers; its name is the file's."""
 PINS = "/sys/fs/bpf/left4me"
 """Keeps the BPF programs of each server attached: see left4me-ports."""
 

@@ -1,6 +1,9 @@
-"""Read files below /proc. Their contents are partly untrusted, and they disappear with their process."""
+"""Read files below /proc and /sys. Their contents are partly untrusted, and they disappear with their process."""
+
+from left4me_host import layout
 
 SYSCTL = "/proc/sys"
+APPARMOR = "/sys/kernel/security/apparmor"
 
 
 def read(path: str) -> str:
@@ -11,6 +14,12 @@ def read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def profile_is_loaded() -> bool:
+    """Return whether the kernel has loaded the AppArmor profile of servers."""
+    name = layout.PROFILE.rpartition("/")[2]
+    return f"{name} (enforce)" in read(f"{APPARMOR}/profiles").splitlines()
 
 
 def sysctl(name: str) -> int | None:
