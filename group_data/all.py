@@ -53,9 +53,9 @@ gid = 980
 # Limits for all servers of the host together. memory_max: bytes (K, M, G, T), at least the sum of the servers'
 # memory_max; or a percentage of the host's memory, which is not compared with that sum; or "infinity". If the servers
 # together need more, the kernel ends only the largest one. With "infinity", the whole host can run out of memory.
-# cpu_weight: the CPU share; the rest of the host, which includes systemd and l4d2ctl, has 100. With 1000, one server that
-# takes all CPU made the others' stops take 6 times as long, with 100 twice. cpu_quota: the maximum CPU time in percent
-# of one CPU. None: no limit.
+# cpu_weight: the CPU share. The rest of the host has 100, and needs it to stop a server beside one that takes all CPU:
+# that took twice as long as otherwise, and with a cpu_weight of 1000 six times. cpu_quota: the maximum CPU time in
+# percent of one CPU. None: no limit.
 memory_max = "90%"
 cpu_weight = 100
 cpu_quota = None

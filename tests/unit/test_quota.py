@@ -58,11 +58,11 @@ def test_doctor_names_a_server_near_its_limit_or_without(
 ) -> None:
     assert upper.is_dir()
     monkeypatch.setattr(quota, "usage", lambda _server, _declared: usage)
-    found = list(doctor._disks(["3"], {"3"}))
+    found = list(doctor._disk_limits(["3"], {"3"}))
     assert [(each.server, each.what.removeprefix(FULL)) for each in found] == [("3", each) for each in said]
     assert all(each.do for each in found)
     if usage is None:
-        assert not list(doctor._disks(["3"], set()))  # a start sets the limit
+        assert not list(doctor._disk_limits(["3"], set()))  # a start sets the limit
 
 
 FULL = "has written almost all that disk_max allows: "
