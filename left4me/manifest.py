@@ -316,7 +316,7 @@ def servers(host: model.Host, system: str) -> list[Item]:
         denied = [host.trial_port, *(server.port for server in host.present.values() if server.port)]
         # After the drop-ins that allow each server its own: in an interrupted deploy, none must lose its port.
         text = _render("systemd/ports.conf.j2", denied=_ranges(denied))
-        items.append(Item("file", f"{layout.OF_ALL}/ports.conf", 0o644, text=text))
+        items.append(Item("file", layout.DENIED_PORTS, 0o644, text=text))
     return items
 
 

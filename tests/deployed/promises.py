@@ -105,19 +105,6 @@ COMMANDS = {
 }
 # What only this system's systemd can do. Debian 12's rejects `disconnected`.
 PROMISES_OF = {"debian 12": {}, "debian 13": {"PrivateTmpEx": "disconnected"}}
-COMMANDS_OF = {
-    "debian 12": {},
-    "debian 13": {
-        "ExecStartPreEx": [
-            ("/usr/bin/nsenter", HELPER + " mount {id}", "privileged"),
-            (
-                "/usr/bin/nsenter",
-                NSENTER + " /usr/local/libexec/left4me/left4me-ports {id}",
-                "ignore-failure privileged",
-            ),
-        ]
-    },
-}
 # The drop-ins of all instances.
 DROP_INS_OF = {
     "debian 12": [],
@@ -202,7 +189,7 @@ def broken(unit: dict[str, str], server: str, system: str) -> list[str]:
     for key, promised in SETS.items():
         if sorted(shown(key).split()) != sorted(promised.split()):
             wrong.append(f"{key} is {shown(key)!r}, must be {promised!r}")
-    for key, promised_commands in {**COMMANDS, **COMMANDS_OF[system]}.items():
+    for key, promised_commands in COMMANDS.items():
         lines = [tuple(part.format(id=server) for part in command) for command in promised_commands]
         if commands(shown(key)) != lines:
             wrong.append(f"{key} is {commands(shown(key))}, must be {lines}")

@@ -51,11 +51,12 @@ WANTS = f"{OWN_UNITS}/multi-user.target.wants"
 OF_ALL = f"{OWN_UNITS}/left4me-server@.service.d"
 """Has the drop-ins of all servers, which only hosts with Debian 13 have."""
 SANDBOX = f"{OF_ALL}/sandbox.conf"
+DENIED_PORTS = f"{OF_ALL}/ports.conf"
 
 PROFILE = "/etc/apparmor.d/left4me-server"
 """The AppArmor profile of servers; its name is the file's."""
 PINS = "/sys/fs/bpf/left4me"
-"""Keeps the BPF programs of each server attached: see left4me-ports."""
+"""Keeps the BPF programs of each server attached: see denied_ports.py."""
 
 JOB = "LEFT4ME_JOB"
 """The environment variable in which l4d2ctl gives the number of its job to itself in a unit."""

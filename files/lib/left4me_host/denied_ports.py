@@ -1,20 +1,14 @@
-#!/usr/bin/python3 -IBXutf8
-"""left4me-ports ID: keep the BPF programs of a server's SocketBindDeny= attached until the server ends.
-
-Exit 0: done, or this container may not use BPF. 1: failed, one line says why; the server may then bind any port.
+"""Keep the BPF programs of a server's SocketBindDeny= attached until the server ends.
 
 systemd 257 detaches them at each daemon-reload and attaches none again: it passes their links to itself under
 `ipv4-socket-bind-bpf-link`, but looks for `ipv4-socket-bind-bpf-link-fd`. A link that is pinned in bpffs stays until
-its cgroup is removed. Runs in ExecStartPre=, when systemd has made the links; structures and numbers: linux/bpf.h.
+its cgroup is removed. Structures and numbers: linux/bpf.h.
 """
 
 import ctypes
 import os
 import struct
-import sys
 from collections.abc import Iterator
-
-sys.path.insert(0, "/usr/local/lib/left4me")
 
 from left4me_host import layout
 
@@ -60,8 +54,11 @@ def bind_of(link: int, cgroup: int) -> str:
     return BINDS.get(attached, "") if (kind, of) == (LINK_TYPE_CGROUP, cgroup) else ""
 
 
-def main(server: str) -> None:
-    """Pin the server's links, and remove the pins of ended servers. Raises OSError."""
+def keep(server: str) -> None:
+    """Pin the links of a server whose unit is starting, and remove the pins of ended servers.
+
+    Raises OSError, in containers because they may not use BPF.
+    """
     os.makedirs(layout.PINS, 0o700, exist_ok=True)
     for name in os.listdir(layout.PINS):
         ended = name.rpartition("-")[0]
@@ -73,13 +70,4 @@ def main(server: str) -> None:
             path = ctypes.create_string_buffer(f"{layout.PINS}/{server}-{bind}".encode())
             bpf(OBJ_PIN, struct.pack("=QI", ctypes.addressof(path), link))
     if missing := [bind for bind in BINDS.values() if not os.path.exists(f"{layout.PINS}/{server}-{bind}")]:
-        sys.exit(f"left4me-ports: systemd has attached no program for {' and '.join(missing)}")
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1])
-    except (PermissionError, FileNotFoundError) as error:  # without bpffs too
-        print(f"left4me-ports: BPF is not for this container, so ports of others are free: {error}", file=sys.stderr)
-    except OSError as error:
-        sys.exit(f"left4me-ports: {error}")
+        raise OSError(f"systemd has attached no program for {' and '.join(missing)}")
