@@ -25,7 +25,7 @@ TIMER = "left4me-game.timer"
 FIREWALL = "/etc/left4me/firewall.nft"
 FIREWALL_UNIT = f"{UNITS}/left4me-firewall.service"
 NFTABLES = f"{OWN}/nftables.service.d/left4me.conf"
-PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "ports", "remove", "restart")
+PROGRAMS = ("attic", "content", "finish-resets", "game", "notify", "remove", "restart")
 # Type, mode, owner, group; {id} is the id of a server.
 LAYOUT = {
     "/etc/apparmor.d/left4me-server": ("file", "0644", "root", "root"),
