@@ -249,9 +249,10 @@ def remove_undeclared() -> Commands:
 
 @operation
 def reload_systemd() -> Commands:
-    """Run daemon-reload if the unit files on disk differ from those that systemd has loaded."""
+    """Run daemon-reload if the unit files on disk differ from those that systemd has loaded; apply changed limits."""
     if _systemd()["reload"]:
-        yield StringCommand("systemctl", "daemon-reload")
+        apply = ("&&", *layout.APPLY_LIMITS) if facts.host_state()["running"] else ()
+        yield StringCommand("systemctl", "daemon-reload", *apply)
     else:
         host.noop("systemd has loaded the files on disk")
 

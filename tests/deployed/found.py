@@ -131,6 +131,7 @@ class Found(TypedDict):
     web: Web
     memory: Count
     disks: dict[Id, Disk]
+    cgroups: dict[str, dict[str, str]]
     packages: list[str]
     leaks: dict[str, list[str]]
     trees: dict[str, dict[str, Pair[str | Count]]]

@@ -541,6 +541,19 @@ def memory() -> int:
     return min(whole, int(limit)) if limit.isdigit() else whole
 
 
+def cgroups() -> dict[str, dict[str, str]]:
+    """Return what limits CPU and memory in the cgroups of left4me.slice and of its units.
+
+    {} if this host limits neither: a container may have no controllers.
+    """
+    top, found = "/sys/fs/cgroup/left4me.slice", {}
+    for path in (top, *filter(os.path.isdir, children(top))):
+        values = {name: text_of(f"{path}/{name}").strip() for name in ("cpu.weight", "memory.max")}
+        if all(values.values()):
+            found[os.path.basename(path)] = values
+    return found
+
+
 def disks() -> dict[str, dict[str, int]]:
     """Return the size of the filesystem as each server's upper shows it: a project's limit, if it has one."""
     whole, found = os.statvfs(VAR), {}
@@ -621,6 +634,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
             "web": web(),
             "memory": memory(),
             "disks": disks(),
+            "cgroups": cgroups(),
         }
         texts = {path: about["text"] for path, about in found["entries"].items() if "text" in about}
         found["leaks"] = leaks(passwords(servers), texts)

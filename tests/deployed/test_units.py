@@ -87,6 +87,23 @@ def test_each_instance_has_the_declared_limits(host: Host, server: str) -> None:
     )
 
 
+def test_the_kernel_has_the_declared_limits(host: Host) -> None:
+    """systemd may know a limit, and not have written it into the cgroup of a unit that was running already."""
+    servers = {f"left4me-server@{name}.service": server for name, server in host.declares.servers.items()}
+    wrong = []
+    for unit, shown in host.found["cgroups"].items():
+        declared = host.declares if unit == "left4me.slice" else servers.get(unit)
+        if declared is None:
+            continue  # it is kept for its players, or is no server
+        size = bytes_of(declared.memory_max, host.found["memory"])
+        memory = "max" if size == "infinity" else str(int(size) // PAGE * PAGE)
+        expected = {"cpu.weight": str(declared.cpu_weight), "memory.max": memory}
+        wrong += [
+            f"{unit}: {key} is {shown[key]}, must be {expected[key]}" for key in expected if shown[key] != expected[key]
+        ]
+    host.require(wrong)
+
+
 def test_each_server_binds_no_port_of_another_one(host: Host, server: str) -> None:
     # Debian 12's systemd is built without BPF, and ignores these settings.
     if host.found["system"] == "debian 12":

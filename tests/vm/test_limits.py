@@ -106,8 +106,14 @@ def test_cpu_weight_and_quota_show_in_what_two_busy_servers_get(
         wait_for_server(host, port, 120)
     weighed = shares(host)
 
-    operator.declare({server: {"port": port} for server, port in PORTS.items()}, cpu_quota=40)
-    operator.types(f"pyinfra {operator.inventory} deploy.py -y", seconds=SLOW)
+    # Changed limits are in force without a restart: the kernel has them.
+    changed = {server: {"port": port, "memory_max": "900M"} for server, port in PORTS.items()}
+    operator.declare(changed, cpu_quota=40)
+    operator.types(f"pyinfra {operator.inventory} deploy.py -y", never=["restart required"], seconds=SLOW)
+    assert host.run(f"cat {CGROUP}/cpu.max").stdout.startswith("40000 ")
+    assert host.run(f"cat {CGROUP}/{unit('3')}/memory.max").stdout == f"{900 << 20}\n"
+    assert host.run(f"cat {CGROUP}/{unit('3')}/cpu.weight").stdout == "100\n"
+    operator.types(f"make verify INVENTORY={operator.inventory}", "passed", never=["failed"], seconds=SLOW)
     host.run("l4d2ctl restart --all", timeout=120)
     for port in PORTS.values():
         wait_for_server(host, port, 180)

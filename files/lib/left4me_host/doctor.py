@@ -185,6 +185,8 @@ def _finish_reset(server: str) -> str:
 
 def _reload(_server: str) -> str:
     failed, why = instance.Systemctl("daemon-reload").wait()
+    if not failed:
+        failed, why = instance.Command(*layout.APPLY_LIMITS).wait()
     if failed:
         raise instance.Failed(why)
     return "reloaded"

@@ -58,6 +58,10 @@ PROFILE = "/etc/apparmor.d/left4me-server"
 PINS = "/sys/fs/bpf/left4me"
 """Keeps the BPF programs of each server attached: see denied_ports.py."""
 
+APPLY_LIMITS = ("systemd-run", "--quiet", "--wait", "--collect", "--slice=left4me.slice", "true")
+"""After a daemon-reload, systemd writes changed limits into the cgroups of running units only when a unit of the same
+slice starts."""
+
 JOB = "LEFT4ME_JOB"
 """The environment variable in which l4d2ctl gives the number of its job to itself in a unit."""
 
