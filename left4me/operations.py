@@ -250,9 +250,12 @@ def remove_undeclared() -> Commands:
 @operation
 def reload_systemd() -> Commands:
     """Run daemon-reload if the unit files on disk differ from those that systemd has loaded; apply changed limits."""
-    if _systemd()["reload"]:
+    found = _systemd()
+    if found["reload"]:
         apply = ("&&", *layout.APPLY_LIMITS) if facts.host_state()["running"] else ()
         yield StringCommand("systemctl", "daemon-reload", *apply)
+    elif found["limits"]:  # an interrupted run, or another daemon-reload meanwhile
+        yield StringCommand(*layout.APPLY_LIMITS)
     else:
         host.noop("systemd has loaded the files on disk")
 

@@ -47,8 +47,7 @@ def problems(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
         yield f"Steam's workshop: {error}; deploy again later"
     if declares.operators and declares.operators not in seen["groups"]:
         yield f"operators: group {declares.operators} does not exist: groupadd {declares.operators}"
-    limited = [name for name, server in declares.present.items() if server.disk_bytes and not seen["project_quotas"]]
-    yield from (f"servers.{name}.disk_max: {_NO_QUOTAS}" for name in limited)
+    yield from _disks(seen, declares)
     yield from _accounts(seen, declares)
     yield from _ports(seen, declares)
 
@@ -66,6 +65,16 @@ def _ports(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
     for key, port in ports.items():
         if port in seen["firewall"]["ssh_ports"]:
             yield f"{key}: {port} is the port of sshd on this host: choose another"
+
+
+def _disks(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:
+    whole = seen["project_quotas"]
+    for name, server in declares.present.items():
+        if server.disk_bytes and whole is None:
+            yield f"servers.{name}.disk_max: {_NO_QUOTAS}"
+        elif server.disk_bytes and whole is not None and server.disk_bytes >= whole:
+            size = f"the filesystem of /var/lib/left4me has {whole >> 20} MiB"
+            yield f"servers.{name}.disk_max: {server.disk_max} limits nothing: {size}; set less"
 
 
 def _accounts(seen: shapes.HostState, declares: model.Host) -> Iterator[str]:

@@ -61,7 +61,7 @@ class HostState(TypedDict, total=False):
     architecture: str
     init: str
     overlay: bool
-    project_quotas: bool
+    project_quotas: int | None
     packages: list[str]
     entries: dict[str, Entry]
     users: dict[str, tuple[int, str, str]]
@@ -105,6 +105,7 @@ class Systemd(TypedDict):
     """The output of daemon_reload.py."""
 
     reload: bool
+    limits: bool
     units: dict[str, Unit]
 
 

@@ -85,12 +85,13 @@ def has_overlay() -> bool:
     return "\toverlay\n" in procfs.read("/proc/filesystems") or bool(glob.glob(module))
 
 
-def has_project_quotas() -> bool:
-    """Return whether the filesystem that has VAR, or will have it, enforces limits of projects."""
+def project_quotas() -> int | None:
+    """Return the bytes of the filesystem that has VAR, or will have it; None if it enforces no limits of projects."""
     path = layout.VAR
     while not os.path.isdir(path):
         path = os.path.dirname(path)
-    return quota.enforced(path)
+    about = os.statvfs(path)
+    return about.f_blocks * about.f_frsize if quota.enforced(path) else None
 
 
 def installation(path: str) -> dict[str, Any]:
@@ -272,10 +273,12 @@ def sysctl(names: list[str]) -> dict[str, int | None]:
 
 def apparmor() -> bool | None:
     """Return whether the kernel has loaded the servers' profile; None without AppArmor, or in a container."""
-    on = procfs.read("/sys/module/apparmor/parameters/enabled") == "Y\n"
+    on = procfs.read("/sys/module/apparmor/parameters/enabled") == "Y\n" and os.path.exists(
+        f"{procfs.APPARMOR}/.replace"
+    )
     if not on or subprocess.run(["systemd-detect-virt", "--container", "--quiet"], check=False).returncode == 0:
         return None
-    return procfs.profile_is_loaded()
+    return procfs.profile_mode() == "enforce"
 
 
 def gather(question: dict[str, Any]) -> dict[str, Any]:
@@ -294,7 +297,7 @@ def gather(question: dict[str, Any]) -> dict[str, Any]:
         "architecture": subprocess.run(dpkg, capture_output=True, text=True, check=True).stdout.strip(),
         "init": procfs.read("/proc/1/comm").strip(),
         "overlay": has_overlay(),
-        "project_quotas": has_project_quotas(),
+        "project_quotas": project_quotas(),
         "packages": packages(question["packages"]),
         "entries": {path: found for path in paths if (found := entry(path))},
         "users": {

@@ -180,7 +180,7 @@ def stop() -> None:
 
 def unload_profile() -> None:
     """Remove the AppArmor profile from the kernel as apparmor_parser(8) does, without its package and the file."""
-    if procfs.profile_is_loaded():
+    if procfs.profile_mode():
         with open(f"{procfs.APPARMOR}/.remove", "w", encoding="ascii") as file:
             file.write(os.path.basename(layout.PROFILE))
 

@@ -169,10 +169,15 @@ def commands(shown: str) -> list[tuple[str, str, str]]:
 
 
 def ports(shown: str) -> set[int] | None:
-    """Return the ports of SocketBindAllow= or SocketBindDeny=; None if a rule is not for all families and protocols."""
-    rules = [re.fullmatch(r"(\d+)(?:-(\d+))?", line) for line in shown.splitlines()]
+    """Return the ports of SocketBindAllow= or SocketBindDeny=.
+
+    None if a rule is not for all families and protocols, or the rules are more than a host can have.
+    """
+    rules = [re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", line) for line in shown.splitlines()[:1000]]
     ranges = [range(int(rule[1]), int(rule[2] or rule[1]) + 1) for rule in rules if rule]
-    return {port for each in ranges for port in each} if len(ranges) == len(rules) else None
+    if len(ranges) < len(rules) or sum(map(len, ranges)) > 1 << 16:
+        return None
+    return {port for each in ranges for port in each}
 
 
 def broken(unit: dict[str, str], server: str, system: str) -> list[str]:

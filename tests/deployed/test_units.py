@@ -111,9 +111,9 @@ def test_each_server_binds_no_port_of_another_one(host: Host, server: str) -> No
     name = f"left4me-server@{server}.service"
     own = {each: int(environment_of(host.found, each).get("LEFT4ME_PORT", 0)) for each in host.declares.present}
     expected = {"SocketBindAllow": {own[server]}, "SocketBindDeny": {host.declares.trial_port, *own.values()}}
-    shown = {key: host.found["units"][name][key] for key in expected}
+    shown = {key: host.found["units"][name].get(key, "") for key in expected}
     wrong = [
-        f"{name}: {key} is {shown[key]!r}, must be the ports {sorted(expected[key])}"
+        f"{name}: {key} is {shown[key][:200]!r}, must be the ports {sorted(expected[key])}"
         for key in expected
         if ports(shown[key]) != expected[key]
     ]

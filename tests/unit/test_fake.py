@@ -53,7 +53,7 @@ def bare() -> dict[str, Any]:
         "architecture": "amd64",
         "init": "systemd",
         "overlay": True,
-        "project_quotas": True,
+        "project_quotas": 1 << 50,
         "packages": [],
         "entries": {},
         "users": {},
@@ -153,6 +153,7 @@ class Other:
         states = {unit: "active" if unit in self.state["active"] else "inactive" for unit in words}
         return {
             "reload": False,
+            "limits": False,
             "units": {unit: {"ActiveState": state, "SubState": ""} for unit, state in states.items()},
         }
 

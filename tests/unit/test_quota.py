@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
+from left4me import preflight, validation
 from left4me.remote import gather
 from left4me_host import doctor, instance, layout, quota, status
+from tests.unit.test_model import DEFAULTS
 
 GIB = 1 << 30
 
@@ -37,9 +41,18 @@ def test_a_limit_without_project_quotas_says_so_and_none_needs_none(upper: Path)
     assert os.listdir(upper) == []
 
 
-def test_a_reset_moves_kept_files_on_a_filesystem_without_projects(upper: Path) -> None:
+def test_a_reset_moves_kept_files_on_a_filesystem_without_projects(
+    upper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        refused.append(1)
+        raise OSError(errno.ENOTTY, "")
+
+    refused: list[int] = []
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
     source, target = (os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (upper.parent / "work", upper))
     quota.admit(source, target, str(upper))
+    assert refused
     os.close(source)
     os.close(target)
 
@@ -79,4 +92,15 @@ def test_a_new_host_is_asked_for_quotas_where_the_directory_will_be(
 ) -> None:
     monkeypatch.setattr(layout, "VAR", str(tmp_path / "lib/left4me"))
     monkeypatch.setattr(quota, "enforced", lambda path: path == str(tmp_path))
-    assert gather.has_project_quotas()
+    about = os.statvfs(tmp_path)
+    assert gather.project_quotas() == about.f_blocks * about.f_frsize
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"), [(2 << 30, []), (1 << 30, ["limits nothing"]), (None, ["no project quotas"])]
+)
+def test_a_limit_that_limits_nothing_is_refused(whole: int | None, said: list[str]) -> None:
+    declares = validation.validate("box", {**DEFAULTS, "servers": {"3": {"disk_max": "1G"}}})
+    found = list(preflight._disks({"project_quotas": whole}, declares))
+    assert len(found) == len(said)
+    assert all(each in line for each, line in zip(said, found, strict=True))

@@ -1,15 +1,17 @@
-"""daemon_reload.py UNIT…: print left4me's units as systemd sees them and whether a daemon-reload is needed, as JSON.
+"""daemon_reload.py UNIT…: print left4me's units as systemd sees them, and whether a daemon-reload is needed, as JSON.
 
 A module of l4d2ctl; deploys also send it as a program. It changes nothing.
 NeedDaemonReload is not enough: systemd 252 misses the first drop-in in a new t@3.service.d/, all versions miss a new
 symlink in multi-user.target.wants/, and a unit directory that was missing when PID 1 started is not read at all. So
-this module compares what systemd has loaded with the disk.
+this module compares what systemd has loaded with the disk. It also tells whether the kernel has the limits that systemd
+has loaded, which a daemon-reload alone does not write.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -18,6 +20,9 @@ from left4me_host import layout
 # In systemd's order (systemd.unit(5)); left4me has no generated units, and transient ones only for its jobs.
 DIRECTORIES = (layout.OWN_UNITS, "/run/systemd/system", layout.UNITS, "/usr/lib/systemd/system")
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,WantedBy,NeedDaemonReload"
+PROPERTIES += ",ControlGroup,CPUWeight,CPUQuotaPerSecUSec,MemoryMax"
+PAGE = os.sysconf("SC_PAGE_SIZE")
+_MICROSECONDS = {"min": 60_000_000, "s": 1_000_000, "ms": 1000, "us": 1}
 
 EXTENDED = ("nftables.service", "cockpit.socket")
 """Units of other packages that have a drop-in of left4me."""
@@ -76,8 +81,29 @@ def is_drop_in_stale(unit: dict[str, str]) -> bool:
     return (path in unit["DropInPaths"].split()) != exists or (exists and unit["NeedDaemonReload"] == "yes")
 
 
+def has_other_limits(unit: dict[str, str]) -> bool:
+    """Return whether the cgroup of a unit has other limits than systemd has loaded; False where there are none."""
+    found = {}
+    for name in ("cpu.weight", "cpu.max", "memory.max"):
+        try:
+            with open(f"/sys/fs/cgroup{unit['ControlGroup']}/{name}", encoding="ascii") as file:
+                found[name] = file.read().split()
+        except OSError:  # it does not run, or a container may not limit it
+            return False
+    size, span = unit["MemoryMax"], unit["CPUQuotaPerSecUSec"]
+    memory = str(int(size) // PAGE * PAGE) if size.isdigit() else "max"
+    weight = unit["CPUWeight"] if unit["CPUWeight"].isdigit() else "100"  # the kernel's default
+    parts = re.findall(r"([\d.]+)(min|ms|us|s)\b", span)
+    share = round(sum(float(number) * _MICROSECONDS[name] for number, name in parts))
+    quota, period = found["cpu.max"]
+    has = "max" if quota == "max" else round(int(quota) * 1_000_000 / int(period))
+    return (found["memory.max"], found["cpu.weight"], has) != ([memory], [weight], share if parts else "max")
+
+
 def look(declared: list[str]) -> dict[str, object]:
-    """Return the properties of the units (`units`, by name) and whether systemd needs a daemon-reload (`reload`)."""
+    """Return the properties of the units (`units`, by name), whether systemd needs a daemon-reload (`reload`), and
+    whether the kernel has other limits of CPU and memory than systemd (`limits`).
+    """
     # The instance _check does not exist; it shows how systemd reads the template if no instance is loaded.
     names = {*declared, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service", *EXTENDED}
     listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--no-pager", "left4me*")
@@ -88,7 +114,7 @@ def look(declared: list[str]) -> dict[str, object]:
     units = {unit["Id"]: unit for unit in shown}
     extended = [units.pop(name) for name in EXTENDED]
     is_stale = any(map(stale, units.values())) or any(map(is_drop_in_stale, extended))
-    return {"reload": is_stale, "units": units}
+    return {"reload": is_stale, "limits": any(map(has_other_limits, units.values())), "units": units}
 
 
 if __name__ == "__main__":

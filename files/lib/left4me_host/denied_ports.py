@@ -2,13 +2,14 @@
 
 systemd 257 detaches them at each daemon-reload and attaches none again: it passes their links to itself under
 `ipv4-socket-bind-bpf-link`, but looks for `ipv4-socket-bind-bpf-link-fd`. A link that is pinned in bpffs stays until
-its cgroup is removed. Structures and numbers: linux/bpf.h.
+its cgroup is removed; then only its name is left. Structures and numbers: linux/bpf.h.
 """
 
 import ctypes
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from left4me_host import layout
 
@@ -55,15 +56,14 @@ def bind_of(link: int, cgroup: int) -> str:
 
 
 def keep(server: str) -> None:
-    """Pin the links of a server whose unit is starting, and remove the pins of ended servers.
+    """Pin the links of a server whose unit is starting, instead of those of its last run.
 
     Raises OSError, in containers because they may not use BPF.
     """
     os.makedirs(layout.PINS, 0o700, exist_ok=True)
-    for name in os.listdir(layout.PINS):
-        ended = name.rpartition("-")[0]
-        if ended == server or not os.path.isdir(layout.cgroup(ended)):
-            os.unlink(f"{layout.PINS}/{name}")
+    for bind in BINDS.values():
+        with suppress(FileNotFoundError):
+            os.unlink(f"{layout.PINS}/{server}-{bind}")
     cgroup = os.stat(layout.cgroup(server)).st_ino
     for link in links():
         if bind := bind_of(link, cgroup):

@@ -185,20 +185,28 @@ def _finish_reset(server: str) -> str:
 
 def _reload(_server: str) -> str:
     failed, why = instance.Systemctl("daemon-reload").wait()
-    if not failed:
-        failed, why = instance.Command(*layout.APPLY_LIMITS).wait()
     if failed:
         raise instance.Failed(why)
-    return "reloaded"
+    return f"reloaded, and {_apply_limits('')}"
+
+
+def _apply_limits(_server: str) -> str:
+    failed, why = instance.Command(*layout.APPLY_LIMITS).wait()
+    if failed:
+        raise instance.Failed(why)
+    return "limits applied"
 
 
 def _systemd(declared: list[str]) -> Iterator[Finding]:
     try:
-        needs_reload = daemon_reload.look([layout.unit(server) for server in declared])["reload"]
+        found = daemon_reload.look([layout.unit(server) for server in declared])
     except subprocess.CalledProcessError as error:
         raise instance.Failed(f"{error}: {error.stderr.strip()}") from None
-    if needs_reload:
-        yield Finding("", "systemd has not read the unit files on disk", "systemctl daemon-reload", _reload)
+    if found["reload"]:
+        yield Finding("", "systemd has not read the unit files on disk", "l4d2ctl doctor --fix", _reload)
+    elif found["limits"]:
+        what = "the kernel has other limits of CPU or memory than systemd"
+        yield Finding("", what, "l4d2ctl doctor --fix", _apply_limits)
 
 
 def _owners(declared: list[str], running: set[str]) -> Iterator[Finding]:
@@ -227,7 +235,7 @@ def _disk_limits(declared: list[str], running: set[str]) -> Iterator[Finding]:
     for server in declared:
         started = instance.started_with(server) if server in running else {}
         most = quota.declared_of(started or instance.environment(server))
-        if not most or not os.path.isdir(f"{layout.runtime(server)}/upper"):
+        if not most:
             continue
         usage = quota.usage(server, most)
         if usage is None and started:

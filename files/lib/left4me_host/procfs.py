@@ -16,10 +16,10 @@ def read(path: str) -> str:
         return ""
 
 
-def profile_is_loaded() -> bool:
-    """Return whether the kernel has loaded the AppArmor profile of servers."""
-    name = layout.PROFILE.rpartition("/")[2]
-    return f"{name} (enforce)" in read(f"{APPARMOR}/profiles").splitlines()
+def profile_mode() -> str:
+    """Return the mode of the servers' AppArmor profile in the kernel, such as enforce; empty if it is not loaded."""
+    profiles = dict(line.rstrip(")").partition(" (")[::2] for line in read(f"{APPARMOR}/profiles").splitlines())
+    return profiles.get(layout.PROFILE.rpartition("/")[2], "")
 
 
 def sysctl(name: str) -> int | None:

@@ -16,11 +16,14 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from contextlib import suppress
 from typing import NamedTuple
 
 from left4me_host import layout, syscalls
 
+PATIENCE = 60.0
+"""Seconds for the files that a server has without a project: systemd allows a start 90."""
 BYTES_PER_FILE = 16384
 """A limit allows one inode for each of these: the default of mke2fs.conf(5), inode_ratio."""
 
@@ -49,11 +52,17 @@ class Usage(NamedTuple):
 
 
 def usage(server: str, declared: int) -> Usage | None:
-    """Return what a server's upper uses of its limit; None if the kernel does not limit it to `declared` bytes."""
+    """Return what a server's upper uses of its limit; None if the kernel does not limit it to `declared` bytes.
+
+    None also if there is no upper: an unfinished reset may not have made it yet.
+    """
     upper = f"{layout.runtime(server)}/upper"
-    about = os.statvfs(upper)  # the kernel shows the limit of a project as the size of the filesystem
-    unit = about.f_frsize
-    if about.f_blocks * unit > declared or not enforced(upper):
+    try:
+        about = os.statvfs(upper)  # the kernel shows the limit of a project as the size of the filesystem
+    except FileNotFoundError:
+        return None
+    unit, whole = about.f_frsize, os.statvfs(layout.RUNTIME)
+    if about.f_blocks * unit > declared or about.f_blocks == whole.f_blocks or not enforced(upper):
         return None
     used, files = (about.f_blocks - about.f_bfree) * unit, about.f_files - about.f_ffree
     return Usage(used, about.f_blocks * unit, files, about.f_files)
@@ -91,12 +100,14 @@ def limit(server: str, most: int) -> None:
     upper, work = os.open(f"{runtime}/upper", _DIRECTORY), os.open(f"{runtime}/work", _DIRECTORY)
     try:
         number = _number(upper)
-        flags, _size, _extents, project, _copies = _attributes(upper)
+        flags, size, extents, project, copies = _attributes(upper)
         if not most and flags & _INHERIT and project != number:
             return  # a project of the administrator's, which contains runtime
         _mark(work, number)
         if not flags & _INHERIT or project != number:
             _set_limit(upper, number, 0)  # which on XFS counts for root too
+            if flags & _INHERIT:  # of another project: nothing could be renamed into upper
+                fcntl.ioctl(upper, _SET, _ATTRIBUTES.pack(flags & ~_INHERIT, size, extents, project, copies))
             _mark_below(upper, work, number)
             _mark(upper, number)  # last, so that another start finishes what was interrupted
         _set_limit(upper, number, most)
@@ -160,16 +171,19 @@ def _mark(fd: int, number: int) -> None:
 
 
 def _mark_below(top: int, work: int, number: int) -> None:
-    """Give all below a directory the project. The game made the tree, so it may be deeper than open files allow."""
-    at = os.dup(top)
+    """Give all below a directory the project. The game made the tree, so it may be deeper than open files allow.
+
+    Raises OSError after PATIENCE seconds.
+    """
+    at, end = os.dup(top), time.monotonic() + PATIENCE
     try:
-        left = [_mark_entries(at, work, number)]
+        left = [_mark_entries(at, work, number, end)]
         while left:
             if left[-1]:
                 inner = os.open(left[-1].pop(), _DIRECTORY, dir_fd=at)
                 at = _replaced(at, inner)
                 _mark(at, number)
-                left.append(_mark_entries(at, work, number))
+                left.append(_mark_entries(at, work, number, end))
             else:
                 left.pop()
                 if left:
@@ -183,11 +197,13 @@ def _replaced(old: int, new: int) -> int:
     return new
 
 
-def _mark_entries(directory: int, work: int, number: int) -> list[str]:
-    """Give what is in a directory the project, except directories; return their names."""
+def _mark_entries(directory: int, work: int, number: int, end: float) -> list[str]:
+    """Give what is in a directory the project, except directories; return their names. Raises OSError after `end`."""
     directories = []
     with os.scandir(directory) as entries:
         for entry in entries:
+            if time.monotonic() > end:
+                raise OSError("it has too many files; remove them, or reset it, then restart it")
             if entry.is_dir(follow_symlinks=False):
                 directories.append(entry.name)
             elif entry.is_file(follow_symlinks=False):
