@@ -187,7 +187,8 @@ def _reload(_server: str) -> str:
     failed, why = instance.Systemctl("daemon-reload").wait()
     if failed:
         raise instance.Failed(why)
-    return f"reloaded, and {_apply_limits('')}"
+    _apply_limits("")
+    return "reloaded"
 
 
 def _apply_limits(_server: str) -> str:
