@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from left4me import preflight, validation
 from left4me.remote import gather
 from left4me_host import doctor, instance, layout, quota, status
-from tests.unit.test_model import DEFAULTS
 
 GIB = 1 << 30
 
@@ -94,13 +92,3 @@ def test_a_new_host_is_asked_for_quotas_where_the_directory_will_be(
     monkeypatch.setattr(quota, "enforced", lambda path: path == str(tmp_path))
     about = os.statvfs(tmp_path)
     assert gather.project_quotas() == about.f_blocks * about.f_frsize
-
-
-@pytest.mark.parametrize(
-    ("whole", "said"), [(2 << 30, []), (1 << 30, ["limits nothing"]), (None, ["no project quotas"])]
-)
-def test_a_limit_that_limits_nothing_is_refused(whole: int | None, said: list[str]) -> None:
-    declares = validation.validate("box", {**DEFAULTS, "servers": {"3": {"disk_max": "1G"}}})
-    found = list(preflight._disks({"project_quotas": whole}, declares))
-    assert len(found) == len(said)
-    assert all(each in line for each, line in zip(said, found, strict=True))

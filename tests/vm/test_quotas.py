@@ -123,7 +123,12 @@ def test_a_server_fills_its_own_disk_space_alone(operator: Operator, tmp_path: P
     operator.types(deploy, refused, code=1, seconds=SLOW)
     assert host.run(f"ls -d {VAR} /etc/left4me", check=False).stdout == ""
 
+    # A limit that is not below the size of the filesystem would limit nothing.
     mount_with_quotas(host, tmp_path)
+    declare(operator, tmp_path, ("1500M", "infinity"))
+    refused = "refused, nothing changed: servers.3.disk_max: 1500M limits nothing"
+    operator.types(deploy, refused, code=1, seconds=SLOW)
+    declare(operator, tmp_path, (f"{MEGABYTES}M", "infinity"))
     operator.types(deploy, seconds=SLOW)
     for port in PORTS.values():
         wait_for_server(host, port, WAIT)
