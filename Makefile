@@ -22,7 +22,7 @@ PYTEST := $(PYTHON) -m pytest
 ## make test-all  run all tests, the stories on both Debians (40 minutes)
 ## make soak      repeat the tests of stops, resets and mounts up to 500 times (10 minutes)
 ## make soak-vm   on full machines, cut the power 180 times, reach memory and CPU limits, upgrade Debian (hours)
-## make bench     measure resets, starts and a fleet
+## make bench     measure resets, starts, a fleet, the page, and stops beside floods
 ## make clean     remove the test boxes and .venv
 ##
 ## status, show and verify take INVENTORY=PATH (default: inventory, the test boxes).
@@ -99,6 +99,7 @@ bench: browser
 	@$(PYTHON) -m bench.start
 	@$(PYTHON) -m bench.fleet
 	@$(PYTHON) -m bench.page
+	@$(PYTHON) -m bench.stops
 
 clean:
 	@./box down

@@ -36,5 +36,10 @@ def test_other_limits_are_found(loaded: dict[str, str], kernel: dict[str, str], 
     assert daemon_reload.has_other_limits(unit) == differs
 
 
+@pytest.mark.parametrize("unit", [{}, {"ControlGroup": ""}], ids=("a timer", "a unit that does not run"))
+def test_what_has_no_cgroup_has_no_other_limits(unit: dict[str, str]) -> None:
+    assert not daemon_reload.has_other_limits(unit)
+
+
 def test_a_unit_without_limits_in_the_kernel_has_no_others(tmp_path: Path) -> None:
     assert not daemon_reload.has_other_limits({**LOADED, "MemoryMax": "5", "ControlGroup": f"/../../..{tmp_path}"})

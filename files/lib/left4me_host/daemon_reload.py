@@ -83,12 +83,14 @@ def is_drop_in_stale(unit: dict[str, str]) -> bool:
 
 def has_other_limits(unit: dict[str, str]) -> bool:
     """Return whether the cgroup of a unit has other limits than systemd has loaded; False where there are none."""
+    if not unit.get("ControlGroup"):
+        return False  # it does not run, or is a timer
     found = {}
     for name in ("cpu.weight", "cpu.max", "memory.max"):
         try:
             with open(f"/sys/fs/cgroup{unit['ControlGroup']}/{name}", encoding="ascii") as file:
                 found[name] = file.read().split()
-        except OSError:  # it does not run, or a container may not limit it
+        except OSError:  # it has just ended, or a container may not limit it
             return False
     size, span = unit["MemoryMax"], unit["CPUQuotaPerSecUSec"]
     memory = str(int(size) // PAGE * PAGE) if size.isdigit() else "max"
