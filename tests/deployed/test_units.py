@@ -99,7 +99,9 @@ def test_the_kernel_has_the_declared_limits(host: Host) -> None:
         memory = "max" if size == "infinity" else str(int(size) // PAGE * PAGE)
         expected = {"cpu.weight": str(declared.cpu_weight), "memory.max": memory}
         wrong += [
-            f"{unit}: {key} is {shown[key]}, must be {expected[key]}" for key in expected if shown[key] != expected[key]
+            f"{unit}: the kernel has {key} {shown[key]}, must have {expected[key]}: deploy again"
+            for key in expected
+            if shown[key] != expected[key]
         ]
     host.require(wrong)
 
