@@ -6,13 +6,12 @@ In a test box: with the machine's own processors, but without the limits of CPU,
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 
 from tests.attacks import floods
-from tests.attacks.test_floods import SIZES
+from tests.attacks.test_floods import PROCESSES, SIZES
 from tests.boxes import boxes as machines
 from tests.boxes import deployed, game
 from tests.integration.harness import deploy, wait_for_server, write_inventory
@@ -31,13 +30,9 @@ def main(debian: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             deploy(write_inventory(Path(folder, "inventory"), [box], **floods.declared(Path(folder))))
         wait_for_server(box, floods.PORTS[floods.NEIGHBOUR])
-        print(f"Debian {debian}, {STOPS} stops each: median in s (aim {AIM}), longest, ratio to a quiet stop beside it")
+        print(f"Debian {debian}, {STOPS} stops each; aim: {AIM} s beside a flood", flush=True)
         for kind in floods.FLOODS:
-            quiet = [floods.stopping(box) for _ in range(STOPS)]
-            with floods.flooding(box, kind, SIZES.get(kind, 0)):
-                beside = [floods.stopping(box) for _ in range(STOPS)]
-            median, before = statistics.median(beside), statistics.median(quiet)
-            print(f"{kind:12} {median:6.2f} {max(beside):6.2f} {median / before:6.1f}", flush=True)
+            print(floods.compared(box, kind, STOPS, size=SIZES.get(kind, 0), processes=PROCESSES.get(kind)), flush=True)
     finally:
         box.down()
 

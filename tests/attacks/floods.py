@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +175,14 @@ def stopping(host: Box, server: str = NEIGHBOUR) -> float:
 
 
 @contextmanager
-def flooding(host: Box, kind: str, size: int = 0, limit: float = 60) -> Iterator[None]:
+def flooding(host: Box, kind: str, size: int, processes: int, limit: float) -> Iterator[None]:
     """Have the flooder flood while the block runs.
 
     The block begins when the flood is at its height; fails if that takes more than `limit` seconds.
     `size` is in bytes, of inodes a number. Afterwards the flooder is stopped, and what it wrote is gone.
     """
     host.run(f"""
-        mkdir -p {UPPER}; echo '{kind}:{FLOODS[kind]}:{size}' >{UPPER}/flood
+        mkdir -p {UPPER}; echo '{kind}:{processes}:{size}' >{UPPER}/flood
         chown -R left4me-{FLOODER}:left4me {UPPER}; l4d2ctl start {FLOODER}
     """)
     try:
@@ -194,6 +195,24 @@ def flooding(host: Box, kind: str, size: int = 0, limit: float = 60) -> Iterator
     assert host.run(f"pgrep -u left4me-{FLOODER}", check=False).stdout == ""
 
 
-def middle(seconds: list[float]) -> str:
-    """Return the median of some stops and the longest, for people."""
-    return f"{statistics.median(seconds):.2f} s (longest {max(seconds):.2f})"
+@dataclass(frozen=True)
+class Stops:
+    """How long the neighbour's stops took, in seconds: without the flood of a kind, and beside it."""
+
+    kind: str
+    quiet: list[float]
+    beside: list[float]
+
+    def __str__(self) -> str:
+        median, before = statistics.median(self.beside), statistics.median(self.quiet)
+        longest, ratio = max(self.beside), median / before
+        return f"{self.kind:12} {median:6.2f} s (longest {longest:.2f}), quiet {before:.2f} s: {ratio:.1f} times"
+
+
+def compared(
+    host: Box, kind: str, number: int, *, size: int = 0, processes: int | None = None, limit: float = 60
+) -> Stops:
+    """Stop the neighbour `number` times without a flood, and as often beside it."""
+    quiet = [stopping(host) for _ in range(number)]
+    with flooding(host, kind, size, processes or FLOODS[kind], limit):
+        return Stops(kind, quiet, [stopping(host) for _ in range(number)])

@@ -32,15 +32,9 @@ def test_no_flood_of_a_server_keeps_its_neighbour_from_stopping_and_starting(
     wait_for_server(host, floods.PORTS[floods.NEIGHBOUR], 120)
     slow: dict[str, list[float]] = {}
     for kind in floods.FLOODS:
-        quiet = [floods.stopping(host) for _ in range(STOPS)]
-        with floods.flooding(host, kind, SIZES.get(kind, 0), BUILT_UP):
-            beside = [floods.stopping(host) for _ in range(STOPS)]
+        stops = floods.compared(host, kind, STOPS, size=SIZES.get(kind, 0), limit=BUILT_UP)
         with capsys.disabled():
-            print(
-                f"\nDebian {host.debian}, stops beside a flood of {kind}: median {floods.middle(beside)}, "
-                f"quiet {floods.middle(quiet)}",
-                file=sys.stderr,
-            )
-        slow |= {kind: beside} if max(beside) >= STOP_SECONDS else {}
+            print(f"\nDebian {host.debian}, stops beside a flood: {stops}", file=sys.stderr)
+        slow |= {kind: stops.beside} if max(stops.beside) >= STOP_SECONDS else {}
     assert not slow
     operator.types(f"make verify INVENTORY={operator.inventory}", "passed", never=["failed"], seconds=SLOW)
