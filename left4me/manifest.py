@@ -177,6 +177,9 @@ def _program(source: Path, path: str, mode: int) -> Item:
     return Item("file", path, mode, text=source.read_text(encoding="utf-8"))
 
 
+NO_APPARMOR = "no AppArmor here: servers' 32-bit programs may use every address family (docs/threats.md)"
+
+
 def profile(has_apparmor: bool) -> Item:
     """Return the AppArmor profile of servers. A kernel that has AppArmor loads it before the file is replaced."""
     check = ("/usr/sbin/apparmor_parser", "--replace", "--skip-cache") if has_apparmor else ()

@@ -67,12 +67,12 @@ def apparmor() -> Commands:
     """Load the AppArmor profile of servers, and write its file, from which Debian loads it at each boot."""
     state = facts.host_state()
     is_loaded = state["apparmor"]
-    if is_loaded is None and not _is_confirmed():
-        _log(["no AppArmor here: servers' 32-bit programs may use every address family (docs/threats.md)"])
     item = manifest.profile(has_apparmor=is_loaded is not None)
     if _is_as_declared(item, state) and is_loaded is not False:
         host.noop("as declared")
     else:
+        if is_loaded is None and not _is_confirmed():
+            _log([manifest.NO_APPARMOR])
         yield facts.program("apply_files", stdin=json.dumps([asdict(item)]))
 
 

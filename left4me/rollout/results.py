@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from left4me import pending
+from left4me import manifest, pending
 from left4me.rollout.children import Done, last_lines
 
 _READY = "Ready: deploy.py"
-_ROUTINE = ("Connected", _READY, "No changes", "Error: executed 0 commands")
+_ROUTINE = ("Connected", _READY, "No changes", "Error: executed 0 commands", manifest.NO_APPARMOR)
 
 
 @dataclass
