@@ -124,6 +124,7 @@ def _question(name: str) -> str:
     question = {
         "systems": shapes.SYSTEMS,
         "paths": [
+            # The host's system is not known yet; the newest has all paths that the others have.
             *(item.path for item in manifest.everything(declares, shapes.SYSTEMS[-1])),
             *map(manifest.link_of, manifest.layers(declares)),
             layout.INSTALLATION,

@@ -1,10 +1,13 @@
-"""A server fills the disk that all servers share: he finds which one, gets the space back, and everybody plays on."""
+"""A server fills the disk that all servers share: he finds which one, gets the space back, and everybody plays on.
+
+To limit it from now on, he learns what the filesystem needs.
+"""
 
 from __future__ import annotations
 
 from tests.boxes.boxes import Box
 from tests.integration.ctl import RUNTIME, main_pid
-from tests.integration.harness import small_disk, wait_for_server
+from tests.integration.harness import SERVERS, small_disk, wait_for_server
 from tests.stories.operator import Operator
 
 AS_THE_GAME = "setpriv --reuid left4me-3 --regid left4me --clear-groups"
@@ -52,4 +55,12 @@ def test_a_full_disk_is_named_and_emptied(operator: Operator) -> None:
         operator.on(host, remove[remove.index("rm -r") :])
         operator.on(host, "l4d2ctl doctor", never=["the disk"])
     wait_for_server(host, 27015)
+
+    # He wants a limit. This filesystem has none to give: the deploy says so, what it needs, and changes nothing.
+    playing = main_pid(host, "3")
+    operator.declare({**SERVERS, "3": {**SERVERS["3"], "disk_max": "1G"}})
+    deploy = f"pyinfra {operator.inventory} deploy.py -y"
+    operator.types(deploy, "servers.3.disk_max:", "enforces no project quotas", "docs/servers.md", code=1)
+    assert main_pid(host, "3") == playing
+    operator.declare()
     operator.types(f"make verify INVENTORY={operator.inventory}", "passed", never=["failed"])

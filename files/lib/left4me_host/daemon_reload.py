@@ -103,8 +103,10 @@ def has_other_limits(unit: dict[str, str]) -> bool:
 
 
 def look(declared: list[str]) -> dict[str, object]:
-    """Return the properties of the units (`units`, by name), whether systemd needs a daemon-reload (`reload`), and
-    whether the kernel has other limits of CPU and memory than systemd (`limits`).
+    """Return how systemd has loaded left4me's units and the `declared` ones.
+
+    `units` has their properties by name. `reload`: systemd needs a daemon-reload. `limits`: the kernel has other limits
+    of CPU or memory than systemd.
     """
     # The instance _check does not exist; it shows how systemd reads the template if no instance is loaded.
     names = {*declared, "left4me-server@_check.service", "left4me.slice", "left4me-finish-resets.service", *EXTENDED}
